@@ -1,0 +1,141 @@
+"""Cameras on a sphere around the origin, and the rays of their pixels.
+
+World: right-handed, z up, the object's front faces +x. Azimuth 0 looks at the front, positive
+azimuth turns counter-clockwise seen from above, elevation 90 degrees looks straight down. A camera
+looks along its own -z axis with x right and y up (the OpenGL convention).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Camera(NamedTuple):
+    """A pinhole camera; every leaf may carry leading batch axes.
+
+    Attributes:
+      pose: [..., 3, 4] camera-to-world; the columns are right, up, backward and the position.
+      focal: [...] focal length in units of the image's width.
+    """
+
+    pose: jax.Array
+    focal: jax.Array
+
+
+class CameraRanges(NamedTuple):
+    """Uniform ranges that `sample_camera` draws from. The defaults are the toybox's own pictures."""
+
+    distance: tuple[float, float] = (2.3, 3.2)
+    fov_deg: tuple[float, float] = (40.0, 55.0)
+    elevation_deg: tuple[float, float] = (-10.0, 75.0)
+    azimuth_deg: tuple[float, float] = (0.0, 360.0)
+
+
+class CameraDraw(NamedTuple):
+    """A drawn camera with the angles that its view words are chosen by."""
+
+    camera: Camera
+    azimuth_deg: jax.Array
+    elevation_deg: jax.Array
+
+
+class Rays(NamedTuple):
+    """One ray a pixel.
+
+    Attributes:
+      origin: [..., 3] where the ray starts, in the world.
+      direction: [..., 3] unit vector.
+      radius: [..., 1] the cone's radius at unit distance, such that its cross-section has the
+        variance of a pixel: 2 / sqrt(12) times the pixel's width (mip-NeRF, Barron et al. 2021, 3.1).
+    """
+
+    origin: jax.Array
+    direction: jax.Array
+    radius: jax.Array
+
+
+def focal_from_fov(fov_deg: jax.Array | float) -> jax.Array:
+    """Focal length, in image widths, of a horizontal field of view in degrees."""
+    return 0.5 / jnp.tan(0.5 * jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)))
+
+
+def orbit_position(
+    azimuth_deg: jax.Array | float, elevation_deg: jax.Array | float, distance: jax.Array | float
+) -> jax.Array:
+    """The point [..., 3] at the given angles (degrees) and distance from the origin."""
+    azimuth = jnp.deg2rad(jnp.asarray(azimuth_deg, jnp.float32))
+    elevation = jnp.deg2rad(jnp.asarray(elevation_deg, jnp.float32))
+    unit = jnp.stack(
+        [
+            jnp.cos(elevation) * jnp.cos(azimuth),
+            jnp.cos(elevation) * jnp.sin(azimuth),
+            jnp.sin(elevation),
+        ],
+        axis=-1,
+    )
+    return jnp.asarray(distance, jnp.float32)[..., None] * unit
+
+
+def look_at(position: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
+    """Pose [..., 3, 4] at `position` looking at `target`; all arguments are [..., 3].
+
+    Where the line of sight is parallel to `up` (an overhead view), the picture's upper edge is
+    taken to point away from the object's front, as it does for every lower camera at azimuth 0.
+    """
+    backward = _normalize(position - target)
+    right = jnp.cross(up, backward)
+    parallel = jnp.sum(right**2, axis=-1, keepdims=True) < 1e-8
+    right = _normalize(jnp.where(parallel, jnp.array([0.0, 1.0, 0.0]), right))
+    return jnp.stack([right, jnp.cross(backward, right), backward, position], axis=-1)
+
+
+def orbit_camera(
+    azimuth_deg: jax.Array | float,
+    elevation_deg: jax.Array | float,
+    distance: jax.Array | float,
+    fov_deg: jax.Array | float,
+) -> Camera:
+    """A camera on the sphere of radius `distance` that looks at the origin. Angles in degrees."""
+    position = orbit_position(azimuth_deg, elevation_deg, distance)
+    up = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), position.shape)
+    pose = look_at(position, jnp.zeros_like(position), up)
+    return Camera(pose, jnp.broadcast_to(focal_from_fov(fov_deg), position.shape[:-1]))
+
+
+def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
+    """Draws one camera uniformly from `ranges`. Azimuths come back in [0, 360)."""
+    keys = jax.random.split(key, 4)
+
+    def uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+        return jax.random.uniform(key, (), jnp.float32, bounds[0], bounds[1])
+
+    azimuth_deg = uniform(keys[0], ranges.azimuth_deg) % 360.0
+    elevation_deg = uniform(keys[1], ranges.elevation_deg)
+    distance = uniform(keys[2], ranges.distance)
+    fov_deg = uniform(keys[3], ranges.fov_deg)
+    camera = orbit_camera(azimuth_deg, elevation_deg, distance, fov_deg)
+    return CameraDraw(camera, azimuth_deg, elevation_deg)
+
+
+def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
+    """The rays [height, width] through the pixels' centres of one camera (no batch axis).
+
+    Row 0 is the upper edge of the picture, column 0 its left edge; pixels are square.
+    """
+    x = (jnp.arange(width, dtype=jnp.float32) + 0.5) / width - 0.5
+    y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / width
+    x, y = jnp.meshgrid(x, y, indexing="xy")
+    in_camera = jnp.stack([x, y, jnp.broadcast_to(-camera.focal, x.shape)], axis=-1)
+    in_world = in_camera @ camera.pose[:, :3].T
+    length = jnp.linalg.norm(in_world, axis=-1, keepdims=True)
+    # One pixel is 1 / width wide on the plane at the focal length; the ray meets it at `length`.
+    radius = (2.0 / jnp.sqrt(12.0)) / (width * length)
+    origin = jnp.broadcast_to(camera.pose[:, 3], in_world.shape)
+    return Rays(origin, in_world / length, radius)
+
+
+def _normalize(vector: jax.Array) -> jax.Array:
+    return vector / jnp.linalg.norm(vector, axis=-1, keepdims=True)

@@ -1,0 +1,70 @@
+"""Conical frusta as Gaussians, and the encodings of positions that the networks read.
+
+mip-NeRF (Barron et al. 2021): a pixel sees a cone; an interval of it is a conical frustum, which is
+replaced by the Gaussian of the same mean and covariance (section 3.1); the expectation of the
+positional encoding under that Gaussian has a closed form (eq. 14) that only needs the diagonal of
+the covariance, so only the diagonal is ever made.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.nerf.cameras import Rays
+
+
+def frustum_gaussians(rays: Rays, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and diagonal covariance, each [..., S, 3], of the frusta between `edges` [..., S+1].
+
+    The moments are the true ones of a cone with radius `rays.radius` at unit distance, written in
+    the middle m and half-length h of the interval so that nothing cancels (mip-NeRF, eq. 7).
+    """
+    m = 0.5 * (edges[..., 1:] + edges[..., :-1])
+    h = 0.5 * (edges[..., 1:] - edges[..., :-1])
+    m2, h2 = m**2, h**2
+    # An interval of no length at the origin itself is a point: 0 / 0 is kept away.
+    q = jnp.maximum(3.0 * m2 + h2, 1e-20)
+    mean_s = m + 2.0 * m * h2 / q
+    variance_s = h2 / 3.0 - (4.0 / 15.0) * h2**2 * (12.0 * m2 - h2) / q**2
+    variance_r = rays.radius**2 * (m2 / 4.0 + (5.0 / 12.0) * h2 - (4.0 / 15.0) * h2**2 / q)
+    direction = rays.direction[..., None, :]
+    mean = rays.origin[..., None, :] + mean_s[..., None] * direction
+    along = direction**2
+    # Directions are unit vectors, hence I - d d^T across the ray (eq. 8, 16).
+    covariance_diag = variance_s[..., None] * along + variance_r[..., None] * (1.0 - along)
+    return mean, covariance_diag
+
+
+def integrated_positional_encoding(
+    mean: jax.Array, covariance_diag: jax.Array, min_degree: int, max_degree: int
+) -> jax.Array:
+    """E[sin(2^l x)], E[cos(2^l x)] for min_degree <= l < max_degree under a Gaussian.
+
+    The lowest frequency takes one sin, one cos and one exp; each next one follows by the double
+    angle, and the fourth power of the damping. The rounding error doubles with each step, as does
+    that of 2^l x in float32 itself, so nothing is lost against calling sin for each frequency.
+
+    Args:
+      mean: [..., 3].
+      covariance_diag: [..., 3].
+      min_degree: l of the lowest frequency.
+      max_degree: one above the l of the highest.
+
+    Returns:
+      [..., 6 (max_degree - min_degree)], for each l three sines and then three cosines.
+    """
+    lowest = 2.0**min_degree
+    sine, cosine = jnp.sin(lowest * mean), jnp.cos(lowest * mean)
+    damping = jnp.exp(-0.5 * lowest**2 * covariance_diag)
+    features = []
+    for _ in range(min_degree, max_degree):
+        features += [damping * sine, damping * cosine]
+        sine, cosine = 2.0 * sine * cosine, 1.0 - 2.0 * sine**2
+        damping = jnp.square(jnp.square(damping))
+    return jnp.concatenate(features, axis=-1)
+
+
+def positional_encoding(x: jax.Array, min_degree: int, max_degree: int) -> jax.Array:
+    """sin(2^l x), cos(2^l x): the integrated encoding of a point; [..., D] to [..., 2 D degrees]."""
+    return integrated_positional_encoding(x, jnp.zeros_like(x), min_degree, max_degree)

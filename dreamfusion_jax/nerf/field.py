@@ -1,0 +1,193 @@
+"""From position to density and albedo.
+
+A field sees Gaussians (mean and diagonal covariance), returns density `tau` per unit length and
+albedo `rho` in [0, 1]. The raw density is biased by a blob around the origin before its activation,
+so that an untrained scene already has something in its middle to look at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf.encoding import integrated_positional_encoding, positional_encoding
+
+
+class Field(NamedTuple):
+    """A pair of pure functions.
+
+    Attributes:
+      init: key -> params.
+      query: params, mean [..., 3], covariance_diag [..., 3], step [] -> density [...], albedo
+        [..., 3]. The step is there for schedules.
+    """
+
+    init: Callable[[jax.Array], Any]
+    query: Callable[[Any, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Density(NamedTuple):
+    """How a raw output becomes a density: scale * activation(raw + blob(position))."""
+
+    activation: str = "softplus"
+    scale: float = 20.0
+    blob_scale: float = 4.0
+    blob_radius: float = 0.5
+    blob_shape: str = "linear"
+
+    def __call__(self, raw: jax.Array, position: jax.Array) -> jax.Array:
+        """Density [...] of raw outputs [...] at positions [..., 3]."""
+        raw = raw + self.blob(position)
+        match self.activation:
+            case "softplus":
+                return self.scale * jax.nn.softplus(raw)
+            case "exp":
+                return self.scale * safe_exp(raw)
+        raise UserError(f"--density_activation={self.activation}: use softplus or exp.")
+
+    def blob(self, position: jax.Array) -> jax.Array:
+        """The bias [...] at positions [..., 3], largest at the origin."""
+        squared = jnp.sum(position**2, axis=-1)
+        match self.blob_shape:
+            case "linear":  # Magic3D, Lin et al. 2023; the tiny term makes its tip differentiable.
+                distance = jnp.sqrt(squared + 1e-8)
+                return self.blob_scale * (1.0 - distance / self.blob_radius)
+            case "gaussian":  # DreamFusion, appendix A.2.
+                return self.blob_scale * jnp.exp(-squared / (2.0 * self.blob_radius**2))
+        raise UserError(f"--blob_shape={self.blob_shape}: use linear or gaussian.")
+
+
+@jax.custom_jvp
+def safe_exp(x: jax.Array) -> jax.Array:
+    """exp(x) that stays finite, and whose slope stops growing at x = 15 (but never vanishes)."""
+    return jnp.exp(jnp.minimum(x, 80.0))
+
+
+@safe_exp.defjvp
+def _safe_exp_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    return safe_exp(x), jnp.exp(jnp.minimum(x, 15.0)) * tangent
+
+
+class MipField(nn.Module):
+    """Encoded Gaussians [N, C] to a raw density and three albedo logits, [N, 4]."""
+
+    width: int
+    depth: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        x = features
+        for layer in range(self.depth):
+            x = nn.relu(
+                nn.Dense(
+                    self.width, kernel_init=nn.initializers.he_uniform(), name=f"trunk_{layer}"
+                )(x)
+            )
+        return nn.Dense(4, name="density_and_albedo")(x)
+
+
+def mip_field(width: int, depth: int, min_degree: int, max_degree: int, density: Density) -> Field:
+    """mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""
+    network = MipField(width, depth)
+
+    def init(key: jax.Array) -> Any:
+        return network.init(key, jnp.zeros((1, 6 * (max_degree - min_degree))))["params"]
+
+    def query(
+        params: Any, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del step
+        # One long list of points: one matrix product a layer.
+        features = integrated_positional_encoding(
+            mean.reshape(-1, 3), covariance_diag.reshape(-1, 3), min_degree, max_degree
+        )
+        raw = network.apply({"params": params}, features).reshape(*mean.shape[:-1], 4)
+        return density(raw[..., 0], mean), nn.sigmoid(raw[..., 1:])
+
+    return Field(init, query)
+
+
+def trilinear(grid: jax.Array, position: jax.Array) -> jax.Array:
+    """Interpolates `grid` [R, R, R, C], which spans [-1, 1]^3, at `position` [..., 3] -> [..., C].
+
+    Positions outside take the value of the nearest face.
+    """
+    resolution, channels = grid.shape[0], grid.shape[-1]
+    scaled = jnp.clip(0.5 * (position + 1.0), 0.0, 1.0) * (resolution - 1)
+    corner = jnp.minimum(jnp.floor(scaled).astype(jnp.int32), resolution - 2)
+    fraction = scaled - corner
+    # The eight corners of each cell side by side: one gather (and one scatter-add) a point.
+    cells = [
+        grid[i : resolution - 1 + i, j : resolution - 1 + j, k : resolution - 1 + k]
+        for i in (0, 1)
+        for j in (0, 1)
+        for k in (0, 1)
+    ]
+    packed = jnp.concatenate(cells, axis=-1).reshape(-1, 8 * channels)
+    strides = jnp.array([(resolution - 1) ** 2, resolution - 1, 1])
+    values = packed[jnp.sum(corner * strides, axis=-1)]
+    values = values.reshape(*position.shape[:-1], 2, 2, 2, channels)
+    for axis in range(3):
+        weight = fraction[..., axis].reshape(*position.shape[:-1], *(1,) * (3 - axis))
+        values = (
+            values[..., 0, *(slice(None),) * (3 - axis)] * (1.0 - weight)
+            + values[..., 1, *(slice(None),) * (3 - axis)] * weight
+        )
+    return values
+
+
+def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:
+    """Raw density and albedo logits on a trilinear grid over the bounding cube; no prefilter."""
+
+    def init(key: jax.Array) -> Any:
+        return {"grid": 0.1 * jax.random.normal(key, (resolution,) * 3 + (4,))}
+
+    def query(
+        params: Any, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del covariance_diag, step
+        raw = trilinear(params["grid"], mean / bound_radius)
+        return density(raw[..., 0], mean), nn.sigmoid(raw[..., 1:])
+
+    return Field(init, query)
+
+
+class ProposalGrid(NamedTuple):
+    """A density alone, to say where the field is worth asking. Same conventions as `Field`."""
+
+    init: Callable[[], Any]
+    density: Callable[[Any, jax.Array], jax.Array]
+
+
+def proposal_grid(resolution: int, bound_radius: float, density: Density) -> ProposalGrid:
+    """Starts as the density's own blob, which is where an untrained field is dense, too."""
+
+    def init() -> Any:
+        return {"grid": jnp.zeros((resolution,) * 3 + (1,))}
+
+    def query(params: Any, position: jax.Array) -> jax.Array:
+        raw = trilinear(params["grid"], position / bound_radius)[..., 0]
+        return density(raw, position)
+
+    return ProposalGrid(init, query)
+
+
+class Background(nn.Module):
+    """A colour for each direction: a small MLP on the encoded unit vector [..., 3] -> [..., 3]."""
+
+    width: int = 32
+    max_degree: int = 4
+
+    @nn.compact
+    def __call__(self, direction: jax.Array) -> jax.Array:
+        features = positional_encoding(direction, 0, self.max_degree)
+        hidden = nn.relu(nn.Dense(self.width, name="hidden")(features))
+        return nn.sigmoid(nn.Dense(3, name="colour")(hidden))

@@ -1,0 +1,39 @@
+"""Volume rendering: densities along a ray to compositing weights, and weights to a picture.
+
+With density tau_i on an interval of length d_i (Max 1995; NeRF, Mildenhall et al. 2020, eq. 3):
+
+    weights_i = exp(-sum_{j<i} tau_j d_j) (1 - exp(-tau_i d_i)),    opacity = sum_i weights_i
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def compositing_weights(density: jax.Array, edges: jax.Array) -> jax.Array:
+    """Weights [..., S] of the intervals between `edges` [..., S+1] with `density` [..., S].
+
+    The transmittance is summed as a logarithm: a product of (1 - opacity_i) would have no finite
+    gradient behind an opaque interval.
+    """
+    optical_depth = density * jnp.diff(edges, axis=-1)
+    before = jnp.cumsum(optical_depth, axis=-1) - optical_depth
+    return jnp.exp(-before) * -jnp.expm1(-optical_depth)
+
+
+def composite(weights: jax.Array, values: jax.Array) -> jax.Array:
+    """Sum over the samples of a ray: weights [..., S], values [..., S, C] -> [..., C]."""
+    return jnp.sum(weights[..., None] * values, axis=-2)
+
+
+def over(colour: jax.Array, opacity: jax.Array, background: jax.Array) -> jax.Array:
+    """Premultiplied `colour` [..., 3] of coverage `opacity` [...] over `background` [..., 3]."""
+    return colour + (1.0 - opacity)[..., None] * background
+
+
+def expected_depth(weights: jax.Array, edges: jax.Array) -> jax.Array:
+    """Mean distance [...] at which a ray ends, given that it ends; 0 where it meets nothing."""
+    middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
+    opacity = jnp.sum(weights, axis=-1)
+    return jnp.sum(weights * middle, axis=-1) / jnp.maximum(opacity, 1e-6)

@@ -1,0 +1,56 @@
+"""Normals from the density's gradient, and a point light (DreamFusion, Poole et al. 2023, eq. 7).
+
+    c = rho (l_diffuse max(0, n . l) + l_ambient),    n = -grad tau / |grad tau|
+
+With l_ambient = 1, l_diffuse = 0 the colour is the albedo; with rho = 1 the shape is seen alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
+    """`vector` [..., D] at unit length; shorter than `floor` it fades to 0 with finite gradients."""
+    squared = jnp.sum(vector**2, axis=-1, keepdims=True)
+    return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))
+
+
+def density_normals(
+    density_fn: Callable[[jax.Array], tuple[jax.Array, Any]], points: jax.Array
+) -> tuple[jax.Array, Any, jax.Array]:
+    """Density [...], whatever else `density_fn` returns, and outward normals [..., 3].
+
+    The densities of different points do not depend on each other, so one pull-back of ones gives
+    the gradient at every point; it shares the forward pass with the density itself.
+    """
+    density, pull, rest = jax.vjp(density_fn, points, has_aux=True)
+    (gradient,) = pull(jnp.ones_like(density))
+    return density, rest, -safe_normalize(gradient)
+
+
+def point_light(
+    rho: jax.Array,
+    normals: jax.Array,
+    points: jax.Array,
+    light_position: jax.Array,
+    ambient: jax.Array,
+    diffuse: jax.Array,
+) -> jax.Array:
+    """Lambertian colour [..., 3] of albedo `rho` [..., 3] at `points` [..., 3] under one light.
+
+    Args:
+      rho: [..., 3] albedo.
+      normals: [..., 3] unit vectors (zeros where the view is not lit: only the ambient is left).
+      points: [..., 3].
+      light_position: [3].
+      ambient: [] l_ambient.
+      diffuse: [] l_diffuse.
+    """
+    to_light = safe_normalize(light_position - points)
+    cosine = jnp.maximum(jnp.sum(normals * to_light, axis=-1, keepdims=True), 0.0)
+    return rho * (diffuse * cosine + ambient)
