@@ -1,0 +1,1 @@
+"""What a picture should look like. Knows nothing of NeRF."""
