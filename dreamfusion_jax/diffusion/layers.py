@@ -1,7 +1,7 @@
 """Layers that the U-Net and the autoencoder share. Channels last: [B, H, W, C].
 
-Submodules carry the names of diffusers' torch modules with `.N` written `_N`, so that weights map by
-name alone (see weights.py).
+Submodules carry the names of diffusers' torch modules with `.N` written `_N`, so that weights map
+by name alone (see weights.py).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def conv1x1(features: int, name: str, dtype: Dtype) -> nn.Conv:
 class GroupNorm(nn.Module):
     """Group normalisation over the positions and C / num_groups channels of [B, ..., C].
 
-    Mean and variance are taken in float32 and in two passes: the one-pass E[x^2] - E[x]^2 of linen's
-    default loses every digit where the mean is large (relative error 6e-2 at mean 300, std 1).
+    Mean and variance are taken in float32 and in two passes: the one-pass E[x^2] - E[x]^2 of
+    linen's default loses every digit where the mean is large (off by 6e-2 at mean 300, std 1).
     """
 
     num_groups: int

@@ -3,8 +3,8 @@
 All follows from one line, z_t = alpha z + sigma eps with alpha^2 + sigma^2 = 1 (diffusers'
 sqrt(alphas_cumprod) and its complement), and from v = alpha eps - sigma z (Salimans & Ho, 2022).
 
-Letters: t diffusion time in [0, 1], index = round(t (T - 1)) the integer that the network was trained
-on; z clean latent, z_t noisy latent, eps noise.
+Letters: t diffusion time in [0, 1], index = round(t (T - 1)) the integer that the network was
+trained on; z clean latent, z_t noisy latent, eps noise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Schedule(NamedTuple):
       alphas_cumprod: [T] float32, alpha^2 at every index; falls from about 1 to about 0.
       prediction_type: what the network predicts: epsilon, v_prediction or sample (that is, z).
       timestep_spacing: how a sampler of fewer steps picks its indices (see sampling.py).
-      set_alpha_to_one: whether a sampler's last step lands on the clean latent itself, or on index 0.
+      set_alpha_to_one: whether a sampler's last step lands on the clean latent, or on index 0.
     """
 
     alphas_cumprod: np.ndarray
@@ -53,11 +53,11 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
             f"scheduler config: timestep_spacing={spacing!r} is not supported, "
             f"only {', '.join(SPACINGS)} are."
         )
-    alphas_cumprod = np.cumprod(1.0 - _betas(config))
-    if config.get("rescale_betas_zero_snr", False):
-        alphas_cumprod = _zero_terminal_snr(alphas_cumprod)
+    for key in ("rescale_betas_zero_snr", "thresholding"):
+        if config.get(key):
+            raise UserError(f"scheduler config: {key}={config[key]!r} is not supported.")
     return Schedule(
-        alphas_cumprod.astype(np.float32),
+        np.cumprod(1.0 - _betas(config)).astype(np.float32),
         prediction_type,
         spacing,
         bool(config.get("set_alpha_to_one", True)),
@@ -83,12 +83,6 @@ def _betas(config: Mapping[str, Any]) -> np.ndarray:
         f"scheduler config: beta_schedule={name!r} is not supported, "
         "only linear, scaled_linear and squaredcos_cap_v2 are."
     )
-
-
-def _zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
-    """Shifts and scales alpha so that the last is 0 and the first stays (Lin et al., 2023, Alg. 1)."""
-    alpha = np.sqrt(alphas_cumprod)
-    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
 
 
 def time_index(schedule: Schedule, t: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ class BlockOptions(NamedTuple):
 
 
 class DownBlock2D(nn.Module):
-    """`layers` residual blocks (and transformers), then half the resolution unless it is the last."""
+    """`layers` residual blocks (and transformers), then half the resolution, except at the end."""
 
     features: int
     layers: int

@@ -15,7 +15,6 @@ from dreamfusion_jax.diffusion.layers import (
     GroupNorm,
     ResnetBlock2D,
     Upsample2D,
-    conv1x1,
     conv3x3,
     dot_product_attention,
 )
@@ -133,7 +132,12 @@ class Encoder(nn.Module):
         last = len(self.block_out_channels) - 1
         for i, features in enumerate(self.block_out_channels):
             h = DownEncoderBlock2D(
-                features, self.layers, self.num_groups, i < last, self.dtype, name=f"down_blocks_{i}"
+                features,
+                self.layers,
+                self.num_groups,
+                i < last,
+                self.dtype,
+                name=f"down_blocks_{i}",
             )(h)
         h = UNetMidBlock2D(self.num_groups, self.attention, self.dtype, name="mid_block")(h)
         h = GroupNorm(self.num_groups, EPSILON, self.dtype, name="conv_norm_out")(h)
@@ -157,7 +161,12 @@ class Decoder(nn.Module):
         last = len(self.block_out_channels) - 1
         for i, features in enumerate(reversed(self.block_out_channels)):
             h = UpDecoderBlock2D(
-                features, self.layers + 1, self.num_groups, i < last, self.dtype, name=f"up_blocks_{i}"
+                features,
+                self.layers + 1,
+                self.num_groups,
+                i < last,
+                self.dtype,
+                name=f"up_blocks_{i}",
             )(h)
         h = GroupNorm(self.num_groups, EPSILON, self.dtype, name="conv_norm_out")(h)
         return conv3x3(self.out_channels, "conv_out", self.dtype)(nn.silu(h))

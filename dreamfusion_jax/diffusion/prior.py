@@ -1,0 +1,217 @@
+"""A frozen text-to-image diffusion model as a handful of pure functions.
+
+Three kinds, one interface: latent (any Stable Diffusion in diffusers layout, the embedded toybox
+among them), pixel (a pipeline without a VAE), and analytic (a Gaussian whose noise estimate is
+known in closed form: the oracle of the tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.diffusion.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.schedule import (
+    Schedule,
+    alpha_sigma,
+    schedule_from_config,
+    time_index,
+    to_epsilon,
+)
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.vae import AutoencoderKL
+from dreamfusion_jax.diffusion.weights import load_module, read_config
+from dreamfusion_jax.errors import UserError
+
+Weights = Any  # a pytree of arrays, passed as an argument and never closed over
+EncodeText = Callable[[Sequence[str]], jax.Array]
+
+
+class Prior(NamedTuple):
+    """A frozen prior; its weights travel beside it as an argument.
+
+    Attributes:
+      image_size: side in pixels of the square RGB image that it wants.
+      latent_shape: [h, w, c] of what it denoises.
+      schedule: t -> alpha, sigma, and what the network predicts.
+      encode_text: prompts -> [B, L, D]. Runs on the host's schedule, once a prompt.
+      encode: weights, rgb [B, H, W, 3] in [0, 1] of any size, key -> z [B, h, w, c]. With a key the
+        latent is sampled, with None it is the mean.
+      decode: weights, z [B, h, w, c] -> rgb [B, image_size, image_size, 3] in [0, 1].
+      predict_noise: weights, z_t [B, h, w, c], t [B], text [B, L, D] -> eps [B, h, w, c].
+    """
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    schedule: Schedule
+    encode_text: EncodeText
+    encode: Callable[[Weights, jax.Array, jax.Array | None], jax.Array]
+    decode: Callable[[Weights, jax.Array], jax.Array]
+    predict_noise: Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def load_prior(path: str | Path, dtype: Any = jnp.float32) -> tuple[Prior, Weights]:
+    """Loads a diffusers-layout directory; `dtype` is that of the networks' arithmetic.
+
+    Returns the prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space).
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(
+            f"--prior={path} is not a directory: give one in diffusers layout "
+            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/)."
+        )
+    index = read_config(path, "model_index.json")
+    absent = [
+        name for name in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, name)
+    ]
+    if absent:
+        raise UserError(
+            f"{path}/model_index.json names no {', '.join(absent)}: not a text-to-image pipeline."
+        )
+    schedule = schedule_from_config(read_config(path / "scheduler", "scheduler_config.json"))
+    unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype)
+    encode_text = load_text_encoder(path, dtype)
+    if not _has(index, "vae"):
+        return pixel_prior(unet, schedule, encode_text), {"unet": unet_params}
+    vae, vae_params = load_module(path / "vae", AutoencoderKL, dtype)
+    prior = latent_prior(unet, vae, schedule, encode_text)
+    return prior, {"unet": unet_params, "vae": vae_params}
+
+
+def latent_prior(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, schedule: Schedule, encode_text: EncodeText
+) -> Prior:
+    """A prior on latents: weights are {"unet": params, "vae": params}."""
+    side = _sample_side(unet)
+    image_size = side * vae.downscale
+
+    def encode(weights: Weights, rgb: jax.Array, key: jax.Array | None) -> jax.Array:
+        rgb = 2.0 * resize_bilinear(rgb, image_size) - 1.0
+        z, log_variance = vae.apply({"params": weights["vae"]}, rgb, method="encode")
+        if key is not None:
+            z = z + jnp.exp(0.5 * log_variance) * jax.random.normal(key, z.shape)
+        return vae.scaling_factor * z
+
+    def decode(weights: Weights, z: jax.Array) -> jax.Array:
+        rgb = vae.apply({"params": weights["vae"]}, z / vae.scaling_factor, method="decode")
+        return jnp.clip(0.5 * rgb + 0.5, 0.0, 1.0)
+
+    return Prior(
+        image_size,
+        (side, side, unet.in_channels),
+        schedule,
+        encode_text,
+        encode,
+        decode,
+        _noise_predictor(unet, schedule),
+    )
+
+
+def pixel_prior(unet: UNet2DConditionModel, schedule: Schedule, encode_text: EncodeText) -> Prior:
+    """A prior on the picture itself, in [-1, 1]: weights are {"unet": params}."""
+    side = _sample_side(unet)
+    return Prior(
+        side,
+        (side, side, unet.in_channels),
+        schedule,
+        encode_text,
+        lambda weights, rgb, key: 2.0 * resize_bilinear(rgb, side) - 1.0,
+        lambda weights, z: jnp.clip(0.5 * z + 0.5, 0.0, 1.0),
+        _noise_predictor(unet, schedule),
+    )
+
+
+def analytic_prior(
+    mean: float | np.ndarray, std: float, image_size: int = 4, steps: int = 1000
+) -> Prior:
+    """The prior of pictures x ~ N(mean, std^2 I) themselves, in closed form; its weights are {}.
+
+    z_t is Gaussian with variance V = alpha^2 std^2 + sigma^2 around alpha mean, and the noise in it
+    is expected to be eps_hat = sigma (z_t - alpha mean) / V. Text changes nothing.
+    """
+    schedule = schedule_from_config(
+        {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": steps}
+    )
+
+    def predict_noise(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
+        alpha, sigma = (c[:, None, None, None] for c in alpha_sigma(schedule, t))
+        return sigma * (z_t - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+
+    return Prior(
+        image_size,
+        (image_size, image_size, 3),
+        schedule,
+        lambda prompts: jnp.zeros((len(prompts), 1, 1)),
+        lambda weights, rgb, key: resize_bilinear(rgb, image_size),
+        lambda weights, z: jnp.clip(z, 0.0, 1.0),
+        predict_noise,
+    )
+
+
+def load_text_encoder(path: str | Path, dtype: Any = jnp.float32) -> EncodeText:
+    """Prompts -> last hidden states [B, L, D], padded to the tokeniser's full length."""
+    path = Path(path)
+    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, dtype)
+    tokenize = load_tokenizer(path / "tokenizer", text_encoder.max_position_embeddings)
+    apply = jax.jit(lambda params, ids: text_encoder.apply({"params": params}, ids)[0])
+    return lambda prompts: apply(params, tokenize(prompts))
+
+
+def load_tokenizer(directory: str | Path, max_length: int) -> Callable[[Sequence[str]], np.ndarray]:
+    """Prompts -> ids [B, L], padded and cut as StableDiffusionPipeline does."""
+    directory = Path(directory)
+    if not any((directory / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        raise UserError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+    from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(directory))
+    except Exception as error:  # transformers raises whatever the broken file led to
+        raise UserError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
+    length = min(tokenizer.model_max_length, max_length)
+
+    def tokenize(prompts: Sequence[str]) -> np.ndarray:
+        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
+        return np.asarray(batch["input_ids"], np.int32)
+
+    return tokenize
+
+
+def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
+    """rgb [B, H, W, 3] -> [B, size, size, 3], smoothed where it shrinks."""
+    if rgb.shape[1:3] == (size, size):
+        return rgb
+    return jax.image.resize(rgb, (rgb.shape[0], size, size, rgb.shape[3]), "bilinear")
+
+
+def _noise_predictor(
+    unet: UNet2DConditionModel, schedule: Schedule
+) -> Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]:
+    def predict_noise(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
+        prediction = unet.apply({"params": weights["unet"]}, z_t, time_index(schedule, t), text)
+        alpha, sigma = alpha_sigma(schedule, t)
+        prediction = prediction.astype(jnp.float32)
+        return to_epsilon(prediction, z_t, alpha, sigma, schedule.prediction_type)
+
+    return predict_noise
+
+
+def _sample_side(unet: UNet2DConditionModel) -> int:
+    if not isinstance(unet.sample_size, int):
+        raise UserError(
+            f"UNet2DConditionModel config: sample_size={unet.sample_size!r} is not supported, "
+            "only one number (a square) is."
+        )
+    return unet.sample_size
+
+
+def _has(index: dict[str, Any], name: str) -> bool:
+    """model_index.json names a component as [library, class], or as [null, null]."""
+    entry = index.get(name)
+    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None

@@ -1,0 +1,84 @@
+"""Deterministic DDIM sampling (Song et al., 2021, Eq. 12 with eta 0).
+
+Step for step what diffusers' DDIMScheduler does under StableDiffusionPipeline, so that the same
+initial noise gives the same picture.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.diffusion.guidance import guided_noise
+from dreamfusion_jax.diffusion.schedule import Schedule, to_x0
+from dreamfusion_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from dreamfusion_jax.diffusion.prior import Prior
+
+
+def ddim_indices(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The timestep index of every step, falling, and the one that it leads to (-1: clean)."""
+    total = len(schedule.alphas_cumprod)
+    if not 1 <= steps <= total:
+        raise UserError(f"--steps={steps} is not between 1 and {total}, the prior's own number.")
+    if schedule.timestep_spacing == "linspace":
+        indices = np.linspace(0, total - 1, steps).round()[::-1].astype(np.int32)
+    elif schedule.timestep_spacing == "trailing":
+        indices = np.round(np.arange(total, 0, -total / steps)).astype(np.int32) - 1
+    else:
+        # StableDiffusionPipeline forces steps_offset=1 upon every scheduler's config.
+        indices = (np.arange(steps) * (total // steps))[::-1].astype(np.int32) + 1
+        indices = np.minimum(indices, total - 1)
+    return indices, np.maximum(indices - total // steps, -1)
+
+
+def ddim_step(
+    prior: Prior,
+    weights: Any,
+    z_t: jax.Array,
+    index: jax.Array,
+    previous: jax.Array,
+    text: jax.Array,
+    empty_text: jax.Array,
+    guidance_scale: jax.Array | float,
+) -> jax.Array:
+    """One step of z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean)."""
+    schedule = prior.schedule
+    alphas_cumprod = jnp.asarray(schedule.alphas_cumprod)
+    t = jnp.broadcast_to(index / (len(schedule.alphas_cumprod) - 1), z_t.shape[:1])
+    eps = guided_noise(prior, weights, z_t, t, text, empty_text, guidance_scale)
+    alpha_squared = alphas_cumprod[index]
+    final = 1.0 if schedule.set_alpha_to_one else alphas_cumprod[0]
+    previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
+    z = to_x0(eps, z_t, jnp.sqrt(alpha_squared), jnp.sqrt(1.0 - alpha_squared), "epsilon")
+    return jnp.sqrt(previous_squared) * z + jnp.sqrt(1.0 - previous_squared) * eps
+
+
+def ddim_sample(
+    prior: Prior,
+    weights: Any,
+    text: jax.Array,
+    empty_text: jax.Array,
+    noise: jax.Array,
+    steps: int = 25,
+    guidance_scale: jax.Array | float = 6.0,
+) -> jax.Array:
+    """Draws latents [B, h, w, c] for text [B, L, D].
+
+    Args:
+      noise: initial noise [B, h, w, c], or a key to draw it with.
+      steps: static. The whole loop is one scan, so this may be jitted.
+    """
+    if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+        noise = jax.random.normal(noise, (text.shape[0], *prior.latent_shape))
+
+    def step(z_t: jax.Array, indices: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return ddim_step(prior, weights, z_t, *indices, text, empty_text, guidance_scale), None
+
+    indices, previous = ddim_indices(prior.schedule, steps)
+    z, _ = jax.lax.scan(step, noise, (jnp.asarray(indices), jnp.asarray(previous)))
+    return z
