@@ -1,0 +1,62 @@
+"""What every `python -m dreamfusion_jax...` shares: how it ends, and where compiled code is kept.
+
+Exit codes: 0 done; 2 bad input, told in one line; 130 interrupted by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from dreamfusion_jax.errors import UserError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def run(main: Callable[[], int]) -> None:
+    """Parses the flags, runs `main` and exits with its code; bad input ends in one line."""
+
+    def guarded(_: list[str]) -> int:
+        # Orbax tells of every file it opens; the progress bar is all that a user needs.
+        logging.set_verbosity(logging.ERROR)
+        try:
+            return main()
+        except UserError as error:
+            return _complain(str(error))
+        except KeyboardInterrupt:
+            print("\nStopped; the same command goes on from what was saved.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder` ("auto": the user's cache folder; "none": nowhere)."""
+    if folder == "none":
+        return
+    if folder == "auto":
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        folder = str(Path(home) / "dreamfusion_jax" / "compiled")
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags: there may be none."""
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(_complain(str(error)))
+    if len(rest) > 1:
+        sys.exit(_complain(f"{rest[1]} is not a flag; write flags as --name=value."))
+    return rest
+
+
+def _complain(message: str) -> int:
+    print("Error: " + " ".join(message.split()), file=sys.stderr)
+    return EXIT_BAD_INPUT

@@ -1,0 +1,82 @@
+"""A text prompt becomes a 3D asset.
+
+  python -m dreamfusion_jax.main --prompt="a red chair"
+  python -m dreamfusion_jax.main --flagfile=experiments/chair.cfg
+
+The same command again goes on with a run that was stopped. Exit codes: 0 done; 2 bad input, told in
+one line; 130 interrupted by Ctrl-C or SIGTERM, the state saved.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from dreamfusion_jax import entry, export, render
+from dreamfusion_jax.config import Config, config_from_flags, define_flags
+from dreamfusion_jax.training import loop
+from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
+
+OUTPUTS = (*render.PICTURE_FILES, *export.MESH_FILES)
+
+
+def main() -> int:
+    started = time.monotonic()
+    config = config_from_flags()
+    entry.use_compilation_cache(config.run.compilation_cache)
+    workdir = loop.prepare_workdir(config)
+    try:
+        saved = optimise(config, workdir, started)
+    except loop.Interrupted as stopped:
+        print(f"Stopped after step {stopped}; {workdir} is saved. To go on:", file=sys.stderr)
+        print(f"  python -m dreamfusion_jax.main {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        return entry.EXIT_INTERRUPTED
+    if outputs_made(workdir) != int(saved.state.step):
+        make_outputs(workdir, saved)
+    made = ", ".join([*OUTPUTS, "config.json"])
+    print(f"{config.train.prompt}: {made} are in {workdir.resolve()}")
+    return 0
+
+
+def optimise(config: Config, workdir: Path, started: float) -> SavedRun:
+    """The finished run in `workdir`, optimised as far as is still to do."""
+    checkpoints = Checkpoints(workdir)
+    done = checkpoints.latest_step()
+    checkpoints.close()
+    if done >= config.train.steps:
+        print(f"{workdir} is finished: all {done} steps are done.")
+        return load_run(workdir)._replace(config=config)
+    run = loop.prepare(config)
+    loop.store_config(config)
+    return SavedRun(config, run.scene, loop.train(config, run, started))
+
+
+def make_outputs(workdir: Path, saved: SavedRun) -> None:
+    """Pictures and mesh of the finished scene."""
+    config, scene, state = saved
+    step, settings = int(state.step), config.run
+    print("Making the turntable, the contact sheet and the mesh ...", flush=True)
+    render.write_pictures(workdir, scene, state.params, step, settings)
+    export.write_mesh(workdir, scene, state.params, step, config.scene.bound_radius, settings)
+    # Last, so that a run that is stopped here makes them again.
+    _outputs_record(workdir).write_text(json.dumps({"step": step, "files": OUTPUTS}) + "\n")
+
+
+def outputs_made(workdir: Path) -> int | None:
+    """The step whose scene the outputs show; None unless all of them are there."""
+    record = _outputs_record(workdir)
+    if not all((workdir / name).exists() for name in (*OUTPUTS, record.name)):
+        return None
+    return json.loads(record.read_text())["step"]
+
+
+def _outputs_record(workdir: Path) -> Path:
+    return workdir / "outputs.json"
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)

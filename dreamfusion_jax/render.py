@@ -1,0 +1,158 @@
+"""Pictures of a scene: preview, contact sheet, turntable.
+
+`python -m dreamfusion_jax.render --workdir=...` makes the last two again from a run's newest
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax import entry
+from dreamfusion_jax.config import RunConfig
+from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
+from dreamfusion_jax.nerf.scene import Render, Scene, View, albedo_view, lit_view
+from dreamfusion_jax.training.checkpoint import load_run
+
+# The camera of all pictures: the middle of the toybox's own ranges, a little above the object.
+DISTANCE = 2.75
+FOV_DEG = 47.5
+ELEVATION_DEG = 20.0
+OVERHEAD_DEG = 90.0
+PREVIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)
+SHEET_AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
+TURNTABLE_FPS = 16
+# Mostly ambient: the light should show the shape without hiding the colour.
+AMBIENT, DIFFUSE = 0.6, 0.4
+WHITE = (1.0, 1.0, 1.0)
+PICTURE_FILES = ("contact_sheet.png", "turntable.mp4", "turntable.gif")
+_FLAGS = ("workdir", "sheet_size", "turntable_size", "turntable_frames")
+# Rays looked at together; bounds the memory of a picture of any size.
+_CHUNK_RAYS = 4096
+
+
+@functools.partial(jax.jit, static_argnames=("scene", "size"))
+def render_image(scene: Scene, params: Any, view: View, size: int, step: jax.Array) -> Render:
+    """A whole picture [size, size] of one view, deterministic, a few rows at a time.
+
+    The regularisers of the result are those of the rows, not of the picture: leave them alone.
+    """
+    rows = _chunk_rows(size)
+    first_rows = jnp.arange(0, size, rows)
+
+    def chunk(first_row: jax.Array) -> Render:
+        camera = _crop_rows(view.camera, first_row, rows, size)
+        return scene.render(params, view._replace(camera=camera), rows, size, step, None)
+
+    chunks = jax.lax.map(chunk, first_rows)
+
+    def join(x: jax.Array) -> jax.Array:
+        return x.reshape(size, size, *x.shape[3:]) if x.ndim > 2 else x
+
+    return jax.tree.map(join, chunks)
+
+
+def preview(scene: Scene, params: Any, size: int, step: int) -> np.ndarray:
+    """The albedo from four sides in a row: [size, 4 size, 3] uint8."""
+    pictures = []
+    for azimuth_deg in PREVIEW_AZIMUTHS_DEG:
+        view = albedo_view(picture_camera(azimuth_deg), jnp.array(WHITE))
+        pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
+    return np.concatenate(pictures, axis=1)
+
+
+def contact_sheet(scene: Scene, params: Any, size: int, step: int) -> np.ndarray:
+    """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit colour,
+    normals (x, y, z of the world as red, green, blue) and opacity."""
+    cameras = [picture_camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
+    columns = []
+    for camera in [*cameras, picture_camera(0.0, OVERHEAD_DEG)]:
+        view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
+        picture = render_image(scene, params, view, size, jnp.int32(step))
+        normals = 0.5 * (picture.normals + 1.0)
+        opacity = jnp.broadcast_to(picture.opacity[..., None], picture.image.shape)
+        columns.append(to_uint8(jnp.concatenate([picture.image, normals, opacity])))
+    return np.concatenate(columns, axis=1)
+
+
+def turntable(scene: Scene, params: Any, size: int, frames: int, step: int) -> list[np.ndarray]:
+    """The softly lit scene once around: `frames` pictures [size, size, 3] uint8."""
+    pictures = []
+    for i in range(frames):
+        camera = picture_camera(360.0 * i / frames)
+        view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
+        pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
+    return pictures
+
+
+def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:
+    """[0, 1] to 0..255."""
+    return np.asarray(np.clip(np.asarray(image), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture whole or not at all, so that whoever watches it never sees half of one."""
+    part = path.with_suffix(".part")
+    Image.fromarray(picture).save(part, format="PNG")
+    part.replace(path)
+
+
+def write_pictures(
+    workdir: Path, scene: Scene, params: Any, step: int, settings: RunConfig
+) -> list[Path]:
+    """Writes the contact sheet and the turntable; returns their paths."""
+    sheet, movie, gif = (workdir / name for name in PICTURE_FILES)
+    write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step))
+    size, frames = settings.turntable_size, settings.turntable_frames
+    pictures = turntable(scene, params, size, frames, step)
+    # Without macro_block_size=1 imageio would stretch sizes that are no multiple of 16.
+    imageio.mimwrite(movie, pictures, fps=TURNTABLE_FPS, quality=8, macro_block_size=1)
+    imageio.mimwrite(gif, pictures, duration=1000.0 / TURNTABLE_FPS, loop=0)
+    return [sheet, movie, gif]
+
+
+def picture_camera(azimuth_deg: float, elevation_deg: float = ELEVATION_DEG) -> Camera:
+    """The camera of all pictures, from the given side (degrees)."""
+    return orbit_camera(azimuth_deg, elevation_deg, DISTANCE, FOV_DEG)
+
+
+def _chunk_rows(size: int) -> int:
+    """The most rows that divide the picture evenly and stay under `_CHUNK_RAYS` rays."""
+    fitting = [rows for rows in range(1, size + 1) if size % rows == 0]
+    return max([rows for rows in fitting if rows * size <= _CHUNK_RAYS], default=1)
+
+
+def _crop_rows(camera: Camera, first_row: jax.Array, rows: int, size: int) -> Camera:
+    """The camera that sees rows first_row .. first_row + rows - 1 of a square picture.
+
+    An off-centre crop has no focal length of its own, but a shear of the pose does the same: the
+    backward axis, which each ray follows for -focal, takes up the shift along the up axis.
+    """
+    shift = (0.5 * (size - rows) - first_row) / size
+    right, up, backward, position = jnp.moveaxis(camera.pose, -1, 0)
+    sheared = backward - up * (shift / camera.focal)
+    return Camera(jnp.stack([right, up, sheared, position], axis=-1), camera.focal)
+
+
+def main() -> int:
+    workdir = Path(flags.FLAGS.workdir)
+    config, scene, state = load_run(workdir)
+    settings = configs.override_run(config.run, _FLAGS)
+    made = write_pictures(workdir, scene, state.params, int(state.step), settings)
+    print("Made " + ", ".join(map(str, made)))
+    return 0
+
+
+if __name__ == "__main__":
+    configs.define_flags(_FLAGS)
+    entry.run(main)

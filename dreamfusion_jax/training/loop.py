@@ -1,0 +1,245 @@
+"""The run: set up, optimise step by step, keep what must not be lost, show what comes out.
+
+The host only counts steps. Per step it starts the device's program and waits for the one before, so
+that the bar tells the truth and an interruption is heard at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from dreamfusion_jax import render
+from dreamfusion_jax.config import (
+    Config,
+    PriorConfig,
+    differing_flags,
+    read_config,
+    to_dict,
+)
+from dreamfusion_jax.diffusion.prior import Prior, load_prior
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.prompts import TextTable, text_table
+from dreamfusion_jax.training.checkpoint import Checkpoints
+from dreamfusion_jax.training.metrics import MetricsWriter
+from dreamfusion_jax.training.state import TrainState, build_scene, init_state, make_optimizer
+from dreamfusion_jax.training.step import make_train_step, place_index, replicate
+
+TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
+
+# The first preview comes after so many steps, or sooner where so many seconds have gone by.
+FIRST_PREVIEW_STEP = 20
+FIRST_PREVIEW_SECONDS = 30.0
+
+
+class Interrupted(Exception):
+    """The user, or the machine, asked the run to stop; its state is saved."""
+
+
+class Run(NamedTuple):
+    """What stays the same from the first step to the last.
+
+    Attributes:
+      workdir: folder of the results.
+      scene, prior, optimizer: the pure functions.
+      weights: the prior's, on the host.
+      table: the embedded prompts.
+      devices: where the steps run.
+    """
+
+    workdir: Path
+    scene: Scene
+    prior: Prior
+    weights: Any
+    table: TextTable
+    optimizer: optax.GradientTransformation
+    devices: list[jax.Device]
+
+
+def prepare(config: Config) -> Run:
+    """Everything that can go wrong before the first step goes wrong here."""
+    workdir = Path(config.run.workdir)
+    devices = choose_devices(config.run.devices)
+    prior, weights = open_prior(config.prior)
+    table = text_table(
+        prior, config.train.prompt, config.prior.negative_prompt, config.train.view_words
+    )
+    return Run(
+        workdir,
+        build_scene(config.scene),
+        prior,
+        weights,
+        table,
+        make_optimizer(config.train),
+        devices,
+    )
+
+
+def prepare_workdir(config: Config) -> Path:
+    """Makes the folder, and refuses one that holds another run."""
+    workdir = Path(config.run.workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written to ({error.strerror}); name another folder."
+        ) from error
+    if (workdir / "config.json").exists():
+        differing = differing_flags(read_config(workdir / "config.json"), config)
+        if differing:
+            names = ", ".join(f"--{name}" for name in differing)
+            raise UserError(
+                f"{workdir} holds a run with other settings ({names}); give the same, or name"
+                " another --workdir."
+            )
+    return workdir
+
+
+def store_config(config: Config) -> None:
+    """Writes the resolved configuration, which a later run in this folder must match."""
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    (Path(config.run.workdir) / "config.json").write_text(text)
+
+
+def choose_devices(count: int) -> list[jax.Device]:
+    """The first `count` local devices; all of them where it is 0."""
+    devices = jax.local_devices()
+    if count > len(devices):
+        raise UserError(f"--devices={count}, but this machine has {len(devices)}.")
+    return devices[: count or len(devices)]
+
+
+def open_prior(config: PriorConfig) -> tuple[Prior, Any]:
+    """Reads the prior in the number format that suits the machine."""
+    path = TOYBOX if config.prior == "toybox" else Path(config.prior)
+    on_cpu = jax.default_backend() == "cpu"
+    auto = jnp.float32 if on_cpu else jnp.bfloat16
+    dtype = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.prior_dtype]
+    return load_prior(str(path), dtype=dtype)
+
+
+def train(config: Config, run: Run, started: float) -> TrainState:
+    """Optimises from the newest checkpoint, or the start, to the last step.
+
+    Args:
+      started: `time.monotonic()` when the program started, for the first preview.
+
+    Raises:
+      Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
+    """
+    checkpoints = Checkpoints(run.workdir)
+    try:
+        state = init_state(run.scene, run.optimizer, config.train.seed)
+        done = checkpoints.latest_step()
+        if done:
+            state = checkpoints.restore(state)
+            print(f"Going on in {run.workdir} after step {done}.", flush=True)
+        with _heard_interruptions() as interrupted:
+            return _train_steps(config, run, checkpoints, state, started, interrupted)
+    finally:
+        checkpoints.close()
+
+
+def _train_steps(
+    config: Config,
+    run: Run,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    started: float,
+    interrupted: Callable[[], bool],
+) -> TrainState:
+    """The loop. Returns the last state, on the host."""
+    first, steps = int(state.step), config.train.steps
+    step_fn = make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
+    index = place_index(run.devices)
+    state, weights, table = replicate((state, run.weights, run.table), run.devices)
+    writer = MetricsWriter(run.workdir, first)
+    previewed = first > 0
+    progress = tqdm(range(first + 1, steps + 1), initial=first, total=steps, unit="step")
+    progress.set_description("compiling")
+    try:
+        for step in progress:
+            state, metrics = step_fn(index, state, weights, table)
+            jax.block_until_ready(metrics)
+            if step == first + 1:
+                progress.set_description("optimising")
+            if step % config.run.log_every == 0 or step == steps:
+                values = writer.write(step, metrics)
+                _assert_finite(step, values)
+                progress.set_postfix(opacity=f"{values['opacity_mean']:.2f}")
+            if _preview_due(config, step, previewed, started):
+                _write_preview(config, run, state, step, progress, announce=not previewed)
+                previewed = True
+            stop = interrupted()
+            if stop or step % config.run.checkpoint_every == 0 or step == steps:
+                checkpoints.save(state)
+            if stop and step < steps:
+                raise Interrupted(step)
+    finally:
+        progress.close()
+        writer.close()
+    return jax.device_get(state)
+
+
+def _assert_finite(step: int, values: dict[str, float]) -> None:
+    """Stops a run that is lost before it overwrites its checkpoints."""
+    if not math.isfinite(values["residual_norm"] + values["gradient_norm"]):
+        raise UserError(
+            f"The numbers are no longer finite at step {step}; start again in another --workdir"
+            " with a lower --learning_rate."
+        )
+
+
+def _preview_due(config: Config, step: int, previewed: bool, started: float) -> bool:
+    if not previewed:
+        late = time.monotonic() - started > FIRST_PREVIEW_SECONDS
+        return late or step >= min(FIRST_PREVIEW_STEP, config.train.steps)
+    return step % config.run.preview_every == 0
+
+
+def _write_preview(
+    config: Config, run: Run, state: TrainState, step: int, progress: tqdm, announce: bool
+) -> None:
+    """Four sides of the scene, to preview.png (always the newest) and previews/."""
+    picture = render.preview(run.scene, jax.device_get(state.params), config.run.preview_size, step)
+    folder = run.workdir / "previews"
+    folder.mkdir(exist_ok=True)
+    render.write_png(folder / f"step_{step:06d}.png", picture)
+    render.write_png(run.workdir / "preview.png", picture)
+    if announce:
+        progress.write(f"First preview: {run.workdir / 'preview.png'} (renewed while it goes on)")
+
+
+@contextmanager
+def _heard_interruptions() -> Iterator[Callable[[], bool]]:
+    """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: Any) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+        os.write(2, b"\nStopping after this step; once more to stop at once without saving.\n")
+
+    old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(heard)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
