@@ -1,0 +1,1 @@
+"""The embedded prior: a miniature Stable Diffusion trained by the package on procedural objects."""

@@ -1,0 +1,196 @@
+"""The words of the toybox: kinds, colours, view phrases, captions and the held-out pairs.
+
+Everything a caption can say is listed here, so this page is what the embedded prior knows. The
+(colour, kind) pairs that training never sees are fixed by a hash of their names alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+COLORS: dict[str, tuple[float, float, float]] = {
+    "red": (0.85, 0.10, 0.10),
+    "orange": (0.98, 0.52, 0.08),
+    "yellow": (0.97, 0.88, 0.15),
+    "green": (0.15, 0.62, 0.20),
+    "cyan": (0.15, 0.80, 0.82),
+    "blue": (0.12, 0.25, 0.85),
+    "purple": (0.50, 0.15, 0.70),
+    "pink": (0.98, 0.55, 0.75),
+    "brown": (0.45, 0.26, 0.12),
+    "white": (0.95, 0.95, 0.95),
+}
+GREY = (0.62, 0.62, 0.62)
+
+# Each kind with the name of the part that may carry a second colour ("a red chair with blue legs").
+ACCENT_PARTS: dict[str, str] = {
+    "airplane": "wings",
+    "bed": "pillows",
+    "boat": "cabin",
+    "bottle": "cap",
+    "cactus": "pot",
+    "candle": "plate",
+    "car": "wheels",
+    "castle": "roofs",
+    "chair": "legs",
+    "duck": "beak",
+    "fish": "fins",
+    "house": "roof",
+    "lamp": "base",
+    "mug": "handle",
+    "mushroom": "stem",
+    "rabbit": "paws",
+    "robot": "arms",
+    "rocket": "fins",
+    "snowman": "hat",
+    "sofa": "cushions",
+    "table": "legs",
+    "teapot": "spout",
+    "tree": "trunk",
+    "truck": "cabin",
+    "umbrella": "handle",
+    "windmill": "blades",
+}
+KINDS: tuple[str, ...] = tuple(ACCENT_PARTS)
+
+# Kinds whose front differs from their back and whose sides are mirror images of each other.
+KINDS_WITH_FRONT: tuple[str, ...] = (
+    "airplane",
+    "bed",
+    "boat",
+    "car",
+    "chair",
+    "duck",
+    "fish",
+    "house",
+    "rabbit",
+    "robot",
+    "snowman",
+    "sofa",
+    "truck",
+    "windmill",
+)
+
+# Counter-clockwise from the front, 45 degrees each; left and right are the object's own.
+AZIMUTH_PHRASES: tuple[str, ...] = (
+    "front view",
+    "front left view",
+    "left side view",
+    "back left view",
+    "back view",
+    "back right view",
+    "right side view",
+    "front right view",
+)
+ELEVATION_PHRASES: tuple[str, ...] = ("low angle", "medium angle", "high angle")
+ELEVATION_EDGES_DEG = (15.0, 45.0)
+OVERHEAD_ELEVATION_DEG = 60.0
+
+HELD_OUT_COUNT = 26
+
+_TEMPLATES = ("a {}", "a photo of a {}", "a render of a {}", "a picture of a {}", "a toy {}")
+
+
+class Subject(NamedTuple):
+    """What a picture shows. `color` None is a grey textureless render; `accent` may be None."""
+
+    kind: str
+    color: str | None
+    accent: str | None
+
+
+def all_pairs() -> list[tuple[str, str]]:
+    """Every (colour, kind) pair, in a fixed order."""
+    return [(color, kind) for color in COLORS for kind in KINDS]
+
+
+def held_out_pairs() -> frozenset[tuple[str, str]]:
+    """The pairs that training never sees: those with the smallest SHA-256 of "colour kind"."""
+    return frozenset(sorted(all_pairs(), key=_digest)[:HELD_OUT_COUNT])
+
+
+def benchmark_prompts(count: int = 10, held_out: int = 3) -> list[str]:
+    """The prompts that quality is measured on: distinct kinds, chosen by hash alone.
+
+    Pairs are taken in the order of SHA-256 of "benchmark colour kind", skipping kinds taken before,
+    until `held_out` of them are held-out pairs and the rest are pairs that training saw.
+    """
+    hidden = held_out_pairs()
+    wanted = {True: held_out, False: count - held_out}
+    chosen: list[tuple[str, str]] = []
+    for pair in sorted(all_pairs(), key=lambda pair: _digest(pair, "benchmark ")):
+        is_hidden = pair in hidden
+        if wanted[is_hidden] and pair[1] not in {kind for _, kind in chosen}:
+            wanted[is_hidden] -= 1
+            chosen.append(pair)
+    return [with_article(f"a {color} {kind}") for color, kind in chosen]
+
+
+def view_phrases() -> list[str]:
+    """The finer view words, one phrase an (elevation, azimuth) bin; `view_index` is its index."""
+    return [f"{azimuth}, {angle}" for angle in ELEVATION_PHRASES for azimuth in AZIMUTH_PHRASES]
+
+
+def view_index(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> jax.Array:
+    """Index into `view_phrases` of cameras at these angles in degrees; int32, same shape."""
+    azimuth_bin = jnp.round(azimuth_deg / 45.0).astype(jnp.int32) % len(AZIMUTH_PHRASES)
+    elevation_bin = sum((elevation_deg > edge).astype(jnp.int32) for edge in ELEVATION_EDGES_DEG)
+    return elevation_bin * len(AZIMUTH_PHRASES) + azimuth_bin
+
+
+def coarse_phrase(azimuth_deg: float, elevation_deg: float) -> str:
+    """The paper's view words (Poole et al. 2022, section 3.2)."""
+    if elevation_deg > OVERHEAD_ELEVATION_DEG:
+        return "overhead view"
+    return ("front view", "side view", "back view", "side view")[round(azimuth_deg / 90.0) % 4]
+
+
+def with_article(words: str) -> str:
+    """Turns "a" into "an" before a vowel."""
+    return re.sub(r"\ba (?=[aeiou])", "an ", words)
+
+
+def subject_phrase(subject: Subject) -> str:
+    """For example "red chair with blue legs", or "chair" where there is no colour."""
+    words = subject.kind if subject.color is None else f"{subject.color} {subject.kind}"
+    if subject.accent is not None:
+        words += f" with {subject.accent} {ACCENT_PARTS[subject.kind]}"
+    return words
+
+
+def caption(
+    rng: np.random.Generator, subject: Subject, azimuth_deg: float, elevation_deg: float
+) -> str:
+    """One random caption: a template, and view words (55 % the finer ones, 20 % the paper's)."""
+    words = with_article(str(rng.choice(_TEMPLATES)).format(subject_phrase(subject)))
+    scheme = rng.random()
+    if scheme < 0.55:
+        fine = view_phrases()[int(view_index(np.float32(azimuth_deg), np.float32(elevation_deg)))]
+        azimuth_words = fine.split(", ")[0]
+        return f"{words}, {fine if scheme < 0.45 else azimuth_words}"
+    if scheme < 0.75:
+        return f"{words}, {coarse_phrase(azimuth_deg, elevation_deg)}"
+    return words
+
+
+def strip_colors(prompt: str) -> str:
+    """The prompt without the toybox's colour words: what a textureless render shows."""
+    kept = [word for word in prompt.split() if word.strip(",.").lower() not in COLORS]
+    return with_article(re.sub(r"\ban\b", "a", " ".join(kept)))
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold; the tokenizer gives each a token of its own."""
+    phrases = [*_TEMPLATES, *AZIMUTH_PHRASES, *ELEVATION_PHRASES, "an with overhead view side view"]
+    text = " ".join([*phrases, *COLORS, *KINDS, *ACCENT_PARTS.values()])
+    return sorted({word for word in text.replace("{}", " ").replace(",", " ").split()})
+
+
+def _digest(pair: tuple[str, str], prefix: str = "") -> str:
+    return hashlib.sha256(f"{prefix}{pair[0]} {pair[1]}".encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""The toybox's networks, as diffusers / transformers configs, and how long each is trained."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+VAE: dict[str, Any] = {
+    "_class_name": "AutoencoderKL",
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+    "block_out_channels": [16, 32, 64],
+    "layers_per_block": 1,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 8,
+    "sample_size": 64,
+    "scaling_factor": 1.0,  # measured after training: 1 / the latents' standard deviation
+}
+
+TEXT_ENCODER: dict[str, Any] = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "projection_dim": 128,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+}
+
+UNET: dict[str, Any] = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "block_out_channels": [64, 128, 192],
+    "layers_per_block": 1,
+    "attention_head_dim": 4,  # the number of heads, as in Stable Diffusion's configs
+    "cross_attention_dim": TEXT_ENCODER["hidden_size"],
+    "norm_num_groups": 16,
+    "act_fn": "silu",
+}
+
+SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "steps_offset": 0,
+    "timestep_spacing": "leading",
+}
+
+JUDGE: dict[str, Any] = {
+    "architectures": ["CLIPModel"],
+    "model_type": "clip",
+    "projection_dim": 128,
+    "logit_scale_init_value": 2.6592,
+    "text_config": {
+        "model_type": "clip_text_model",
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_act": "quick_gelu",
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 160,
+        "intermediate_size": 480,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 5,
+        "image_size": 64,
+        "patch_size": 8,
+        "num_channels": 3,
+        "hidden_act": "quick_gelu",
+    },
+}
+
+MODEL_INDEX: dict[str, Any] = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+class Stage(NamedTuple):
+    """How one network is trained: AdamW, linear warm-up, cosine decay to zero."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+PICTURES = 31_200
+STAGES: dict[str, Stage] = {
+    "vae": Stage(2_400, 16, 2e-3),
+    "diffusion": Stage(7_000, 32, 1.2e-3),
+    "judge": Stage(2_000, 96, 1e-3),
+}

@@ -1,0 +1,228 @@
+"""What the toybox's three networks learn: for each, its batches, its loss and a picture of progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.diffusion import schedule as schedules
+from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
+from dreamfusion_jax.diffusion.schedule import Schedule
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.vae import AutoencoderKL
+from dreamfusion_jax.toybox import captions
+from dreamfusion_jax.toybox.dataset import Pictures
+
+Params = Any
+Batch = Any
+KL_WEIGHT = 1e-3
+CAPTION_DROPOUT = 0.1
+MIN_SNR = 5.0
+
+
+class Task(NamedTuple):
+    """One network's training problem; pure functions.
+
+    Attributes:
+      init: key -> params.
+      batch: numpy generator, batch size -> batch (host arrays).
+      loss: params, batch, key -> scalar, metrics.
+      preview: params -> RGB picture [H, W, 3] uint8 of what the network does now.
+    """
+
+    init: Callable[[jax.Array], Params]
+    batch: Callable[[np.random.Generator, int], Batch]
+    loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    preview: Callable[[Params], np.ndarray]
+
+
+def vae_task(vae: AutoencoderKL, pictures: Pictures) -> Task:
+    """Reconstruction in L1 with a slight pull of the latents to the unit Gaussian."""
+
+    def init(key: jax.Array) -> Params:
+        return vae.init(key, *vae.dummy_inputs())["params"]
+
+    def batch(rng: np.random.Generator, size: int) -> Batch:
+        return pictures.image[rng.integers(pictures.count, size=size)]
+
+    def loss(params: Params, image: jax.Array, key: jax.Array) -> tuple[jax.Array, dict]:
+        rgb = to_signed(image)
+        mean, log_variance = vae.apply({"params": params}, rgb, method="encode")
+        latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape)
+        decoded = vae.apply({"params": params}, latent, method="decode")
+        error = jnp.mean(jnp.abs(decoded - rgb))
+        kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
+        return error + KL_WEIGHT * kl, {"l1": error, "kl": kl}
+
+    @jax.jit
+    def reconstruct(params: Params, image: jax.Array) -> jax.Array:
+        return from_signed(vae.apply({"params": params}, to_signed(image)))
+
+    def preview(params: Params) -> np.ndarray:
+        image = pictures.image[:16]
+        return grid(np.concatenate([image, np.asarray(reconstruct(params, image))]), columns=8)
+
+    return Task(init, batch, loss, preview)
+
+
+def diffusion_task(
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    schedule: Schedule,
+    latents: np.ndarray,
+    pictures: Pictures,
+    tokenize: Callable[[list[str]], np.ndarray],
+    draw: Callable[[Params], np.ndarray],
+) -> Task:
+    """The U-Net and the text encoder together: predict the velocity of noised latents.
+
+    Args:
+      latents: [N, h, w, c] scaled latents of `pictures`.
+      tokenize: captions -> ids [B, L].
+      draw: params -> the preview.
+    """
+
+    def init(key: jax.Array) -> Params:
+        unet_key, text_key = jax.random.split(key)
+        return {
+            "unet": unet.init(unet_key, *unet.dummy_inputs())["params"],
+            "text_encoder": text_encoder.init(text_key, jnp.zeros((1, 24), jnp.int32))["params"],
+        }
+
+    def batch(rng: np.random.Generator, size: int) -> Batch:
+        index = rng.integers(pictures.count, size=size)
+        words = pictures.take(index).draw_captions(rng)
+        keep = rng.random(size) >= CAPTION_DROPOUT
+        ids = tokenize([text if kept else "" for text, kept in zip(words, keep, strict=True)])
+        return latents[index], ids
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        z, ids = batch
+        t_key, eps_key = jax.random.split(key)
+        # Stratified over the batch, which halves the noise of the loss at no cost.
+        t = (jnp.arange(len(z)) + jax.random.uniform(t_key, (len(z),))) / len(z)
+        eps = jax.random.normal(eps_key, z.shape)
+        alpha, sigma = schedules.alpha_sigma(schedule, t)
+        z_t = schedules.add_noise(z, eps, alpha, sigma)
+        text, _ = text_encoder.apply({"params": params["text_encoder"]}, ids)
+        index = schedules.time_index(schedule, t)
+        prediction = unet.apply({"params": params["unet"]}, z_t, index, text)
+        target = schedules.velocity(z, eps, alpha, sigma)
+        error = jnp.mean((prediction - target) ** 2, axis=(1, 2, 3))
+        # Min-SNR weighting for a velocity network (Hang et al., 2023).
+        snr = (alpha / sigma) ** 2
+        weighted = jnp.mean(jnp.minimum(snr, MIN_SNR) / (snr + 1.0) * error)
+        return weighted, {"velocity_mse": jnp.mean(error)}
+
+    return Task(init, batch, loss, draw)
+
+
+def judge_task(
+    model: CLIPModel, pictures: Pictures, tokenize: Callable[[list[str]], np.ndarray]
+) -> Task:
+    """Contrastive: each picture against every subject's caption and against every side of its kind.
+
+    The texts are the whole of what can be asked, so there are no false negatives: (1) all (colour,
+    kind) captions and the kinds alone, (2) the kinds from eight azimuths, of which a picture is
+    compared with its own kind's.
+    """
+    subject_ids, view_ids = tokenize(subject_captions()), tokenize(view_captions())
+    kinds, sides = len(captions.KINDS), len(captions.AZIMUTH_PHRASES)
+
+    def init(key: jax.Array) -> Params:
+        return model.init(key, model.dummy_inputs()[0], jnp.asarray(subject_ids[:1]))["params"]
+
+    def batch(rng: np.random.Generator, size: int) -> Batch:
+        chosen = pictures.take(rng.integers(pictures.count, size=size))
+        azimuth = np.round(chosen.azimuth_deg / 45.0).astype(np.int32) % sides
+        kind = chosen.kind.astype(np.int32)
+        # subject_captions() lists the grey kinds first, then colour by colour.
+        subject = (chosen.color.astype(np.int32) + 1) * kinds + kind
+        return augment(rng, chosen.image), subject, kind, azimuth
+
+    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        del key
+        image, subject, kind, azimuth = batch
+        variables = {"params": params}
+        pictures_ = model.apply(variables, normalize(image / 255.0), method="image_embeds")
+        subjects = model.apply(variables, jnp.asarray(subject_ids), method="text_embeds")
+        views = model.apply(variables, jnp.asarray(view_ids), method="text_embeds")
+        scale = jnp.exp(jnp.minimum(params["logit_scale"], 4.6))
+        logits = scale * pictures_ @ subjects.T
+        views = views.reshape(kinds, sides, -1)[kind]
+        view_logits = scale * jnp.einsum("bp,bvp->bv", pictures_, views)
+        named, seen = _cross_entropy(logits, subject), _cross_entropy(view_logits, azimuth)
+        metrics = {
+            "subject_accuracy": jnp.mean(jnp.argmax(logits, -1) == subject),
+            "azimuth_accuracy": jnp.mean(jnp.argmax(view_logits, -1) == azimuth),
+        }
+        return named + 0.5 * seen, metrics
+
+    def preview(params: Params) -> np.ndarray:
+        del params
+        return grid(augment(np.random.default_rng(0), pictures.image[:32]), columns=8)
+
+    return Task(init, batch, loss, preview)
+
+
+def subject_captions() -> list[str]:
+    """"a chair", ... without a colour, then "a red chair", ...: every subject the judge can name."""
+    subjects = [captions.Subject(kind, None, None) for kind in captions.KINDS]
+    subjects += [captions.Subject(kind, color, None) for color, kind in captions.all_pairs()]
+    return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
+
+
+def view_captions() -> list[str]:
+    """Every kind from every azimuth, the azimuth varying fastest."""
+    return [
+        captions.with_article(f"a {kind}, {side}")
+        for kind in captions.KINDS
+        for side in captions.AZIMUTH_PHRASES
+    ]
+
+
+def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Shifts, slight blur, noise and brightness: a judge of renders must not mind their flaws."""
+    size = image.shape[1]
+    padded = np.pad(image, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge").astype(np.float32)
+    moved = np.empty(image.shape, np.float32)
+    for i, (row, column) in enumerate(rng.integers(0, 13, (len(image), 2))):
+        moved[i] = padded[i, row : row + size, column : column + size]
+    blurred = (np.roll(moved, 1, 1) + np.roll(moved, -1, 1) + np.roll(moved, 1, 2)) / 6
+    blurred = blurred + np.roll(moved, -1, 2) / 6 + moved / 3
+    moved = np.where(rng.random((len(image), 1, 1, 1)) < 0.5, blurred, moved)
+    moved = moved * rng.uniform(0.9, 1.1, (len(image), 1, 1, 1))
+    moved += rng.normal(size=moved.shape) * 12.0 * rng.random((len(image), 1, 1, 1)) ** 2
+    return np.clip(moved, 0, 255).astype(np.uint8)
+
+
+def normalize(rgb: jax.Array) -> jax.Array:
+    """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
+    mean = jnp.array([0.48145466, 0.4578275, 0.40821073])
+    std = jnp.array([0.26862954, 0.26130258, 0.27577711])
+    return (rgb - mean) / std
+
+
+def to_signed(image: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [-1, 1]."""
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
+
+
+def from_signed(rgb: jax.Array) -> jax.Array:
+    """[-1, 1] -> uint8, clipped."""
+    return jnp.clip(jnp.round((rgb + 1.0) * 127.5), 0.0, 255.0).astype(jnp.uint8)
+
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """[N, H, W, 3] -> one picture with `columns` across; N must be a multiple of it."""
+    _, height, width, channels = images.shape
+    rows = images.reshape(-1, columns, height, width, channels)
+    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
+
+
+def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=-1))

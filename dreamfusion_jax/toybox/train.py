@@ -1,0 +1,158 @@
+"""Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
+
+Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), judge. The
+weights are written in the diffusers / transformers layout to --output as each stage ends.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from dreamfusion_jax.diffusion import schedule as schedules
+from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
+from dreamfusion_jax.diffusion.prior import load_prior, load_tokenizer
+from dreamfusion_jax.diffusion.sampling import ddim_sample
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.vae import AutoencoderKL
+from dreamfusion_jax.diffusion.weights import read_component, write_component
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
+from dreamfusion_jax.toybox.fit import fit
+
+_STAGES = ("pictures", "vae", "diffusion", "judge")
+_WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
+_OUTPUT = flags.DEFINE_string("output", "", "Where weights go; empty: <workdir>/weights.")
+_STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
+_PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
+_STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
+_SEED = flags.DEFINE_integer("seed", 1, "Seed of pictures, weights, batches and noise.")
+_STORED_DTYPE = jnp.float16
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
+    workdir = pathlib.Path(_WORKDIR.value)
+    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "weights"
+    pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
+    runs = {"vae": train_vae, "diffusion": train_diffusion, "judge": train_judge}
+    for name, run in runs.items():
+        if _STAGE.value in ("all", name):
+            print(f"Stage {name}: {pictures.count} pictures.", flush=True)
+            run(pictures, workdir / name, output)
+
+
+def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Writes vae/ with its scaling_factor measured on the pictures' latents."""
+    vae = AutoencoderKL.from_config(recipes.VAE)
+    params = fit(tasks.vae_task(vae, pictures), _stage("vae"), workdir, _SEED.value)
+    latents = encode(vae, params, pictures.image[:4096])
+    config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
+    write_component(output / "vae", config, params, _STORED_DTYPE)
+
+
+def train_diffusion(
+    pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path
+) -> None:
+    """Writes unet/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
+    tokenizer.write(output / "tokenizer")
+    text_config = recipes.TEXT_ENCODER | tokenizer.sizes(output / "tokenizer")
+    text_encoder = CLIPTextModel.from_config(text_config)
+    unet = UNet2DConditionModel.from_config(recipes.UNET)
+    vae_config, vae_params = read_component(output / "vae")
+    vae = AutoencoderKL.from_config(vae_config)
+    latents = vae_config["scaling_factor"] * encode(vae, vae_params, pictures.image)
+
+    def publish(params: Any) -> None:
+        write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
+        write_component(
+            output / "text_encoder", text_config, params["text_encoder"], _STORED_DTYPE
+        )
+        _write_json(output / "scheduler" / "scheduler_config.json", recipes.SCHEDULER)
+        _write_json(output / "model_index.json", recipes.MODEL_INDEX)
+
+    def draw(params: Any) -> np.ndarray:
+        publish(params)  # a run cut short leaves a prior that can be used
+        return draw_samples(output)
+
+    task = tasks.diffusion_task(
+        unet,
+        text_encoder,
+        schedules.schedule_from_config(recipes.SCHEDULER),
+        latents,
+        pictures,
+        load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
+        draw,
+    )
+    publish(fit(task, _stage("diffusion"), workdir, _SEED.value))
+
+
+def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Writes judge/, a transformers CLIPModel with its tokenizer."""
+    directory = output.parent / "judge"
+    tokenizer.write(directory)
+    sizes = tokenizer.sizes(directory)
+    text_config = recipes.JUDGE["text_config"] | sizes
+    config = recipes.JUDGE | {"text_config": text_config}
+    model = CLIPModel.from_config(config)
+    task = tasks.judge_task(model, pictures, load_tokenizer(directory, tokenizer.MAX_LENGTH))
+    params = fit(task, _stage("judge"), workdir, _SEED.value)
+    write_component(directory, config, params, _STORED_DTYPE)
+
+
+def draw_samples(directory: pathlib.Path) -> np.ndarray:
+    """A picture of what the prior in `directory` draws: some subjects, and a car and a chair turning."""
+    kinds = captions.KINDS[:: max(1, len(captions.KINDS) // 16)][:16]
+    colors = tuple(captions.COLORS)
+    prompts = [f"a {colors[i % len(colors)]} {kind}" for i, kind in enumerate(kinds)]
+    for subject in ("a red chair", "a blue car"):
+        prompts += [f"{subject}, {side}, medium angle" for side in captions.AZIMUTH_PHRASES]
+    prior, weights = load_prior(directory)
+    text, empty = prior.encode_text(prompts), prior.encode_text([""] * len(prompts))
+
+    @jax.jit
+    def draw(weights: Any, text: jax.Array, empty: jax.Array) -> jax.Array:
+        latents = ddim_sample(prior, weights, text, empty, jax.random.key(0), 20, 4.0)
+        return prior.decode(weights, latents)
+
+    return tasks.grid(np.asarray(draw(weights, text, empty) * 255.0).astype(np.uint8), columns=8)
+
+
+def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) -> np.ndarray:
+    """Latent means [N, h, w, c] of uint8 pictures, unscaled."""
+
+    @jax.jit
+    def mean(params: Any, image: jax.Array) -> jax.Array:
+        return vae.apply({"params": params}, tasks.to_signed(image), method="encode")[0]
+
+    latents = []
+    for start in range(0, len(image), chunk):
+        rows = np.arange(start, start + chunk) % len(image)
+        latents.append(np.asarray(mean(params, image[rows])))
+    return np.concatenate(latents)[: len(image)]
+
+
+def _stage(name: str) -> recipes.Stage:
+    stage = recipes.STAGES[name]
+    return stage._replace(steps=_STEPS.value) if _STEPS.value else stage
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main)
+    except UserError as error:
+        sys.exit(f"error: {error}")
