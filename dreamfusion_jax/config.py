@@ -224,7 +224,8 @@ def define_flags(
 
 
 def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> None:
-    name, default, help = setting.name, setting.default, setting.metadata["help"]
+    name, help = setting.name, setting.metadata["help"]
+    default: Any = setting.default
     if setting.metadata["choices"] is not None:
         choices = setting.metadata["choices"]
         flags.DEFINE_enum(name, default, choices, help, flag_values=flag_values)
@@ -233,7 +234,11 @@ def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> N
             _RangeParser(), name, default, help, flag_values, serializer=_RangeSerializer()
         )
     else:
-        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+        define: dict[type, Any] = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+        }
         define[type(default)](name, default, help, flag_values=flag_values)
 
 
@@ -250,7 +255,9 @@ def override_run(
     stored: RunConfig, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
 ) -> RunConfig:
     """The stored settings, with those of the flags in `names` that the user gave."""
-    given = {name: flag_values[name].value for name in names if flag_values[name].present}
+    given: dict[str, Any] = {
+        name: flag_values[name].value for name in names if flag_values[name].present
+    }
     settings = dataclasses.replace(stored, **given)
     _check_section(settings)
     return settings

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,8 +12,7 @@ from dreamfusion_jax.config import SceneConfig, TrainConfig
 from dreamfusion_jax.nerf.scene import Scene, SceneOptions, make_scene
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(NamedTuple):
     """What a checkpoint holds. There is no random state: keys come from the seed and the step.
 
     Attributes:

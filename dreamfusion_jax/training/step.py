@@ -47,8 +47,8 @@ def make_train_step(
     """The pmapped step. It donates the state it is given.
 
     The state, the prior's weights and the text table are the same on every device, so they carry no
-    leading axis but are broadcast (in_axes None): place them with `replicate` before the first call,
-    or every step would copy them. Only `device_index` is mapped, see `place_index`.
+    leading axis but are broadcast (in_axes None): place them with `replicate` before the first
+    call, or every step would copy them. Only `device_index` is mapped, see `place_index`.
     """
 
     def train_step(
