@@ -1,0 +1,105 @@
+import dataclasses
+import json
+
+import pytest
+from absl import flags
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf.cameras import CameraRanges
+from dreamfusion_jax.nerf.scene import SceneOptions
+
+
+def parse(*arguments: str) -> configs.Config:
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    values(["program", *arguments])
+    return configs.config_from_flags(values)
+
+
+def with_train(config: configs.Config, **changes) -> configs.Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def test_flags_without_values_give_the_defaults():
+    config = parse("--prompt=a red chair")
+    run = dataclasses.replace(configs.RunConfig(), workdir="workdir/a-red-chair")
+    assert config == configs.Config(train=configs.TrainConfig(prompt="a red chair"), run=run)
+
+
+def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
+    names = [
+        setting.name
+        for section in configs.SECTIONS.values()
+        for setting in dataclasses.fields(section)
+    ]
+    assert len(names) == len(set(names))
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    assert set(names) == set(values)
+    assert all(len(values[name].help) > 15 for name in names)
+
+
+def test_scene_and_camera_defaults_are_those_of_the_nerf_itself():
+    assert dataclasses.asdict(configs.SceneConfig()) == SceneOptions()._asdict()
+    assert dataclasses.asdict(configs.CameraConfig()) == CameraRanges()._asdict()
+
+
+def test_values_survive_flags_and_json():
+    config = parse(
+        "--prompt=x", "--distance=2.5", "--fov_deg=30,60", "--steps=7", "--field=grid", "--t_min=.2"
+    )
+    assert config.camera.distance == (2.5, 2.5)
+    assert config.camera.fov_deg == (30.0, 60.0)
+    assert (config.train.steps, config.scene.field, config.prior.t_min) == (7, "grid", 0.2)
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--prompt= ",
+        "--steps=0",
+        "--learning_rate=nan",
+        "--guidance_scale=inf",
+        "--fov_deg=60,30",
+        "--t_max_end=0.05",
+        "--t_min=0",
+        "--max_degree=0",
+        "--turntable_size=65",
+        "--lit_probability=1.5",
+        "--seed=-1",
+    ],
+)
+def test_a_bad_value_is_refused_by_the_name_of_its_flag(argument):
+    with pytest.raises(UserError, match=argument.split("=")[0]):
+        parse("--prompt=x", argument)
+
+
+@pytest.mark.parametrize("argument", ["--steps=many", "--distance=1,2,3", "--field=sphere"])
+def test_a_value_of_the_wrong_kind_is_refused_at_parsing(argument):
+    with pytest.raises(flags.Error, match=argument.split("=")[0].lstrip("-")):
+        parse("--prompt=x", argument)
+
+
+def test_only_what_makes_another_run_counts_as_different():
+    config = parse("--prompt=x", "--steps=10")
+    assert configs.differing_flags(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
+    assert configs.differing_flags(config, with_train(config, steps=5)) == ["steps"]
+    other = parse("--prompt=y", "--steps=10", "--width=8", "--guidance_scale=7")
+    assert configs.differing_flags(config, other) == ["width", "guidance_scale", "prompt"]
+
+
+def test_a_broken_config_file_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(UserError, match="config.json"):
+        configs.read_config(path)
+    for text in ("{", "[]", '{"train": {"no_such_setting": 1}}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="config.json"):
+            configs.read_config(path)
+
+
+def test_slugs_are_safe_folder_names():
+    assert parse("--prompt=A Red/Chair, ../please!").run.workdir == "workdir/a-red-chair-please"
+    assert parse("--prompt=???").run.workdir == "workdir/untitled"

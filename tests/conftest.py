@@ -1,0 +1,67 @@
+"""A text-to-image pipeline small enough for tests: random weights, pixels instead of latents."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dreamfusion_jax.diffusion.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.weights import write_component
+from dreamfusion_jax.toybox import tokenizer
+
+TEXT_WIDTH = 16
+UNET = {
+    "_class_name": "UNet2DConditionModel",
+    "sample_size": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "block_out_channels": [16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": TEXT_WIDTH,
+    "attention_head_dim": 2,
+}
+TEXT_ENCODER = {
+    "model_type": "clip_text_model",
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+SCHEDULER = {
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "squaredcos_cap_v2",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers-layout folder of a pixel-space prior for pictures of 8 x 8."""
+    folder = tmp_path_factory.mktemp("tiny_prior")
+    tokenizer.write(folder / "tokenizer")
+    text_encoder = {**TEXT_ENCODER, **tokenizer.sizes(folder / "tokenizer")}
+    for name, module_class, config in (
+        ("unet", UNet2DConditionModel, UNET),
+        ("text_encoder", CLIPTextModel, text_encoder),
+    ):
+        module = module_class.from_config(config)
+        params = module.init(jax.random.key(0), *module.dummy_inputs())["params"]
+        write_component(folder / name, config, jax.tree.map(np.asarray, params))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
