@@ -66,5 +66,5 @@ def integrated_positional_encoding(
 
 
 def positional_encoding(x: jax.Array, min_degree: int, max_degree: int) -> jax.Array:
-    """sin(2^l x), cos(2^l x): the integrated encoding of a point; [..., D] to [..., 2 D degrees]."""
+    """sin(2^l x), cos(2^l x): the integrated encoding of a point [..., D]."""
     return integrated_positional_encoding(x, jnp.zeros_like(x), min_degree, max_degree)

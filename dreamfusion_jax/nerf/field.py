@@ -109,7 +109,7 @@ def mip_field(width: int, depth: int, min_degree: int, max_degree: int, density:
         features = integrated_positional_encoding(
             mean.reshape(-1, 3), covariance_diag.reshape(-1, 3), min_degree, max_degree
         )
-        raw = network.apply({"params": params}, features).reshape(*mean.shape[:-1], 4)
+        raw = jnp.reshape(network.apply({"params": params}, features), (*mean.shape[:-1], 4))
         return density(raw[..., 0], mean), nn.sigmoid(raw[..., 1:])
 
     return Field(init, query)
@@ -124,24 +124,13 @@ def trilinear(grid: jax.Array, position: jax.Array) -> jax.Array:
     scaled = jnp.clip(0.5 * (position + 1.0), 0.0, 1.0) * (resolution - 1)
     corner = jnp.minimum(jnp.floor(scaled).astype(jnp.int32), resolution - 2)
     fraction = scaled - corner
-    # The eight corners of each cell side by side: one gather (and one scatter-add) a point.
-    cells = [
-        grid[i : resolution - 1 + i, j : resolution - 1 + j, k : resolution - 1 + k]
-        for i in (0, 1)
-        for j in (0, 1)
-        for k in (0, 1)
-    ]
-    packed = jnp.concatenate(cells, axis=-1).reshape(-1, 8 * channels)
-    strides = jnp.array([(resolution - 1) ** 2, resolution - 1, 1])
-    values = packed[jnp.sum(corner * strides, axis=-1)]
-    values = values.reshape(*position.shape[:-1], 2, 2, 2, channels)
-    for axis in range(3):
-        weight = fraction[..., axis].reshape(*position.shape[:-1], *(1,) * (3 - axis))
-        values = (
-            values[..., 0, *(slice(None),) * (3 - axis)] * (1.0 - weight)
-            + values[..., 1, *(slice(None),) * (3 - axis)] * weight
-        )
-    return values
+    # All eight corners in one gather, whose derivative is one scatter-add.
+    strides = jnp.array([resolution**2, resolution, 1])
+    which = jnp.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    index = jnp.sum(corner * strides, axis=-1)[..., None] + jnp.sum(which * strides, axis=-1)
+    values = grid.reshape(-1, channels)[index]
+    share = jnp.where(which == 1, fraction[..., None, :], 1.0 - fraction[..., None, :])
+    return jnp.sum(jnp.prod(share, axis=-1, keepdims=True) * values, axis=-2)
 
 
 def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:

@@ -48,8 +48,9 @@ def uniform_edges(
 def inverse_cdf(edges: jax.Array, probability: jax.Array, u: jax.Array) -> jax.Array:
     """Where the piecewise linear CDF of a histogram equals `u`.
 
-    A bin that starts at c_j with probability p_j and length d_j adds d_j clip((u - c_j) / p_j, 0, 1)
-    to the answer. Each term is monotone in u, so sorted u give sorted answers even after rounding.
+    A bin that starts at c_j with probability p_j and length d_j adds to the answer
+    d_j clip((u - c_j) / p_j, 0, 1). Each term is monotone in u, so sorted u give sorted answers
+    even after rounding.
 
     Args:
       edges: [..., P+1] of the histogram.

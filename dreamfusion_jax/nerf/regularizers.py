@@ -1,4 +1,4 @@
-"""What a scene pays for besides its looks. Each is a scalar mean over rays, without a weight.
+"""What a scene pays for besides its looks: each a value [...] for every ray, without a factor.
 
 S samples a ray; `weights` [..., S] are compositing weights, `edges` [..., S+1] distances.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 def opacity_loss(opacity: jax.Array) -> jax.Array:
     """sqrt(opacity^2 + 0.01) for opacity [...]: discourages filling space (DreamFusion, A.2)."""
-    return jnp.mean(jnp.sqrt(opacity**2 + 0.01))
+    return jnp.sqrt(opacity**2 + 0.01)
 
 
 def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Arra
       direction: [..., 3] of the rays, away from the camera.
     """
     away = jnp.maximum(jnp.sum(normals * direction[..., None, :], axis=-1), 0.0)
-    return jnp.mean(jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1))
+    return jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1)
 
 
 def distortion_loss(weights: jax.Array, edges: jax.Array) -> jax.Array:
@@ -41,13 +41,13 @@ def distortion_loss(weights: jax.Array, edges: jax.Array) -> jax.Array:
     moment_before = jnp.cumsum(moment, axis=-1) - moment
     between = 2.0 * jnp.sum(moment * weights_before - weights * moment_before, axis=-1)
     within = jnp.sum(weights**2 * jnp.diff(edges, axis=-1), axis=-1) / 3.0
-    return jnp.mean(between + within)
+    return between + within
 
 
 def entropy_loss(opacity: jax.Array) -> jax.Array:
     """Entropy (nats) of each pixel being covered or not, opacity [...]: discourages haze."""
     p = jnp.clip(opacity, 1e-5, 1.0 - 1e-5)
-    return -jnp.mean(p * jnp.log(p) + (1.0 - p) * jnp.log1p(-p))
+    return -(p * jnp.log(p) + (1.0 - p) * jnp.log1p(-p))
 
 
 def interlevel_loss(
@@ -71,4 +71,4 @@ def interlevel_loss(
     )
     bound = jnp.sum(jnp.where(overlap, proposal_weights[..., None, :], 0.0), axis=-1)
     excess = jnp.maximum(weights - bound, 0.0)
-    return jnp.mean(jnp.sum(excess**2 / (weights + 1e-5), axis=-1))
+    return jnp.sum(excess**2 / (weights + 1e-5), axis=-1)

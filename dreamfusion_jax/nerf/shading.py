@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 
 def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
-    """`vector` [..., D] at unit length; shorter than `floor` it fades to 0 with finite gradients."""
+    """`vector` [..., D] at unit length; below `floor` it fades to 0 with finite gradients."""
     squared = jnp.sum(vector**2, axis=-1, keepdims=True)
     return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))
 
