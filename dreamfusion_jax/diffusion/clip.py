@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.layers import Dtype, dot_product_attention, layer_norm
+from dreamfusion_jax.diffusion.layers import Dtype, Linear, dot_product_attention, layer_norm
 from dreamfusion_jax.errors import UserError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -126,7 +126,7 @@ class CLIPModel(nn.Module):
         # A clone without a parent: it takes the name of the attribute it is bound to here.
         self.text_model = self.text_config.clone(parent=None, name=None)
         self.vision_model = self.vision_config.clone(parent=None, name=None)
-        project = lambda: nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)  # noqa: E731
+        project = lambda: Linear(self.projection_dim, use_bias=False, dtype=self.dtype)  # noqa: E731
         self.visual_projection, self.text_projection = project(), project()
         initial = self.logit_scale_init_value
         self.logit_scale = self.param("logit_scale", lambda _: jnp.float32(initial))
@@ -214,7 +214,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        dense = lambda name: nn.Dense(x.shape[-1], dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda name: Linear(x.shape[-1], dtype=self.dtype, name=name)  # noqa: E731
         q, k, v = dense("q_proj")(x), dense("k_proj")(x), dense("v_proj")(x)
         return dense("out_proj")(dot_product_attention(q, k, v, self.heads, self.causal))
 
@@ -228,8 +228,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](h))
+        h = Linear(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        return Linear(x.shape[-1], dtype=self.dtype, name="fc2")(ACTIVATIONS[self.hidden_act](h))
 
 
 class Encoder(nn.Module):

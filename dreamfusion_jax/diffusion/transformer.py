@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from dreamfusion_jax.diffusion.layers import (
     Dtype,
     GroupNorm,
-    conv1x1,
+    Linear,
     dot_product_attention,
     layer_norm,
 )
@@ -29,12 +29,12 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
         """x [B, Q, C], context [B, K, D] -> [B, Q, C]."""
         channels = x.shape[-1]
-        dense = lambda name: nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda name: Linear(channels, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
         query, key, value = dense("to_q")(x), dense("to_k")(context), dense("to_v")(context)
         if self.upcast:  # only matters in half precision: the scores themselves overflow there
             query, key = query.astype(jnp.float32), key.astype(jnp.float32)
         out = dot_product_attention(query, key, value, self.heads)
-        return nn.Dense(channels, dtype=self.dtype, name="to_out_0")(out)
+        return Linear(channels, dtype=self.dtype, name="to_out_0")(out)
 
 
 class GEGLU(nn.Module):
@@ -45,7 +45,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        projected = nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        projected = Linear(2 * self.features, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(projected, 2, axis=-1)
         return value * nn.gelu(gate, approximate=False)
 
@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         h = GEGLU(4 * channels, self.dtype, name="net_0")(x)
-        return nn.Dense(channels, dtype=self.dtype, name="net_2")(h)
+        return Linear(channels, dtype=self.dtype, name="net_2")(h)
 
 
 class BasicTransformerBlock(nn.Module):
@@ -102,9 +102,8 @@ class Transformer2DModel(nn.Module):
         batch, height, width, channels = x.shape
 
         def projection(h: jax.Array, name: str) -> jax.Array:
-            if self.use_linear_projection:
-                return nn.Dense(channels, dtype=self.dtype, name=name)(h)
-            return conv1x1(channels, name, self.dtype)(h)
+            convolution = not self.use_linear_projection
+            return Linear(channels, convolution=convolution, dtype=self.dtype, name=name)(h)
 
         h = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x)
         h = projection(h, "proj_in").reshape(batch, height * width, channels)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.layers import Dtype, GroupNorm, conv3x3, timestep_embedding
+from dreamfusion_jax.diffusion.layers import Dtype, GroupNorm, Linear, conv3x3, timestep_embedding
 from dreamfusion_jax.diffusion.options import module_options, require_members, require_type
 from dreamfusion_jax.diffusion.unet_blocks import (
     BlockOptions,
@@ -189,8 +189,8 @@ class TimestepEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, waves: jax.Array) -> jax.Array:
-        h = nn.Dense(self.features, dtype=self.dtype, name="linear_1")(waves)
-        return nn.Dense(self.features, dtype=self.dtype, name="linear_2")(nn.silu(h))
+        h = Linear(self.features, dtype=self.dtype, name="linear_1")(waves)
+        return Linear(self.features, dtype=self.dtype, name="linear_2")(nn.silu(h))
 
 
 def _per_block(value: Any, count: int) -> tuple:

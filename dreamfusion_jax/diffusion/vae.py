@@ -13,6 +13,7 @@ from dreamfusion_jax.diffusion.layers import (
     Downsample2D,
     Dtype,
     GroupNorm,
+    Linear,
     ResnetBlock2D,
     Upsample2D,
     conv3x3,
@@ -92,10 +93,11 @@ class AutoencoderKL(nn.Module):
         )
         self.encoder = Encoder(2 * self.latent_channels, *shared, self.dtype)
         self.decoder = Decoder(self.out_channels, *shared, self.dtype)
+        channels = self.latent_channels
         if self.use_quant_conv:
-            self.quant_conv = nn.Conv(2 * self.latent_channels, (1, 1), dtype=self.dtype)
+            self.quant_conv = Linear(2 * channels, convolution=True, dtype=self.dtype)
         if self.use_post_quant_conv:
-            self.post_quant_conv = nn.Conv(self.latent_channels, (1, 1), dtype=self.dtype)
+            self.post_quant_conv = Linear(channels, convolution=True, dtype=self.dtype)
 
     def encode(self, rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
         """rgb [B, H, W, 3] in [-1, 1] -> mean and log variance [B, h, w, c] of the latent."""
@@ -234,7 +236,7 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
-        dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)  # noqa: E731
+        dense = lambda name: Linear(channels, dtype=self.dtype, name=name)  # noqa: E731
         h = GroupNorm(self.num_groups, EPSILON, self.dtype, name="group_norm")(x)
         h = h.reshape(batch, height * width, channels)
         h = dot_product_attention(dense("to_q")(h), dense("to_k")(h), dense("to_v")(h), heads=1)
