@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from dreamfusion_jax.diffusion.prior import Prior
 
 
-def classifier_free(eps_text: jax.Array, eps_empty: jax.Array, scale: jax.Array) -> jax.Array:
+def classifier_free(
+    eps_text: jax.Array, eps_empty: jax.Array, scale: jax.Array | float
+) -> jax.Array:
     """eps_empty + scale (eps_text - eps_empty): diffusers' scale, of which 1 means no guidance."""
     return eps_empty + scale * (eps_text - eps_empty)
 
@@ -23,7 +25,7 @@ def guided_noise(
     t: jax.Array,
     text: jax.Array,
     empty_text: jax.Array,
-    scale: jax.Array,
+    scale: jax.Array | float,
 ) -> jax.Array:
     """The guided noise estimate by ONE network call on the doubled batch.
 

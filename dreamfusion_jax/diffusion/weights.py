@@ -75,7 +75,7 @@ def load_module(directory: str | Path, module_class: Any, dtype: Any) -> tuple[A
 
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
     """Raises UserError naming every tensor that is missing, surplus or of the wrong shape."""
-    inputs = module.dummy_inputs()  # type: ignore[attr-defined]
+    inputs = module.dummy_inputs()
     shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
     found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}

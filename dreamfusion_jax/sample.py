@@ -1,0 +1,113 @@
+"""Draws what a prior knows: DDIM samples as a grid, one row a prompt.
+
+python -m dreamfusion_jax.sample --prompt="a blue mug, front view"
+python -m dreamfusion_jax.sample --prompt="a red chair" --prompt="a green car" --samples=8
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from dreamfusion_jax import entry, render
+from dreamfusion_jax.config import PriorConfig
+from dreamfusion_jax.diffusion.prior import Prior
+from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_step
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.training.loop import open_prior
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
+    flags.DEFINE_string("negative_prompt", "", "what to guide away from (empty: from no text)")
+    flags.DEFINE_string(
+        "prior", "toybox", "'toybox' (embedded), or a Stable Diffusion folder in diffusers layout"
+    )
+    flags.DEFINE_enum(
+        "prior_dtype",
+        "auto",
+        ["auto", "float32", "bfloat16"],
+        "the prior's number format (auto: bfloat16 on GPU and TPU, float32 on CPU)",
+    )
+    flags.DEFINE_string("output", "samples.png", "the PNG to write")
+    flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
+    flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)
+    flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", lower_bound=0.0)
+    flags.DEFINE_integer("seed", 0, "decides the initial noise, the same for every prompt")
+
+
+def main() -> int:
+    prompts = FLAGS.prompt
+    if not prompts or not all(prompt.strip() for prompt in prompts):
+        raise UserError('--prompt is empty: say what to draw, as in --prompt="a blue mug".')
+    output = _writable_png(Path(FLAGS.output))
+    prior, weights = open_prior(PriorConfig(prior=FLAGS.prior, prior_dtype=FLAGS.prior_dtype))
+    ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
+    weights = jax.device_put(weights)
+    noise = initial_noise(prior, FLAGS.seed, FLAGS.samples)
+    empty_text = prior.encode_text([FLAGS.negative_prompt])
+    with tqdm(total=len(prompts) * FLAGS.steps, unit="step") as progress:
+        draw = make_sampler(prior, FLAGS.steps, FLAGS.guidance_scale, progress.update)
+        rows = [
+            draw(weights, prior.encode_text([prompt] * FLAGS.samples), empty_text, noise)
+            for prompt in prompts
+        ]
+    render.write_png(output, picture_grid(rows))
+    print(f"{output.resolve()}: {len(prompts)} x {FLAGS.samples} samples.")
+    return 0
+
+
+def initial_noise(prior: Prior, seed: int, samples: int) -> jax.Array:
+    """[samples, h, w, c], each from its own key: asking for more leaves the first as they are."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+    return jax.vmap(lambda key: jax.random.normal(key, prior.latent_shape))(keys)
+
+
+def make_sampler(
+    prior: Prior, steps: int, guidance_scale: float, on_step: Callable[[], Any]
+) -> Callable[[Any, jax.Array, jax.Array, jax.Array], np.ndarray]:
+    """weights, text [B, L, D], empty_text [1, L, D], noise -> pictures [B, size, size, 3].
+
+    The host counts the steps, unlike in `ddim_sample`, so that it can show how far it is.
+    """
+    step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
+    indices, previous = ddim_indices(prior.schedule, steps)
+
+    def draw(weights: Any, text: jax.Array, empty_text: jax.Array, noise: jax.Array) -> np.ndarray:
+        z = noise
+        for here, there in zip(indices, previous, strict=True):
+            z = step(weights, z, here, there, text, empty_text, guidance_scale)
+            jax.block_until_ready(z)
+            on_step()
+        return np.asarray(decode(weights, z))
+
+    return draw
+
+
+def picture_grid(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of pictures [B, H, W, 3] in [0, 1] -> one 8-bit picture [rows * H, B * W, 3]."""
+    return render.to_uint8(np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0))
+
+
+def _writable_png(path: Path) -> Path:
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--output={path} must end in .png.")
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UserError(f"--output={path} cannot be written: name a file in a folder of yours.")
+    return path
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)
