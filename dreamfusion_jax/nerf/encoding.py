@@ -23,11 +23,11 @@ def frustum_gaussians(rays: Rays, edges: jax.Array) -> tuple[jax.Array, jax.Arra
     m = 0.5 * (edges[..., 1:] + edges[..., :-1])
     h = 0.5 * (edges[..., 1:] - edges[..., :-1])
     m2, h2 = m**2, h**2
-    # An interval of no length at the origin itself is a point: 0 / 0 is kept away.
-    q = jnp.maximum(3.0 * m2 + h2, 1e-20)
-    mean_s = m + 2.0 * m * h2 / q
-    variance_s = h2 / 3.0 - (4.0 / 15.0) * h2**2 * (12.0 * m2 - h2) / q**2
-    variance_r = rays.radius**2 * (m2 / 4.0 + (5.0 / 12.0) * h2 - (4.0 / 15.0) * h2**2 / q)
+    # h^2 / (3 m^2 + h^2), with 0 / 0 kept away: an interval of no length at the origin is a point.
+    ratio = h2 / jnp.maximum(3.0 * m2 + h2, 1e-12)
+    mean_s = m + 2.0 * m * ratio
+    variance_s = h2 / 3.0 - (4.0 / 15.0) * ratio**2 * (12.0 * m2 - h2)
+    variance_r = rays.radius**2 * (m2 / 4.0 + (5.0 / 12.0) * h2 - (4.0 / 15.0) * h2 * ratio)
     direction = rays.direction[..., None, :]
     mean = rays.origin[..., None, :] + mean_s[..., None] * direction
     along = direction**2

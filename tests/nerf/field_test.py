@@ -1,0 +1,122 @@
+"""Activations, the blob, trilinear grids and the fields built on them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf.field import (
+    Background,
+    Density,
+    grid_field,
+    mip_field,
+    proposal_grid,
+    safe_exp,
+    trilinear,
+)
+
+_POINTS = jnp.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "density, bias",
+    [
+        (Density(blob_scale=4.0, blob_radius=0.5, blob_shape="linear"), (4.0, 0.0, -4.0)),
+        (
+            Density(blob_scale=5.0, blob_radius=0.2, blob_shape="gaussian"),
+            (5.0, 5.0 * np.exp(-3.125), 5.0 * np.exp(-12.5)),
+        ),
+    ],
+)
+def test_blob(density, bias):
+    np.testing.assert_allclose(density.blob(_POINTS), bias, atol=1e-3)
+
+
+def test_blob_is_added_before_the_activation_and_scaled_after_it():
+    raw = jnp.array([1.0, -2.0, 3.0])
+    for name, activation in [("softplus", lambda x: np.log1p(np.exp(x))), ("exp", np.exp)]:
+        density = Density(activation=name, scale=7.0)
+        expected = 7.0 * activation(np.asarray(raw + density.blob(_POINTS)))
+        np.testing.assert_allclose(density(raw, _POINTS), expected, rtol=1e-4)
+
+
+def test_densities_and_their_gradients_are_finite_at_extremes():
+    raw = jnp.array([-1e6, -100.0, 0.0, 100.0, 1e6])
+    for name in ("softplus", "exp"):
+        density = Density(activation=name)
+        gradients = jax.grad(lambda r, x, d=density: jnp.sum(jnp.log1p(d(r, x))), (0, 1))(
+            raw, jnp.zeros((5, 3))
+        )
+        chex.assert_tree_all_finite((density(raw, jnp.zeros((5, 3))), gradients))
+    assert jax.grad(safe_exp)(100.0) == jnp.exp(15.0)
+    np.testing.assert_allclose(jax.grad(safe_exp)(2.0), np.exp(2.0), rtol=1e-6)
+
+
+def test_trilinear_is_exact_on_products_of_coordinates():
+    """a + bx + cy + dz + exyz is trilinear; each axis of the grid is the axis of its name."""
+    axis = jnp.linspace(-1.0, 1.0, 3)
+    x, y, z = jnp.meshgrid(axis, axis, axis, indexing="ij")
+
+    def function(x, y, z):
+        return jnp.stack([1.0 + 2.0 * x - 3.0 * y + 0.5 * z, x * y * z], axis=-1)
+
+    points = jax.random.uniform(jax.random.key(0), (50, 3), minval=-1.0)
+    got = trilinear(function(x, y, z), points)
+    chex.assert_trees_all_close(got, function(*points.T), atol=1e-5)
+    outside = trilinear(function(x, y, z), jnp.array([[5.0, -7.0, 1.0]]))
+    chex.assert_trees_all_close(outside, function(1.0, -1.0, 1.0)[None], atol=1e-5)
+
+
+def test_trilinear_gradients():
+    grid = jax.random.normal(jax.random.key(0), (3, 3, 3, 2))
+    points = jnp.array([[0.3, -0.4, 0.6], [0.31, -0.4, 0.6], [-0.5, 0.2, 0.7]])
+    chex.assert_numerical_grads(
+        jax.jit(lambda g, x: jnp.sum(trilinear(g, x) ** 2)),
+        (grid, points),
+        order=1,
+        atol=1e-2,
+        rtol=1e-2,
+    )
+
+
+def test_mip_field_depends_on_the_size_of_what_it_sees():
+    field = mip_field(16, 2, 0, 6, Density(blob_scale=0.0))
+    params, query = jax.jit(field.init)(jax.random.key(0)), jax.jit(field.query)
+    points = jax.random.uniform(jax.random.key(1), (2, 5, 3), minval=-0.7, maxval=0.7)
+    density, albedo = query(params, points, jnp.full_like(points, 1e-4), 0)
+    chex.assert_shape((density, albedo), [(2, 5), (2, 5, 3)])
+    assert jnp.std(density) > 1e-2 and jnp.all((albedo > 0.0) & (albedo < 1.0))
+    blurred, _ = query(params, points, jnp.full_like(points, 1e3), 0)
+    np.testing.assert_allclose(blurred, blurred[0, 0], rtol=1e-6)
+
+
+def test_grid_field_reads_density_then_albedo():
+    field = grid_field(2, 2.0, Density(blob_scale=0.0, scale=3.0))
+    values = jnp.broadcast_to(jnp.array([1.0, -1.0, 0.0, 2.0]), (2, 2, 2, 4))
+    points = jnp.array([[1.5, -1.0, 0.3]])
+    density, albedo = field.query({"grid": values}, points, jnp.zeros_like(points), 0)
+    np.testing.assert_allclose(density, 3.0 * np.log1p(np.e), rtol=1e-5)
+    np.testing.assert_allclose(albedo[0], 1.0 / (1.0 + np.exp([1.0, 0.0, -2.0])), rtol=1e-5)
+
+
+def test_an_untrained_proposal_is_the_blob():
+    density = Density()
+    proposal = proposal_grid(4, 1.0, density)
+    chex.assert_trees_all_close(
+        proposal.density(proposal.init(), _POINTS), density(jnp.zeros(3), _POINTS)
+    )
+
+
+def test_background_is_a_colour_that_depends_on_the_direction():
+    direction = jnp.eye(3)
+    colour, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
+    assert jnp.all((colour > 0.0) & (colour < 1.0)) and jnp.ptp(colour[:, 0]) > 1e-3
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="density_activation"):
+        Density(activation="relu")(jnp.zeros(3), _POINTS)
+    with pytest.raises(UserError, match="blob_shape"):
+        Density(blob_shape="cube")(jnp.zeros(3), _POINTS)

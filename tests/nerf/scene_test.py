@@ -1,0 +1,250 @@
+"""The whole renderer: orientation, closed forms, light, blocks, and who learns from what."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf import scene as scene_module
+from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
+from dreamfusion_jax.nerf.intervals import sphere_bounds
+from dreamfusion_jax.nerf.scene import (
+    Render,
+    SceneOptions,
+    albedo_view,
+    lit_view,
+    make_scene,
+)
+
+_BACKGROUND = jnp.array([0.2, 0.4, 0.6])
+_GRID = SceneOptions(
+    field="grid", grid_resolution=9, proposal_resolution=9, blob_scale=0.0, fine_samples=24
+)
+_MIP = SceneOptions(
+    width=8, depth=2, proposal_resolution=8, proposal_samples=8, fine_samples=6, max_degree=4
+)
+
+
+def _camera(azimuth=30.0, elevation=20.0):
+    return orbit_camera(azimuth, elevation, 2.75, 47.0)
+
+
+@functools.cache
+def _renderer(options):
+    """Compiled once for all tests that use the same options and size."""
+    return jax.jit(make_scene(options).render, static_argnums=(2, 3))
+
+
+@functools.cache
+def _init(options):
+    return jax.jit(make_scene(options).init)(jax.random.key(0))
+
+
+def _draw(options, params, view, size=9, key=None):
+    return _renderer(options)(params, view, size, size, jnp.int32(0), key)
+
+
+@functools.cache
+def _learner(options, block_points=2**20):
+    """params, view, cotangent (a Render), key -> the Render and its pull-back to the params."""
+
+    def learn(params, view, cotangent, key):
+        def draw(params):
+            return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key)
+
+        with pytest.MonkeyPatch.context() as patch:  # read while tracing
+            patch.setattr(scene_module, "_BLOCK_POINTS_CPU", block_points)
+            patch.setattr(scene_module, "_BLOCK_POINTS", block_points)
+            drawn, pull = jax.vjp(draw, params)
+        return drawn, pull(cotangent)[0]
+
+    return jax.jit(learn)
+
+
+def _cotangent(image=0.0, interlevel=0.0, rest=0.0):
+    """A Render of constants."""
+    names = ("opacity", "orientation", "distortion", "entropy")
+    regularizers = {name: jnp.float32(rest) for name in names}
+    return Render(
+        image=jnp.full((9, 9, 3), image),
+        opacity=jnp.full((9, 9), rest),
+        depth=jnp.full((9, 9), rest),
+        normals=jnp.full((9, 9, 3), rest),
+        regularizers={**regularizers, "interlevel": jnp.float32(interlevel)},
+    )
+
+
+def _empty_grids():
+    return {
+        "field": {"grid": jnp.zeros((9, 9, 9, 4)).at[..., 0].set(-30.0)},
+        "proposal": {"grid": jnp.full((9, 9, 9, 1), -30.0)},
+    }
+
+
+def _with_ball(params, x, y, z, colour):
+    """Marks the grid node at indices x, y, z (4 is the middle, 8 is +1) as solid."""
+    return {
+        "field": {"grid": params["field"]["grid"].at[x, y, z].set(jnp.array([90.0, *colour]))},
+        "proposal": {"grid": params["proposal"]["grid"].at[x, y, z].set(90.0)},
+    }
+
+
+def _centroid(mask):
+    mask = np.asarray(mask)
+    rows, columns = np.indices(mask.shape)
+    return np.sum(rows * mask) / mask.sum(), np.sum(columns * mask) / mask.sum()
+
+
+def test_seen_from_the_front_y_is_right_and_z_is_up():
+    view = albedo_view(_camera(0.0, 0.0), _BACKGROUND)
+    row, column = _centroid(
+        _draw(_GRID, _with_ball(_empty_grids(), 4, 6, 4, (60, 60, 60)), view).opacity
+    )
+    assert column > 4.8 and abs(row - 4.0) < 0.25
+    row, column = _centroid(
+        _draw(_GRID, _with_ball(_empty_grids(), 4, 4, 6, (60, 60, 60)), view).opacity
+    )
+    assert row < 3.2 and abs(column - 4.0) < 0.25
+
+
+@pytest.mark.parametrize("azimuth, red, depth", [(0.0, 1.0, 2.25), (180.0, 0.0, 2.25)])
+def test_the_front_hides_the_back(azimuth, red, depth):
+    """A red ball at +x before a green one at -x: each is seen from its own side only."""
+    params = _with_ball(_empty_grids(), 6, 4, 4, (60, -60, -60))
+    params = _with_ball(params, 2, 4, 4, (-60, 60, -60))
+    drawn = _draw(_GRID, params, albedo_view(_camera(azimuth, 0.0), _BACKGROUND))
+    np.testing.assert_allclose(drawn.image[4, 4], [red, 1.0 - red, 0.0], atol=0.05)
+    assert abs(drawn.depth[4, 4] - depth) < 0.25
+
+
+def test_constant_density_gives_the_exponential_law_of_the_chord():
+    """Through all of sampling, field and compositing: opacity is 1 - exp(-tau chord)."""
+    options = _GRID._replace(proposal_samples=0, density_scale=0.5)
+    params = {"field": {"grid": jnp.zeros((9, 9, 9, 4))}}
+    camera = _camera()
+    near, far = sphere_bounds(pixel_rays(camera, 9, 9), 1.0)
+    expected = 1.0 - jnp.exp(-0.5 * jnp.log(2.0) * (far - near)[..., 0])
+    drawn = _draw(options, params, albedo_view(camera, _BACKGROUND), key=jax.random.key(0))
+    chex.assert_trees_all_close(drawn.opacity, expected, atol=1e-5)
+    image = 0.5 * expected[..., None] + (1.0 - expected[..., None]) * _BACKGROUND
+    chex.assert_trees_all_close(drawn.image, image, atol=1e-5)
+
+
+def test_turning_scene_and_camera_together_leaves_the_picture():
+    grid = jax.random.normal(jax.random.key(0), (9, 9, 9, 4)) * 2.0
+    proposal = jax.random.normal(jax.random.key(1), (9, 9, 9, 1))
+    params = {"field": {"grid": grid}, "proposal": {"grid": proposal}}
+    # A quarter turn takes +x to +y: index (x, y) of the turned grid holds what was at (y, -x).
+    turned = jax.tree.map(lambda g: jnp.rot90(g, 1, (0, 1)), params)
+    before = _draw(_GRID, params, lit_view(_camera(20.0), _BACKGROUND))
+    after = _draw(_GRID, turned, lit_view(_camera(110.0), _BACKGROUND))
+    chex.assert_trees_all_close(after.image, before.image, atol=2e-4)
+    x, y, z = jnp.moveaxis(before.normals, -1, 0)
+    chex.assert_trees_all_close(after.normals, jnp.stack([-y, x, z], axis=-1), atol=2e-3)
+
+
+def test_rays_that_miss_are_exactly_the_background():
+    params = _init(_MIP)
+    drawn = _draw(_MIP, params, albedo_view(orbit_camera(0.0, 0.0, 4.0, 60.0), _BACKGROUND))
+    assert drawn.opacity[0, 0] == 0.0 and drawn.opacity[4, 4] > 0.5
+    chex.assert_trees_all_equal(drawn.image[0, 0], _BACKGROUND)
+
+
+def test_an_untrained_scene_is_a_ball_with_normals_outward():
+    scene = make_scene(_MIP)
+    params = jax.tree.map(jnp.zeros_like, _init(_MIP))
+    camera = _camera()
+    drawn = _draw(_MIP, params, lit_view(camera, _BACKGROUND))
+    np.testing.assert_allclose(drawn.normals[4, 4], camera.pose[:, 2], atol=0.05)
+    points = jax.random.uniform(jax.random.key(1), (10, 3), minval=-0.5, maxval=0.5)
+    outward = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
+    chex.assert_trees_all_close(jax.jit(scene.normals)(params, points, 0), outward, atol=1e-3)
+    density, albedo = jax.jit(scene.density_albedo)(
+        params, jnp.array([[0.9, 0.0, 0.0], [0.9, 0.9, 0.0]]), 0
+    )
+    np.testing.assert_allclose(density, [20.0 * np.log1p(np.exp(-3.2)), 0.0], rtol=1e-4)
+    np.testing.assert_allclose(albedo, 0.5)
+
+
+def test_a_vanishing_light_joins_the_unlit_picture():
+    """The two branches are different programs; at diffuse -> 0 they must agree, gradients too."""
+    view = lit_view(_camera(), _BACKGROUND, ambient=1.0, diffuse=0.0)
+    arguments = (_cotangent(image=1.0), jax.random.key(1))
+    unlit, unlit_gradient = _learner(_MIP)(_init(_MIP), view, *arguments)
+    faint = view._replace(diffuse=jnp.float32(1e-7))
+    lit, lit_gradient = _learner(_MIP)(_init(_MIP), faint, *arguments)
+    chex.assert_trees_all_close(lit.image, unlit.image, atol=1e-5)
+    chex.assert_trees_all_close(lit_gradient, unlit_gradient, atol=1e-3)
+    chex.assert_trees_all_equal(unlit.normals, jnp.zeros((9, 9, 3)))
+    assert unlit.regularizers["orientation"] == 0.0 and jnp.any(lit.normals != 0.0)
+
+
+def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
+    params = jax.tree.map(jnp.zeros_like, _init(_MIP))
+    camera = _camera(0.0, 0.0)
+    from_right = jnp.array([0.0, 5.0, 0.0])
+    view = lit_view(camera, jnp.zeros(3), from_right, ambient=0.0, diffuse=1.0)
+    image = _draw(_MIP, params, view).image
+    assert jnp.sum(image[:, 5]) > 2.0 * jnp.sum(image[:, 3])
+    shape_alone = _draw(_MIP, params, view._replace(textureless=jnp.asarray(True))).image
+    chex.assert_trees_all_close(shape_alone, 2.0 * image, atol=1e-5)  # its albedo is one half
+
+
+def test_blocks_leave_picture_and_gradients():
+    """81 rays of 6 samples in blocks that do not divide them evenly."""
+    view = lit_view(_camera(), _BACKGROUND)
+    arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
+    whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
+    chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
+
+
+def test_the_proposal_learns_from_interlevel_alone_and_the_field_never_does():
+    view, key = albedo_view(_camera(), _BACKGROUND), jax.random.key(1)
+    _, from_image = _learner(_MIP)(_init(_MIP), view, _cotangent(image=1.0), key)
+    _, from_interlevel = _learner(_MIP)(_init(_MIP), view, _cotangent(interlevel=1.0), key)
+    assert not np.any(from_image["proposal"]["grid"])
+    assert np.any(from_interlevel["proposal"]["grid"])
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(from_interlevel["field"]))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(from_image["field"]))
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e4])
+def test_gradients_are_finite_in_degenerate_scenes(factor):
+    """Nothing but the blob; and densities of about a million beside exact zeros."""
+    params = jax.tree.map(lambda p: factor * p, _init(_MIP))
+    for view in (lit_view(_camera(), _BACKGROUND), albedo_view(_camera(), _BACKGROUND)):
+        drawn, gradient = _learner(_MIP)(params, view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
+        chex.assert_tree_all_finite((drawn, gradient))
+
+
+def test_pictures_depend_on_the_key_only_if_there_is_one():
+    params, view = _init(_MIP), albedo_view(_camera(), _BACKGROUND)
+    chex.assert_trees_all_equal(_draw(_MIP, params, view), _draw(_MIP, params, view))
+
+    def draw(seed):
+        return _learner(_MIP)(params, view, _cotangent(), jax.random.key(seed))[0].image
+
+    chex.assert_trees_all_equal(draw(1), draw(1))
+    assert 0.0 < jnp.mean(jnp.abs(draw(1) - draw(2))) < 0.1
+
+
+def test_learned_background_can_be_switched_off():
+    options = _MIP._replace(background="mlp")
+    params = _init(options)
+    solid = albedo_view(orbit_camera(0.0, 0.0, 4.0, 60.0), _BACKGROUND)
+    learned = solid._replace(solid_background=jnp.asarray(False))
+    chex.assert_trees_all_equal(_draw(options, params, solid).image[0, 0], _BACKGROUND)
+    image = _draw(options, params, learned).image
+    assert jnp.any(image[0, 0] != _BACKGROUND) and jnp.any(image[0, 0] != image[0, -1])
+    assert jnp.all((image >= 0.0) & (image <= 1.0))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UserError, match="--field=voxels"):
+        make_scene(SceneOptions(field="voxels"))
+    with pytest.raises(UserError, match="--background=sky"):
+        make_scene(SceneOptions(background="sky"))

@@ -1,0 +1,47 @@
+"""Normals of known shapes and a light at a known angle."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.nerf.shading import density_normals, point_light, safe_normalize
+
+
+def _ball(points):
+    return jax.nn.sigmoid(8.0 * (0.5 - jnp.linalg.norm(points, axis=-1))), None
+
+
+def test_normals_of_a_ball_point_outward():
+    points = jax.random.uniform(jax.random.key(0), (20, 3), minval=-0.6, maxval=0.6)
+    density, _, normals = density_normals(_ball, points)
+    outward = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
+    chex.assert_trees_all_close(normals, outward, atol=1e-4)
+    chex.assert_trees_all_close(density, _ball(points)[0])
+
+
+def test_normals_where_there_is_no_slope_are_zero_and_differentiable():
+    def loss(level, points):
+        return jnp.sum(density_normals(lambda x: (level + 0.0 * x[..., 0], None), points)[2] ** 2)
+
+    value, gradients = jax.value_and_grad(loss, (0, 1))(1.0, jnp.ones((4, 3)))
+    assert value == 0.0
+    chex.assert_tree_all_finite(gradients)
+    chex.assert_tree_all_finite(jax.jacobian(safe_normalize)(jnp.zeros(3)))
+
+
+def test_lambert():
+    """A light 60 degrees off the normal gives half of the diffuse light, plus the ambient."""
+    rho, normals = jnp.array([[0.8, 0.4, 0.2]]), jnp.array([[0.0, 0.0, 1.0]])
+    point = jnp.array([[1.0, 2.0, 3.0]])
+    direction = jnp.array([np.sin(np.pi / 3.0), 0.0, np.cos(np.pi / 3.0)])
+    colour = point_light(rho, normals, point, point[0] + 5.0 * direction, 0.1, 0.9)
+    chex.assert_trees_all_close(colour, rho * (0.9 * 0.5 + 0.1), atol=1e-6)
+    behind = point_light(rho, normals, point, point[0] - 5.0 * direction, 0.1, 0.9)
+    chex.assert_trees_all_close(behind, rho * 0.1, atol=1e-6)
+
+
+def test_without_diffuse_light_the_colour_is_the_albedo():
+    rho = jax.random.uniform(jax.random.key(0), (5, 3))
+    colour = point_light(rho, jnp.zeros((5, 3)), jnp.zeros((5, 3)), jnp.ones(3), 1.0, 0.0)
+    chex.assert_trees_all_equal(colour, rho)
