@@ -74,9 +74,8 @@ def test_radius_has_the_variance_of_a_pixel():
 
 def test_samples_fill_their_ranges_and_nothing_else():
     ranges = CameraRanges((2.0, 3.0), (40.0, 60.0), (-10.0, 80.0), (-45.0, 45.0))
-    draws = jax.vmap(lambda key: sample_camera(key, ranges))(
-        jax.random.split(jax.random.key(0), 2000)
-    )
+    sample = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges)))
+    draws = sample(jax.random.split(jax.random.key(0), 2000))
     distance = jnp.linalg.norm(draws.camera.pose[:, :, 3], axis=-1)
     fov = 2.0 * jnp.rad2deg(jnp.arctan(0.5 / draws.camera.focal))
     azimuth = (draws.azimuth_deg + 180.0) % 360.0 - 180.0

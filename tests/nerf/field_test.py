@@ -63,9 +63,9 @@ def test_trilinear_is_exact_on_products_of_coordinates():
         return jnp.stack([1.0 + 2.0 * x - 3.0 * y + 0.5 * z, x * y * z], axis=-1)
 
     points = jax.random.uniform(jax.random.key(0), (50, 3), minval=-1.0)
-    got = trilinear(function(x, y, z), points)
+    got = jax.jit(trilinear)(function(x, y, z), points)
     chex.assert_trees_all_close(got, function(*points.T), atol=1e-5)
-    outside = trilinear(function(x, y, z), jnp.array([[5.0, -7.0, 1.0]]))
+    outside = jax.jit(trilinear)(function(x, y, z), jnp.array([[5.0, -7.0, 1.0]]))
     chex.assert_trees_all_close(outside, function(1.0, -1.0, 1.0)[None], atol=1e-5)
 
 
