@@ -102,8 +102,9 @@ class PriorConfig:
     negative_prompt: str = _setting("", "what to guide away from (empty: from no text)")
     weighting: str = _setting(
         "sigma_over_alpha",
-        "w(t): sigma_over_alpha takes the residual in x0; sigma_squared is the paper's",
-        choices=("sigma_over_alpha", "sigma_squared", "uniform"),
+        "w(t): sigma_over_alpha takes the residual in x0; sigma2 is the paper's; one;"
+        " alpha_over_sigma",
+        choices=("sigma_over_alpha", "sigma2", "one", "alpha_over_sigma"),
     )
     weight_cap: float = _setting(10.0, "upper bound of w(t)", 1e-6, 1e9)
     t_min: float = _setting(0.1, "least diffusion time t in (0, 1)", 1e-4, 0.9999)

@@ -26,7 +26,7 @@ from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.training.checkpoint import load_run
 
 # A component with less than this share of the mesh's faces is a floater, not a part.
-MIN_COMPONENT_SHARE = 0.01
+MIN_COMPONENT_SHARE = 0.02
 # World (x front, z up) to glTF (z front, y up): a cyclic exchange of axes, so a pure rotation.
 WORLD_TO_GLTF = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], np.float64)
 PREVIEW_SIZE = 192
@@ -50,8 +50,9 @@ def extract_mesh(
     if not np.isfinite(greatest) or greatest <= 0.0:
         raise UserError("The scene is empty or not finite, so that there is no mesh to export.")
     # A rim of zeros closes the surface where the scene touches the border of the grid.
+    level = min(threshold, 0.5 * greatest)
     vertices, faces, _, _ = measure.marching_cubes(
-        np.pad(density, 1), level=min(threshold, 0.5 * greatest)
+        np.pad(density, 1), level, gradient_direction="ascent"
     )
     vertices = (vertices - 1.0) * (2.0 * radius / (resolution - 1)) - radius
     mesh = drop_floaters(trimesh.Trimesh(vertices, faces, process=True))
@@ -69,7 +70,7 @@ def _density_slabs(
     axis = jnp.linspace(-radius, radius, resolution)
 
     def slab(x: jax.Array) -> jax.Array:
-        points = jnp.stack(jnp.meshgrid(x, axis, axis, indexing="ij"), axis=-1)[0]
+        points = jnp.stack(jnp.meshgrid(x[None], axis, axis, indexing="ij"), axis=-1)[0]
         return scene.density_albedo(params, points, step)[0]
 
     return jax.lax.map(slab, axis)

@@ -7,6 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,11 @@ def write_pictures(
     write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step))
     size, frames = settings.turntable_size, settings.turntable_frames
     pictures = turntable(scene, params, size, frames, step)
-    # Without macro_block_size=1 imageio would stretch sizes that are no multiple of 16.
-    imageio.mimwrite(movie, pictures, fps=TURNTABLE_FPS, quality=8, macro_block_size=1)
+    with warnings.catch_warnings():
+        # JAX warns of forks, but the fork that starts ffmpeg becomes another program at once.
+        warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)
+        # Without macro_block_size=1 imageio would stretch sizes that are no multiple of 16.
+        imageio.mimwrite(movie, pictures, fps=TURNTABLE_FPS, quality=8, macro_block_size=1)
     imageio.mimwrite(gif, pictures, duration=1000.0 / TURNTABLE_FPS, loop=0)
     return [sheet, movie, gif]
 

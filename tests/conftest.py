@@ -45,6 +45,7 @@ SCHEDULER = {
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers-layout folder of a pixel-space prior for pictures of 8 x 8."""
     folder = tmp_path_factory.mktemp("tiny_prior")
+    rng = np.random.default_rng(0)
     tokenizer.write(folder / "tokenizer")
     text_encoder = {**TEXT_ENCODER, **tokenizer.sizes(folder / "tokenizer")}
     for name, module_class, config in (
@@ -52,8 +53,9 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text_encoder", CLIPTextModel, text_encoder),
     ):
         module = module_class.from_config(config)
-        params = module.init(jax.random.key(0), *module.dummy_inputs())["params"]
-        write_component(folder / name, config, jax.tree.map(np.asarray, params))
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *module.dummy_inputs())["params"]
+        params = jax.tree.map(lambda leaf: rng.normal(0.0, 0.1, leaf.shape), shapes)
+        write_component(folder / name, config, params)
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
     index = {

@@ -199,7 +199,7 @@ def _train_steps(
 
 def _assert_finite(step: int, values: dict[str, float]) -> None:
     """Stops a run that is lost before it overwrites its checkpoints."""
-    if not math.isfinite(values["residual_norm"] + values["gradient_norm"]):
+    if not math.isfinite(values["residual_rms"] + values["gradient_norm"]):
         raise UserError(
             f"The numbers are no longer finite at step {step}; start again in another --workdir"
             " with a lower --learning_rate."

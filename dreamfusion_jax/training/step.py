@@ -103,7 +103,7 @@ def sds_gradient(
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
     empty = jnp.broadcast_to(table.empty, (z.shape[0], *table.empty.shape))
-    residual, _ = sds_residual(
+    residual, scalars = sds_residual(
         prior,
         weights,
         z,
@@ -117,9 +117,8 @@ def sds_gradient(
     )
     (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     metrics = {
-        "residual_norm": jnp.mean(jnp.sqrt(jnp.sum(residual**2, axis=(1, 2, 3)))),
+        **scalars,
         "opacity_mean": jnp.mean(rendered.opacity),
-        "t": jnp.mean(draws.t),
         **{f"regularizer/{name}": jnp.mean(x) for name, x in rendered.regularizers.items()},
     }
     return grads, metrics

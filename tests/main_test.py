@@ -1,0 +1,164 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import trimesh
+from absl import flags
+
+from dreamfusion_jax import entry, main
+from dreamfusion_jax.config import define_flags
+from dreamfusion_jax.training import loop
+
+TINY = (
+    "--prompt=a red chair",
+    "--steps=2",
+    "--width=8",
+    "--depth=1",
+    "--proposal_samples=4",
+    "--fine_samples=4",
+    "--sheet_size=8",
+    "--preview_size=8",
+    "--turntable_size=8",
+    "--turntable_frames=3",
+    "--mesh_resolution=12",
+    "--compilation_cache=none",
+)
+
+
+@pytest.fixture
+def program(monkeypatch, tiny_prior, capsys):
+    """Runs the program in this process: arguments -> exit code, stdout, stderr."""
+    if "prompt" not in flags.FLAGS:
+        define_flags()
+
+    def run(*arguments):
+        flags.FLAGS.unparse_flags()
+        monkeypatch.setattr(sys, "argv", ["main", *TINY, f"--prior={tiny_prior}", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            entry.run(main.main)
+        return ended.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
+    program, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    code, said, _ = program(f"--workdir={workdir}")
+    assert code == 0
+    for name in main.OUTPUTS:
+        assert name in said and (workdir / name).stat().st_size > 0, name
+    assert str(workdir) in said.splitlines()[-1]
+    assert (workdir / "preview.png").exists() and list((workdir / "tensorboard").iterdir())
+    assert json.loads((workdir / "config.json").read_text())["train"]["prompt"] == "a red chair"
+    assert [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()] == [2]
+    assert imageio.imread(workdir / "contact_sheet.png").shape == (24, 72, 3)
+    assert len(imageio.mimread(workdir / "turntable.gif")) == 3
+    assert imageio.get_reader(workdir / "turntable.mp4").count_frames() == 3
+    for name in ("mesh.glb", "mesh.obj"):
+        assert len(trimesh.load(workdir / name, force="mesh").faces) > 10, name
+
+    with monkeypatch.context() as patch:
+        for module, function in ((loop, "train"), (loop, "prepare"), (main, "make_outputs")):
+            patch.setattr(module, function, lambda *_: pytest.fail("work is done twice"))
+        code, said, _ = program(f"--workdir={workdir}", "--mesh_threshold=5")
+        assert code == 0 and "finished" in said
+
+    for arguments, wrong in (
+        (["--width=9", "--guidance_scale=7"], "--width, --guidance_scale"),
+        (["--steps=1"], "--steps"),
+        (["--prompt=a blue cup"], "--prompt"),
+    ):
+        code, _, error = program(f"--workdir={workdir}", *arguments)
+        assert code == 2 and wrong in error
+
+    (workdir / "mesh.glb").unlink()
+    code, _, _ = program(f"--workdir={workdir}")
+    assert code == 0 and (workdir / "mesh.glb").exists()
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(program, tmp_path, monkeypatch):
+    workdir = tmp_path / "stopped"
+
+    def preview(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return np.zeros((8, 32, 3), np.uint8)
+
+    monkeypatch.setattr(loop, "FIRST_PREVIEW_STEP", 1)
+    monkeypatch.setattr(loop.render, "preview", preview)
+    code, _, error = program(f"--workdir={workdir}")
+    assert code == entry.EXIT_INTERRUPTED == 130
+    assert "after step 1" in error and "python -m dreamfusion_jax.main" in error
+    assert "'--prompt=a red chair'" in error, "the command can be pasted into a shell"
+    assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
+
+
+def broken_prior(tiny_prior, folder, name, text):
+    shutil.copytree(tiny_prior, folder)
+    (folder / name).write_text(text)
+    return f"--prior={folder}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--prompt="],
+        ["--prompt=   "],
+        ["--steps=0"],
+        ["--steps=many"],
+        ["--learning_rate=nan"],
+        ["--fov_deg=60,30"],
+        ["--no_such_flag=1"],
+        ["--flagfile=/no/such/file.cfg"],
+        ["stray"],
+        ["--prior=/no/such/folder"],
+        ["--workdir=/proc/no/such/place"],
+        ["--devices=1000"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(program, tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("bad input got as far as training"))
+    code, _, error = program(f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 2
+    lines = error.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: "), error
+    name = re.split("[= ]", arguments[0])[0].lstrip("-")
+    assert name in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model_index.json", "{"),
+        ("unet/config.json", "[]"),
+        ("unet/diffusion_pytorch_model.safetensors", "torn"),
+        ("tokenizer/vocab.json", "{"),
+        ("scheduler/scheduler_config.json", "no json"),
+    ],
+)
+def test_a_malformed_prior_is_one_sentence(program, tiny_prior, tmp_path, name, text):
+    prior = broken_prior(tiny_prior, tmp_path / "prior", name, text)
+    code, _, error = program(f"--workdir={tmp_path / 'run'}", prior)
+    lines = error.strip().splitlines()
+    assert code == 2 and len(lines) == 1 and str(tmp_path / "prior") in lines[0], error
+
+
+def test_the_command_itself_ends_without_a_stack_trace(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamfusion_jax.main", "--prompt="],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    assert done.returncode == 2 and done.stderr.startswith("Error: --prompt")
+    assert not list(tmp_path.iterdir()), "nothing was made"

@@ -1,0 +1,79 @@
+import os
+import subprocess
+import sys
+
+import chex
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamfusion_jax import sample
+from dreamfusion_jax.diffusion.prior import analytic_prior
+from dreamfusion_jax.diffusion.sampling import ddim_sample
+from dreamfusion_jax.errors import UserError
+
+
+def test_the_counted_loop_draws_what_the_scanned_one_does():
+    prior, ticks = analytic_prior(0.4, 0.2), []
+    noise = sample.initial_noise(prior, seed=1, samples=2)
+    text = prior.encode_text(["a", "b"])
+    draw = sample.make_sampler(prior, 10, 2.0, lambda: ticks.append(1))
+    pictures = draw({}, text, text[:1], noise)
+    assert len(ticks) == 10
+    scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0))
+    chex.assert_trees_all_close(pictures, scanned, atol=1e-5)
+
+
+def test_more_samples_leave_the_first_ones_as_they_are():
+    prior = analytic_prior(0.0, 1.0)
+    few, many = (sample.initial_noise(prior, seed=5, samples=n) for n in (2, 4))
+    chex.assert_trees_all_equal(few, many[:2])
+    assert not np.allclose(many[0], many[1])
+    assert not np.allclose(few, sample.initial_noise(prior, seed=6, samples=2))
+
+
+def test_the_grid_has_a_row_a_prompt():
+    rows = [np.full((3, 2, 2, 3), value) for value in (0.0, 1.0)]
+    rows[1][2] = 0.5
+    grid = sample.picture_grid(rows)
+    assert grid.shape == (4, 6, 3)
+    assert (grid[:2] == 0).all() and (grid[2:, :4] == 255).all() and (grid[2:, 4:] == 128).all()
+
+
+@pytest.mark.parametrize("name", ["picture.jpg", "nowhere/picture.png", "folder.png"])
+def test_an_output_that_cannot_be_written_is_refused(name, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match="--output"):
+        sample._writable_png(tmp_path / name)
+
+
+def run(tmp_path, *arguments):
+    """The program as a user calls it."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "dreamfusion_jax.sample", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_program_writes_a_grid_and_says_where(tiny_prior, tmp_path):
+    output = tmp_path / "grid.png"
+    ended = run(
+        tmp_path,
+        f"--prior={tiny_prior}",
+        "--prompt=a blue mug",
+        "--prompt=a red chair, back view",
+        "--samples=3",
+        "--steps=2",
+        f"--output={output}",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert str(output) in ended.stdout and "4/4" in ended.stderr
+    picture = np.asarray(Image.open(output))
+    assert picture.shape == (16, 24, 3)
+    assert (picture[:8] != picture[8:]).any()
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    ended = run(tmp_path, f"--prior={tmp_path}/nowhere", "--prompt=a mug")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "is not a directory" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -1,0 +1,59 @@
+"""A run of the smallest kind: the analytic prior, a narrow field, pictures of 6 x 6."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+from dreamfusion_jax.config import (
+    CameraConfig,
+    Config,
+    PriorConfig,
+    RunConfig,
+    SceneConfig,
+    TrainConfig,
+)
+from dreamfusion_jax.diffusion.prior import analytic_prior
+from dreamfusion_jax.prompts import text_table
+from dreamfusion_jax.training.loop import Run
+from dreamfusion_jax.training.state import build_scene, make_optimizer
+
+SCENE = SceneConfig(
+    width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
+)
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    def make(**train) -> Config:
+        settings = {"prompt": "a cup", "steps": 10, "render_size": 6, "shading_start_step": 2}
+        return Config(
+            SCENE,
+            CameraConfig(),
+            PriorConfig(),
+            TrainConfig(**{**settings, **train}),
+            RunConfig(workdir=str(tmp_path / "run"), log_every=1, preview_size=8),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_run() -> Callable[[Config], Run]:
+    def make(config: Config) -> Run:
+        prior = analytic_prior(0.2, 0.05)
+        table = text_table(prior, config.train.prompt, "", config.train.view_words)
+        workdir = Path(config.run.workdir)
+        workdir.mkdir(exist_ok=True)
+        return Run(
+            workdir,
+            build_scene(config.scene),
+            prior,
+            {"unused": jax.numpy.zeros(3)},
+            table,
+            make_optimizer(config.train),
+            jax.local_devices()[:1],
+        )
+
+    return make

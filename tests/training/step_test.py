@@ -1,0 +1,157 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.config import CameraConfig, PriorConfig
+from dreamfusion_jax.diffusion.schedule import alpha_sigma
+from dreamfusion_jax.nerf.cameras import orbit_camera
+from dreamfusion_jax.nerf.scene import albedo_view
+from dreamfusion_jax.training.state import init_state
+from dreamfusion_jax.training.step import (
+    make_train_step,
+    place_index,
+    regularization,
+    replicate,
+    sds_gradient,
+)
+from dreamfusion_jax.training.views import draw_view
+
+
+def start(config, run, prior=None):
+    step = make_train_step(config, run.scene, prior or run.prior, run.optimizer, run.devices)
+    state = init_state(run.scene, run.optimizer, config.train.seed)
+    placed = replicate((state, run.weights, run.table), run.devices)
+    return step, place_index(run.devices), *placed
+
+
+def test_the_step_compiles_once_and_moves_nothing_between_host_and_device(make_config, make_run):
+    config = make_config()
+    run = make_run(config)
+    counted = chex.assert_max_traces(n=1)(run.prior.predict_noise)
+    step, index, state, weights, table = start(
+        config, run, run.prior._replace(predict_noise=counted)
+    )
+    state, _ = step(index, state, weights, table)
+    with jax.transfer_guard("disallow"):
+        for _ in range(3):
+            given = state
+            state, metrics = step(index, state, weights, table)
+    assert int(state.step) == 4
+    assert given.step.is_deleted(), "the state is donated"
+    chex.assert_tree_all_finite((state.params, metrics))
+
+
+def test_the_gradient_is_the_residual_pulled_back_and_averaged_over_views(make_config, make_run):
+    """Against autodiff of sum(stop_gradient(residual) * z), with the Gaussian's eps_hat by hand."""
+    config = make_config(opacity_weight=3.0, interlevel_weight=2.0, shading_start_step=0)
+    run = make_run(config)
+    state = init_state(run.scene, run.optimizer, 0)
+    draws = jax.vmap(lambda index: draw_view(config, jnp.int32(0), index))(jnp.arange(2))
+
+    def surrogate(params):
+        total = 0.0
+        for i in range(2):
+            draw = jax.tree.map(lambda x, i=i: x[i], draws)
+            render = run.scene.render(params, draw.view, 6, 6, 0, draw.render_key)
+            z = run.prior.encode({}, render.image[None], None)[0]
+            alpha, sigma = alpha_sigma(run.prior.schedule, draw.t)
+            eps = jax.random.normal(draw.noise_key, z.shape)
+            eps_hat = sigma * (alpha * z + sigma * eps - alpha * 0.2)
+            eps_hat = eps_hat / (alpha**2 * 0.05**2 + sigma**2)
+            residual = jnp.minimum(sigma / alpha, 10.0) * (eps_hat - eps)
+            total += jnp.sum(jax.lax.stop_gradient(residual) * z)
+            total += 3.0 * render.regularizers["opacity"] + 2.0 * render.regularizers["interlevel"]
+        return total / 2
+
+    grads, metrics = jax.jit(
+        lambda state: sds_gradient(config, run.scene, run.prior, {}, run.table, state, draws)
+    )(state)
+    chex.assert_trees_all_close(
+        grads, jax.jit(jax.grad(surrogate))(state.params), rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(metrics["t"], draws.t.mean(), rtol=1e-6)
+
+
+def test_each_regulariser_has_its_own_weight(make_config):
+    values = {
+        name: jnp.array([x, x + 2.0])
+        for x, name in enumerate(("opacity", "orientation", "distortion", "entropy", "interlevel"))
+    }
+    names = {f"{name}_weight": 10.0**i for i, name in enumerate(values)}
+    total = regularization(make_config(**names).train, values)
+    np.testing.assert_allclose(total, 1 + 20 + 300 + 4000 + 50000)
+
+
+def test_the_scene_takes_on_the_colour_that_the_prior_holds_likely(make_config, make_run):
+    config = make_config(steps=100, learning_rate=2e-2, shading_start_step=1000)
+    # Little noise: there the residual in x0 is all but z - 0.2.
+    prior = PriorConfig(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
+    # Close up: where the random background shines past the object, the object would make up for it.
+    camera = CameraConfig(fov_deg=(15.0, 20.0))
+    config = dataclasses.replace(config, prior=prior, camera=camera)
+    run = make_run(config)
+    step, index, state, weights, table = start(config, run)
+    for _ in range(config.train.steps):
+        state, _ = step(index, state, weights, table)
+    view = albedo_view(orbit_camera(0.0, 10.0, 2.75, 20.0), jnp.array([1.0, 0.0, 1.0]))
+    image = run.scene.render(jax.device_get(state.params), view, 4, 4, state.step, None).image
+    np.testing.assert_allclose(image[1:3, 1:3].mean(), 0.2, atol=0.07)  # 0.5 at the start
+
+
+FOUR_DEVICES = """
+import dataclasses, sys
+import chex, jax
+sys.path.insert(0, sys.argv[1])
+from conftest import SCENE
+from dreamfusion_jax.config import Config, TrainConfig
+from dreamfusion_jax.diffusion.prior import analytic_prior
+from dreamfusion_jax.prompts import text_table
+from dreamfusion_jax.training.state import build_scene, init_state, make_optimizer
+from dreamfusion_jax.training.step import make_train_step, place_index, replicate
+
+def run(devices, views_per_device):
+    train = TrainConfig(
+        prompt="a cup",
+        steps=10,
+        render_size=6,
+        shading_start_step=0,
+        views_per_device=views_per_device,
+    )
+    config = Config(scene=SCENE, train=train)
+    scene, optimizer, prior = build_scene(SCENE), make_optimizer(train), analytic_prior(0.2, 0.05)
+    step = make_train_step(config, scene, prior, optimizer, devices)
+    table = text_table(prior, "a cup", "", "toybox")
+    state, table = replicate((init_state(scene, optimizer, 0), table), devices)
+    times = []
+    for _ in range(4):
+        state, metrics = step(place_index(devices), state, {}, table)
+        times.append(metrics["t"])
+    return jax.device_get((times, state.params))
+
+devices = jax.local_devices()
+assert len(devices) == 4
+(one_times, one), (four_times, four) = run(devices[:1], 4), run(devices, 1)
+chex.assert_trees_all_close(one_times, four_times, rtol=1e-6)
+chex.assert_trees_all_close(one, four, rtol=0, atol=1e-5)
+start = init_state(build_scene(SCENE), make_optimizer(TrainConfig()), 0).params
+moved = jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), start, four))
+assert max(moved) > 1e-2, "nothing was learned"
+"""
+
+
+def test_one_and_four_devices_draw_the_same_views_and_end_in_the_same_parameters():
+    flags = "--xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR_DEVICES, str(Path(__file__).parent)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

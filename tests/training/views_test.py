@@ -1,0 +1,85 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.config import CameraConfig, Config, TrainConfig
+from dreamfusion_jax.nerf.cameras import orbit_position
+from dreamfusion_jax.training.views import draw_light, draw_shading, draw_view
+
+COUNT = 4000
+
+
+def draw_many(draw):
+    return jax.vmap(draw)(jax.random.split(jax.random.key(1), COUNT))
+
+
+def test_a_view_depends_on_seed_step_and_its_own_index_alone():
+    def draw(seed, step, index):
+        config = Config(train=TrainConfig(seed=seed))
+        return jax.tree.map(
+            lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x,
+            draw_view(config, jnp.int32(step), jnp.int32(index)),
+        )
+
+    first = draw(0, 5, 3)
+    together = jax.vmap(lambda index: draw_view(Config(), jnp.int32(5), index))(jnp.arange(4))
+    chex.assert_trees_all_close(together.t[3], first.t)
+    chex.assert_trees_all_close(together.view.camera.pose[3], first.view.camera.pose, atol=1e-6)
+    for other in (draw(1, 5, 3), draw(0, 6, 3), draw(0, 5, 2)):
+        for a, b in ((first.t, other.t), (first.view.camera.pose, other.view.camera.pose)):
+            assert np.abs(a - b).max() > 1e-4
+        assert (first.noise_key != other.noise_key).any()
+
+
+def test_the_row_names_the_drawn_camera():
+    behind = CameraConfig(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
+    draw = draw_view(Config(camera=behind, train=TrainConfig(view_words="paper")), jnp.int32(0), 0)
+    chex.assert_trees_all_equal(draw.row, jnp.int32(3))  # overhead, front, side, back
+    np.testing.assert_allclose(draw.view.camera.pose[1:, 3], 0.0, atol=1e-5)
+    assert draw.view.camera.pose[0, 3] < -2.0
+
+
+def test_t_is_uniform_in_its_falling_range():
+    def times(step):
+        draw = jax.vmap(lambda index: draw_view(Config(), jnp.int32(step), index).t)
+        return draw(jnp.arange(COUNT))
+
+    for step, high in ((0, 0.95), (999, 0.6)):
+        t = times(step)
+        assert 0.1 <= t.min() < 0.12 and high - 0.02 < t.max() <= high
+        np.testing.assert_allclose(t.mean(), (0.1 + high) / 2, atol=0.02)
+
+
+def test_lights_scatter_around_the_camera_at_the_papers_distances():
+    position = orbit_position(30.0, 20.0, 2.7)
+    lights = draw_many(lambda key: draw_light(key, position, TrainConfig()))
+    distance = jnp.linalg.norm(lights, axis=-1)
+    assert 0.8 <= distance.min() < 0.82 and 1.48 < distance.max() <= 1.5
+    np.testing.assert_allclose(distance.mean(), 1.15, atol=0.02)
+    # Oracle: the share of N(position, I) that lies within 30 degrees of the camera.
+    samples = np.random.default_rng(0).normal(size=(COUNT, 3)) + np.asarray(position)
+
+    def share(points):
+        cosine = points @ np.asarray(position) / np.linalg.norm(points, axis=-1) / 2.7
+        return (cosine > np.cos(np.pi / 6)).mean()
+
+    np.testing.assert_allclose(share(np.asarray(lights)), share(samples), atol=0.04)
+
+
+def test_shading_is_plain_albedo_first_and_then_lit_as_often_as_asked():
+    config = TrainConfig(
+        shading_start_step=10,
+        lit_probability=0.75,
+        textureless_probability=0.5,
+        ambient=(0.1, 0.3),
+    )
+    early = draw_many(lambda key: draw_shading(key, jnp.int32(9), config))
+    assert (early.ambient == 1).all() and (early.diffuse == 0).all() and not early.textureless.any()
+    late = draw_many(lambda key: draw_shading(key, jnp.int32(10), config))
+    lit = late.diffuse > 0
+    np.testing.assert_allclose(lit.mean(), 0.75, atol=0.03)
+    np.testing.assert_allclose(late.textureless.mean(), 0.375, atol=0.03)
+    assert not (late.textureless & ~lit).any()
+    np.testing.assert_allclose(late.ambient + late.diffuse, 1.0, atol=1e-6)
+    assert 0.1 <= late.ambient[lit].min() and late.ambient[lit].max() <= 0.3
