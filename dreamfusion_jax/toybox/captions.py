@@ -59,7 +59,7 @@ ACCENT_PARTS: dict[str, str] = {
 }
 KINDS: tuple[str, ...] = tuple(ACCENT_PARTS)
 
-# Kinds whose front differs from their back and whose sides are mirror images of each other.
+# Kinds whose front, back and sides a person can tell apart.
 KINDS_WITH_FRONT: tuple[str, ...] = (
     "airplane",
     "bed",
@@ -171,7 +171,7 @@ def caption(
     words = with_article(str(rng.choice(_TEMPLATES)).format(subject_phrase(subject)))
     scheme = rng.random()
     if scheme < 0.55:
-        fine = view_phrases()[int(view_index(np.float32(azimuth_deg), np.float32(elevation_deg)))]
+        fine = view_phrases()[int(view_index(jnp.float32(azimuth_deg), jnp.float32(elevation_deg)))]
         azimuth_words = fine.split(", ")[0]
         return f"{words}, {fine if scheme < 0.45 else azimuth_words}"
     if scheme < 0.75:

@@ -6,6 +6,7 @@ Captions are not stored: they are drawn anew, from the labels, each time a pictu
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import os
 import pathlib
@@ -25,7 +26,8 @@ _CHUNK = 64
 _COLORS = tuple(captions.COLORS)
 
 
-class Pictures(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pictures:
     """N labelled pictures.
 
     Attributes:
@@ -43,6 +45,10 @@ class Pictures(NamedTuple):
     azimuth_deg: np.ndarray
     elevation_deg: np.ndarray
 
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """The arrays in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
     @property
     def count(self) -> int:
         """N."""
@@ -50,7 +56,7 @@ class Pictures(NamedTuple):
 
     def take(self, index: np.ndarray) -> Pictures:
         """The pictures at `index`, in that order."""
-        return Pictures(*(column[index] for column in self))
+        return Pictures(*(column[index] for column in self.columns()))
 
     def subject(self, index: int) -> captions.Subject:
         """What one picture shows."""
@@ -85,7 +91,7 @@ def make(
     """
     allowed = {kind: _allowed_colors(kind, pairs) for kind in kinds}
     jobs = [
-        (kind, -(-count // len(kinds)), seed, allowed[kind], pairs != "held_out")
+        _Job(kind, -(-count // len(kinds)), seed, allowed[kind], pairs != "held_out")
         for kind in kinds
         if allowed[kind]
     ]
@@ -97,7 +103,8 @@ def make(
         context = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
             made = list(pool.map(_make_kind, jobs))
-    joined = Pictures(*(np.concatenate(columns) for columns in zip(*made, strict=True)))
+    columns = zip(*(part.columns() for part in made), strict=True)
+    joined = Pictures(*(np.concatenate(parts) for parts in columns))
     return joined.take(np.random.default_rng(seed).permutation(joined.count))
 
 
@@ -106,7 +113,7 @@ def load_or_make(path: pathlib.Path, count: int, seed: int) -> Pictures:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **make(count, seed)._asdict())
+        np.savez(partial, **dataclasses.asdict(make(count, seed)))
         partial.replace(path)
     with np.load(path) as stored:
         return Pictures(**stored)
@@ -114,19 +121,17 @@ def load_or_make(path: pathlib.Path, count: int, seed: int) -> Pictures:
 
 class _Job(NamedTuple):
     kind: str
-    count: int
+    pictures: int
     seed: int
     colors: list[int]
     with_grey: bool
 
 
-def _make_kind(job: tuple[str, int, int, list[int], bool]) -> Pictures:
-    kind, count, seed, colors, with_grey = _Job(*job)
+def _make_kind(job: _Job) -> Pictures:
+    kind, count, seed, colors, with_grey = job
     number = captions.KINDS.index(kind)
     rng = np.random.default_rng([seed, number])
-    color = np.where(
-        rng.random(count) < GREY_FRACTION * with_grey, -1, rng.choice(colors, count)
-    )
+    color = np.where(rng.random(count) < GREY_FRACTION * with_grey, -1, rng.choice(colors, count))
     accented = (rng.random(count) < ACCENT_FRACTION) & (color >= 0)
     accent = np.where(accented, rng.integers(len(_COLORS), size=count), -1)
     draw = jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(
@@ -140,13 +145,15 @@ def _make_kind(job: tuple[str, int, int, list[int], bool]) -> Pictures:
         np.asarray(draw.azimuth_deg),
         np.asarray(draw.elevation_deg),
     )
-    solids, shape_names = [], ()
+    solids: list[shapes.Solids] = []
+    shape_names: tuple[str, ...] = ()
     for i in range(count):
         parts = objects.build(rng, pictures.subject(i))
         shape_names = tuple(part.shape for part in parts)
         solids.append(shapes.stack(parts))
     light = _draw_light(rng, np.asarray(draw.camera.pose[:, :, 3]), color)
-    scene = (_stack(solids), jax.tree.map(np.asarray, draw.camera), light, _draw_background(rng, count))
+    camera = jax.tree.map(np.asarray, draw.camera)
+    scene = (_stack(solids), camera, light, _draw_background(rng, count))
     for start in range(0, count, _CHUNK):
         # The last chunk overlaps the one before, so that one shape is compiled.
         rows = np.arange(start, start + _CHUNK) % count

@@ -16,9 +16,9 @@ import tqdm
 from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Params, Task
 
-EMA_DECAY = 0.999
-_SAVE_EVERY = 500
-_PREVIEW_EVERY = 500
+EMA_DECAY = 0.998
+_SAVE_EVERY = 400
+_PREVIEW_EVERY = 400
 _LOG_EVERY = 25
 
 

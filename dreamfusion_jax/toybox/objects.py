@@ -1,7 +1,7 @@
 """The kinds of the toybox: what makes a chair a chair, with randomised proportions.
 
-Each builder returns the parts of one random object in a box of about [-0.75, 0.75]^3, z up, its front
-towards +x, its left towards +y. `main` is the colour that the caption names, `accent` the colour of
+Each builder returns the parts of one random object in a box of about [-0.75, 0.75]^3, z up, its
+front towards +x, its left towards +y. `main` is the colour that the caption names, `accent` that of
 the part listed in captions.ACCENT_PARTS. A kind's sequence of primitives never varies.
 """
 
@@ -75,9 +75,10 @@ def _vary(rng: np.random.Generator, color: Color) -> Color:
 
 
 def _scale(part: Part, scale: float) -> Part:
+    (x, y, z), (a, b, c) = part.center, part.size
     return part._replace(
-        center=tuple(scale * c for c in part.center),
-        size=tuple(scale * s for s in part.size),
+        center=(scale * x, scale * y, scale * z),
+        size=(scale * a, scale * b, scale * c),
         rounding=scale * part.rounding,
     )
 
@@ -154,7 +155,9 @@ def _candle(u: _Uniform, main: Color, accent: Color) -> list[Part]:
         Part("cone", (0, 0, height - 0.06), (0.015, 0.015, 0.06), _DARK),
         Part("ellipsoid", (0, 0, height + 0.12), (0.07, 0.07, 0.15), (1.0, 0.78, 0.2)),
         Part("cone", (0, 0, -0.14 - height), (u(0.30, 0.36), 0.4, 0.035), accent, 0.01),
-        Part("torus", (0, u(0.40, 0.44), -0.12 - height), (0.1, 0.025, 0), accent, 0, turn("y", 90)),
+        Part(
+            "torus", (0, u(0.40, 0.44), -0.12 - height), (0.1, 0.025, 0), accent, 0, turn("y", 90)
+        ),
     ]
 
 
@@ -183,7 +186,10 @@ def _castle(u: _Uniform, main: Color, accent: Color) -> list[Part]:
     return [
         Part("box", (0, 0, -0.25), (side, side, 0.22), main),
         *[Part("cone", (x, y, -0.47 + tower), (0.13, 0.13, tower), main) for x, y in corners],
-        *[Part("cone", (x, y, -0.47 + 2 * tower + roof), (0.17, 0.01, roof), accent) for x, y in corners],
+        *[
+            Part("cone", (x, y, -0.47 + 2 * tower + roof), (0.17, 0.01, roof), accent)
+            for x, y in corners
+        ],
         Part("box", (0, 0, 0.0), (0.17, 0.17, u(0.25, 0.32)), main),
         Part("box", (side, 0, -0.34), (0.02, 0.1, 0.13), _DARK),
     ]
@@ -302,6 +308,7 @@ def _rabbit(u: _Uniform, main: Color, accent: Color) -> list[Part]:
 def _robot(u: _Uniform, main: Color, accent: Color) -> list[Part]:
     chest, head = u(0.24, 0.29), u(0.16, 0.20)
     top = 0.17
+    eyes = top + head + 0.03
     return [
         Part("box", (0, 0, -0.06), (0.17, chest, 0.23), main, 0.02),
         Part("box", (0, 0, top + head), (head, head + 0.03, head * 0.85), main, 0.02),
@@ -309,8 +316,8 @@ def _robot(u: _Uniform, main: Color, accent: Color) -> list[Part]:
         Part("box", (0, -chest - 0.09, -0.06), (0.06, 0.05, 0.24), accent, 0.02),
         Part("box", (0, 0.13, -0.5), (0.08, 0.08, 0.2), accent, 0.015),
         Part("box", (0, -0.13, -0.5), (0.08, 0.08, 0.2), accent, 0.015),
-        Part("ellipsoid", (head + 0.02, 0.09, top + head + 0.03), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
-        Part("ellipsoid", (head + 0.02, -0.09, top + head + 0.03), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
+        Part("ellipsoid", (head + 0.02, 0.09, eyes), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
+        Part("ellipsoid", (head + 0.02, -0.09, eyes), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
         Part("box", (0.18, 0, 0.0), (0.02, 0.12, 0.08), _DARK),
         Part("cone", (0, 0, top + 2 * head + 0.05), (0.02, 0.02, 0.09), _STEEL),
         Part("ellipsoid", (0, 0, top + 2 * head + 0.15), (0.045, 0.045, 0.045), (0.9, 0.2, 0.2)),
@@ -358,8 +365,20 @@ def _sofa(u: _Uniform, main: Color, accent: Color) -> list[Part]:
         Part("box", (-depth + 0.06, 0, -0.38 + back), (0.07, width, back), main, 0.03),
         Part("box", (0, width, -0.36 + arm), (depth, 0.06, arm), main, 0.03),
         Part("box", (0, -width, -0.36 + arm), (depth, 0.06, arm), main, 0.03),
-        Part("box", (0.08, width / 2 - 0.03, -0.13), (depth - 0.1, width / 2 - 0.07, 0.03), accent, 0.03),
-        Part("box", (0.08, 0.03 - width / 2, -0.13), (depth - 0.1, width / 2 - 0.07, 0.03), accent, 0.03),
+        Part(
+            "box",
+            (0.08, width / 2 - 0.03, -0.13),
+            (depth - 0.1, width / 2 - 0.07, 0.03),
+            accent,
+            0.03,
+        ),
+        Part(
+            "box",
+            (0.08, 0.03 - width / 2, -0.13),
+            (depth - 0.1, width / 2 - 0.07, 0.03),
+            accent,
+            0.03,
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ VAE: dict[str, Any] = {
     "layers_per_block": 1,
     "act_fn": "silu",
     "latent_channels": 4,
-    "norm_num_groups": 8,
+    "norm_num_groups": 2,
     "sample_size": 64,
     "scaling_factor": 1.0,  # measured after training: 1 / the latents' standard deviation
 }
@@ -109,7 +109,7 @@ class Stage(NamedTuple):
 
 PICTURES = 31_200
 STAGES: dict[str, Stage] = {
-    "vae": Stage(2_400, 16, 2e-3),
-    "diffusion": Stage(7_000, 32, 1.2e-3),
-    "judge": Stage(2_000, 96, 1e-3),
+    "vae": Stage(7_000, 8, 2e-3),
+    "diffusion": Stage(3_600, 32, 1e-3),
+    "judge": Stage(1_500, 64, 1e-3),
 }

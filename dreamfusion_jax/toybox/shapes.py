@@ -1,13 +1,14 @@
 """Signed-distance solids and their rendering: what the toybox's pictures are made of.
 
-An object is a list of `Part`s, each a primitive with a pose and a colour. Objects of one kind have the
-same sequence of primitives, so a batch of them is one compiled program. Distances follow the exact
-or bounding forms of the usual primitives (box, cone and torus exact; ellipsoid a first-order bound).
+An object is a list of `Part`s, each a primitive with a pose and a colour. Objects of one kind have
+the same sequence of primitives, so a batch of them is one compiled program. The distances to box,
+cone and torus are exact, that to an ellipsoid is of first order.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -70,8 +71,11 @@ def turn(axis: str, degrees: float) -> np.ndarray:
 
 def stack(parts: list[Part]) -> Solids:
     """Parts of one object as float32 arrays."""
-    columns = ([np.asarray(getattr(part, name), np.float32) for part in parts] for name in Solids._fields)
-    return Solids(*(np.stack(column) for column in columns))
+
+    def column(name: str) -> np.ndarray:
+        return np.stack([np.asarray(getattr(part, name), np.float32) for part in parts])
+
+    return Solids(*map(column, Solids._fields))
 
 
 def distance(shapes: tuple[str, ...], solids: Solids, point: jax.Array) -> jax.Array:
@@ -140,9 +144,7 @@ def _render(
     return coverage[..., None] * color + (1.0 - coverage[..., None]) * background
 
 
-def _shade(
-    shapes: tuple[str, ...], solids: Solids, light: Light, surface: jax.Array
-) -> jax.Array:
+def _shade(shapes: tuple[str, ...], solids: Solids, light: Light, surface: jax.Array) -> jax.Array:
     albedo = solids.color[jnp.argmin(distance(shapes, solids, surface), axis=0)]
     # The gradient from the four corners of a tetrahedron.
     normal = jnp.zeros_like(surface)
@@ -190,4 +192,9 @@ def _length(*components: jax.Array) -> jax.Array:
     return jnp.sqrt(sum(component**2 for component in components) + 1e-12)
 
 
-_DISTANCES = {"box": _box, "ellipsoid": _ellipsoid, "cone": _cone, "torus": _torus}
+_DISTANCES: dict[str, Callable[..., jax.Array]] = {
+    "box": _box,
+    "ellipsoid": _ellipsoid,
+    "cone": _cone,
+    "torus": _torus,
+}

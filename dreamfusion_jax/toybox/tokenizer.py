@@ -15,10 +15,10 @@ _WORD_END = "</w>"
 
 
 def write(directory: pathlib.Path) -> None:
-    """Writes vocab.json, merges.txt and tokenizer_config.json in transformers' CLIPTokenizer layout.
+    """Writes vocab.json, merges.txt and tokenizer_config.json as transformers' CLIPTokenizer.
 
-    As in CLIP, the vocabulary is all bytes, all bytes at a word's end, the merges' results, and the two
-    special tokens last; text that the toybox never saw falls back to bytes.
+    As in CLIP, the vocabulary is all bytes, all bytes at a word's end, the merges' results, and the
+    two special tokens last; text that the toybox never saw falls back to bytes.
     """
     merges = _merges(captions.vocabulary())
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())

@@ -1,7 +1,7 @@
 """Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
 
-Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), judge. The
-weights are written in the diffusers / transformers layout to --output as each stage ends.
+Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), judge.
+The weights are written in the diffusers / transformers layout to --output as each stage ends.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def train_diffusion(
 
     def publish(params: Any) -> None:
         write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
-        write_component(
-            output / "text_encoder", text_config, params["text_encoder"], _STORED_DTYPE
-        )
+        write_component(output / "text_encoder", text_config, params["text_encoder"], _STORED_DTYPE)
         _write_json(output / "scheduler" / "scheduler_config.json", recipes.SCHEDULER)
         _write_json(output / "model_index.json", recipes.MODEL_INDEX)
 
@@ -110,7 +108,7 @@ def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
 
 
 def draw_samples(directory: pathlib.Path) -> np.ndarray:
-    """A picture of what the prior in `directory` draws: some subjects, and a car and a chair turning."""
+    """What the prior in `directory` draws: some subjects, and a chair and a car turning."""
     kinds = captions.KINDS[:: max(1, len(captions.KINDS) // 16)][:16]
     colors = tuple(captions.COLORS)
     prompts = [f"a {colors[i % len(colors)]} {kind}" for i, kind in enumerate(kinds)]

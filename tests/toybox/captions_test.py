@@ -1,0 +1,65 @@
+"""The words: what is held out, which words name which camera, what captions may contain."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from dreamfusion_jax.toybox import captions
+
+
+def test_held_out_pairs_are_fixed_by_their_names_alone():
+    hidden = captions.held_out_pairs()
+    assert len(hidden) == captions.HELD_OUT_COUNT >= 24
+    digest = lambda pair: hashlib.sha256(f"{pair[0]} {pair[1]}".encode()).hexdigest()  # noqa: E731
+    seen = set(captions.all_pairs()) - hidden
+    assert max(map(digest, hidden)) < min(map(digest, seen))
+    # The list that the shipped weights were trained with: changing words would change it.
+    names = "; ".join(sorted(" ".join(pair) for pair in hidden))
+    assert hashlib.sha256(names.encode()).hexdigest().startswith("085503ee"), names
+
+
+def test_benchmark_prompts_hold_three_unseen_pairs_and_distinct_kinds():
+    prompts = [prompt.split() for prompt in captions.benchmark_prompts()]
+    pairs = [(words[1], words[2]) for words in prompts]
+    assert len({kind for _, kind in pairs}) == 10
+    assert sum(pair in captions.held_out_pairs() for pair in pairs) == 3
+
+
+@pytest.mark.parametrize(
+    "azimuth_deg, elevation_deg, words",
+    [
+        (0.0, 20.0, "front view, medium angle"),
+        (359.0, 0.0, "front view, low angle"),
+        (90.0, 50.0, "left side view, high angle"),
+        (181.0, 20.0, "back view, medium angle"),
+        (270.0, 20.0, "right side view, medium angle"),
+        (22.0, 20.0, "front view, medium angle"),
+        (23.0, 20.0, "front left view, medium angle"),
+    ],
+)
+def test_view_index_names_the_camera(azimuth_deg, elevation_deg, words):
+    index = captions.view_index(np.float32(azimuth_deg), np.float32(elevation_deg))
+    assert captions.view_phrases()[int(index)] == words
+
+
+def test_coarse_phrase_is_the_papers():
+    assert captions.coarse_phrase(10.0, 61.0) == "overhead view"
+    assert captions.coarse_phrase(-80.0, 0.0) == captions.coarse_phrase(80.0, 0.0) == "side view"
+    assert captions.coarse_phrase(190.0, 0.0) == "back view"
+
+
+def test_captions_use_the_vocabulary_and_name_the_subject():
+    rng = np.random.default_rng(0)
+    known = set(captions.vocabulary())
+    for kind in captions.KINDS:
+        subject = captions.Subject(kind, "orange", "blue")
+        words = captions.caption(rng, subject, 135.0, 30.0).replace(",", "").split()
+        assert set(words) <= known
+        assert {"orange", kind, "blue"} <= set(words)
+
+
+def test_strip_colors_leaves_the_shape():
+    assert captions.strip_colors("an orange castle") == "a castle"
+    assert captions.strip_colors("a chair") == "a chair"
+    assert captions.with_article("a umbrella and a red cup") == "an umbrella and a red cup"

@@ -1,0 +1,19 @@
+"""Every word of the toybox is one token; everything else is still read, byte by byte."""
+
+from transformers import CLIPTokenizer
+
+from dreamfusion_jax.toybox import captions, tokenizer
+
+
+def test_every_word_is_one_token(tmp_path):
+    tokenizer.write(tmp_path)
+    tokens = CLIPTokenizer.from_pretrained(str(tmp_path))
+    assert [word for word in captions.vocabulary() if len(tokens.tokenize(word)) != 1] == []
+    sizes = tokenizer.sizes(tmp_path)
+    assert len(tokens) == sizes["vocab_size"]
+    ids = tokens("a red chair", padding="max_length").input_ids
+    assert len(ids) == tokenizer.MAX_LENGTH
+    assert ids[0] == sizes["bos_token_id"]
+    assert set(ids[4:]) == {sizes["eos_token_id"]}
+    unknown = tokens("Zebra!").input_ids[1:-1]
+    assert len(unknown) > 1 and sizes["eos_token_id"] not in unknown
