@@ -52,6 +52,7 @@ def main() -> int:
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UserError('--prompt is empty: say what to draw, as in --prompt="a blue mug".')
     output = _writable_png(Path(FLAGS.output))
+    entry.use_compilation_cache("auto")
     prior, weights = open_prior(PriorConfig(prior=FLAGS.prior, prior_dtype=FLAGS.prior_dtype))
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
     weights = jax.device_put(weights)

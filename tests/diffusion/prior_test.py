@@ -1,0 +1,154 @@
+import json
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior, resize_bilinear
+from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma
+from dreamfusion_jax.errors import UserError
+
+PROMPTS = ["a red chair", "a blue mug, seen from far behind and above, on its own", ""]
+
+
+@pytest.fixture(scope="module")
+def pipeline(pipeline_dir) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
+
+
+@pytest.fixture(scope="module")
+def loaded(pipeline_dir):
+    return load_prior(pipeline_dir)
+
+
+def test_text_is_encoded_as_the_pipeline_does(pipeline, loaded, relative_error):
+    prior, _ = loaded
+    theirs = pipeline.encode_prompt(PROMPTS, "cpu", 1, False)[0].numpy()
+    ours = prior.encode_text(PROMPTS)
+    assert theirs.shape == (3, pipeline.tokenizer.model_max_length, 16)
+    for row in range(3):
+        assert relative_error(ours[row], theirs[row]) < 1e-4
+    assert relative_error(ours[1], theirs[0]) > 1e-2
+
+
+def test_pictures_are_encoded_to_scaled_latents(
+    pipeline, loaded, channels_first, channels_last, relative_error
+):
+    prior, weights = loaded
+    assert (prior.image_size, prior.latent_shape) == (16, (8, 8, 4))
+    rgb = np.random.default_rng(0).uniform(size=(2, 16, 16, 3)).astype(np.float32)
+    theirs = pipeline.vae.encode(channels_first(2 * rgb - 1)).latent_dist
+    scale = pipeline.vae.config.scaling_factor
+    mean = jax.jit(lambda rgb: prior.encode(weights, rgb, None))(rgb)
+    assert relative_error(mean, scale * channels_last(theirs.mean)) < 1e-4
+    many = np.tile(rgb, (32, 1, 1, 1))
+    draws = jax.jit(prior.encode)(weights, many, jax.random.key(0)).reshape(32, *mean.shape)
+    z_score = (draws - mean) / (scale * channels_last(theirs.std))
+    chex.assert_trees_all_close(jnp.mean(z_score), jnp.float32(0.0), atol=0.03)
+    chex.assert_trees_all_close(jnp.std(z_score), jnp.float32(1.0), atol=0.03)
+
+
+def test_decoding_undoes_the_scale_and_the_range(pipeline, loaded, channels_first, channels_last):
+    prior, weights = loaded
+    z = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
+    decoded = pipeline.vae.decode(channels_first(z) / pipeline.vae.config.scaling_factor).sample
+    theirs = channels_last((decoded / 2 + 0.5).clamp(0, 1))
+    chex.assert_trees_all_close(jax.jit(prior.decode)(weights, z), theirs, atol=1e-4)
+
+
+def test_predicted_noise_is_the_networks_velocity_converted(
+    pipeline, loaded, channels_first, channels_last, relative_error
+):
+    prior, weights = loaded
+    z_t = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
+    text = prior.encode_text(PROMPTS[:2])
+    index = torch.tensor([100, 900])
+    v = pipeline.unet(channels_first(z_t), index, torch.from_numpy(np.array(text))).sample
+    alpha_squared = pipeline.scheduler.alphas_cumprod[index][:, None, None, None]
+    theirs = channels_last(
+        alpha_squared**0.5 * v + (1 - alpha_squared) ** 0.5 * channels_first(z_t)
+    )
+    ours = jax.jit(prior.predict_noise)(weights, z_t, jnp.array([100, 900]) / 999, text)
+    assert relative_error(ours, theirs) < 1e-4
+
+
+def test_every_pixel_of_a_larger_picture_has_a_gradient(loaded):
+    prior, weights = loaded
+    rgb = np.random.default_rng(0).uniform(size=(1, 24, 40, 3)).astype(np.float32)
+    encode = jax.jit(jax.value_and_grad(lambda rgb: prior.encode(weights, rgb, None).sum()))
+    z, gradient = encode(rgb)
+    chex.assert_tree_all_finite((z, gradient))
+    assert np.all(np.abs(gradient) > 0)
+
+
+def test_resizing_is_smooth_and_keeps_flat_pictures():
+    flat = jnp.full((1, 24, 40, 3), 0.3)
+    chex.assert_trees_all_close(resize_bilinear(flat, 16), jnp.full((1, 16, 16, 3), 0.3), atol=1e-6)
+    picture = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    halved = resize_bilinear(picture, 2)
+    # Weights 3 and 3 inside, 1 beyond: a triangle as wide as two output pixels.
+    rows = jnp.array([(3 * 0 + 3 * 1 + 1 * 2) / 7, (1 * 1 + 3 * 2 + 3 * 3) / 7])
+    expected = 4 * rows[:, None] + rows[None, :]
+    chex.assert_trees_all_close(halved[0, :, :, 0], expected, atol=1e-5)
+
+
+def test_a_pipeline_without_a_vae_is_a_prior_on_pixels(pipeline_dir, tmp_path):
+    folder = Path(shutil.copytree(pipeline_dir, tmp_path / "pixels"))
+    edit_index(folder, vae=[None, None])
+    prior, weights = load_prior(folder)
+    assert weights.keys() == {"unet"}
+    rgb = jnp.linspace(0.0, 1.0, 8 * 8 * 3).reshape(1, 8, 8, 3)
+    z = prior.encode(weights, rgb, None)
+    chex.assert_trees_all_close((z.min(), z.max()), (jnp.float32(-1), jnp.float32(1)))
+    chex.assert_trees_all_close(prior.decode(weights, z), rgb, atol=1e-6)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_the_gaussian_prior_predicts_the_expected_noise(t):
+    # E[eps | z_t] is what leaves an error of mean zero, uncorrelated with z_t.
+    mean, std = 0.7, 0.4
+    prior = analytic_prior(mean, std, image_size=32)
+    key_x, key_eps = jax.random.split(jax.random.key(0))
+    x = mean + std * jax.random.normal(key_x, (64, *prior.latent_shape))
+    eps = jax.random.normal(key_eps, x.shape)
+    time = jnp.full((64,), t)
+    z_t = add_noise(x, eps, *alpha_sigma(prior.schedule, time))
+    eps_hat = prior.predict_noise({}, z_t, time, prior.encode_text(["any"] * 64))
+    error = eps_hat - eps
+    chex.assert_trees_all_close(jnp.mean(error), jnp.float32(0.0), atol=0.01)
+    chex.assert_trees_all_close(jnp.mean(error * z_t), jnp.float32(0.0), atol=0.01)
+    assert jnp.var(error) < 0.999 * jnp.var(eps)
+
+
+def edit_index(folder: Path, **entries) -> None:
+    path = folder / "model_index.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+SPOILED = {
+    "no index": (lambda d: (d / "model_index.json").unlink(), "model_index.json is missing"),
+    "no text": (lambda d: edit_index(d, tokenizer=[None, None]), "names no tokenizer"),
+    "no unet": (lambda d: shutil.rmtree(d / "unet"), "unet/config.json is missing"),
+    "no words": (lambda d: shutil.rmtree(d / "tokenizer"), "tokenizer holds no CLIP vocabulary"),
+    "no schedule": (lambda d: shutil.rmtree(d / "scheduler"), "scheduler_config.json is missing"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_a_broken_pipeline_is_told_in_one_sentence(case, pipeline_dir, tmp_path):
+    folder = Path(shutil.copytree(pipeline_dir, tmp_path / "copy"))
+    spoil, message = SPOILED[case]
+    spoil(folder)
+    with pytest.raises(UserError, match=message):
+        load_prior(folder)
+
+
+def test_a_missing_directory_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        load_prior(tmp_path / "nowhere")

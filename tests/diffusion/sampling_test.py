@@ -1,0 +1,85 @@
+import chex
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from diffusers import StableDiffusionPipeline
+
+from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior
+from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample
+from dreamfusion_jax.diffusion.schedule import schedule_from_config
+from dreamfusion_jax.errors import UserError
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("steps", [1, 7, 50])
+def test_the_steps_are_diffusers(spacing, steps):
+    scheduler = diffusers.DDIMScheduler(timestep_spacing=spacing, steps_offset=1)
+    scheduler.set_timesteps(steps)
+    schedule = schedule_from_config(dict(scheduler.config))
+    indices, previous = ddim_indices(schedule, steps)
+    chex.assert_trees_all_equal(indices, scheduler.timesteps.numpy().astype(np.int32))
+    chex.assert_trees_all_equal(previous, np.maximum(indices - 1000 // steps, -1))
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_a_number_of_steps_out_of_range_is_refused(steps):
+    with pytest.raises(UserError, match="steps"):
+        ddim_indices(schedule_from_config({}), steps)
+
+
+def test_a_gaussian_prior_turns_noise_into_its_own_samples():
+    # The probability flow from N(0, I) to N(mean, std^2 I) is the straight map mean + std noise.
+    mean, std = 0.3, 0.5
+    prior = analytic_prior(mean, std)
+    text = prior.encode_text(["anything"] * 8)
+    noise = jax.random.normal(jax.random.key(0), (8, *prior.latent_shape))
+    z = jax.jit(lambda noise: ddim_sample(prior, {}, text, text, noise, 200, 3.0))(noise)
+    chex.assert_trees_all_close(z, mean + std * noise, atol=0.03)
+
+
+def test_a_key_draws_the_noise():
+    prior = analytic_prior(0.0, 1.0)
+    text = prior.encode_text(["a", "b"])
+    key = jax.random.key(3)
+    draw = jax.jit(lambda noise: ddim_sample(prior, {}, text, text, noise, 5, 1.0))
+    from_key = draw(key)
+    noise = jax.random.normal(key, (2, *prior.latent_shape))
+    chex.assert_trees_all_close(from_key, draw(noise), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"timestep_spacing": "trailing", "set_alpha_to_one": True}]
+)
+def test_the_pictures_are_those_of_stable_diffusion_pipeline(
+    overrides, pipeline_dir, channels_first
+):
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, **overrides)
+    prior, weights = load_prior(pipeline_dir)
+    prior = prior._replace(schedule=schedule_from_config(dict(pipeline.scheduler.config)))
+    prompt, negative, steps, scale = "a red chair, back view", "blue", 6, 4.0
+    noise = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
+    theirs = pipeline(
+        [prompt] * 2,
+        negative_prompt=[negative] * 2,
+        num_inference_steps=steps,
+        guidance_scale=scale,
+        latents=channels_first(noise),
+        output_type="np",
+    ).images
+
+    @jax.jit
+    def draw(weights, text, empty):
+        z = ddim_sample(prior, weights, text, empty, jnp.asarray(noise), steps, scale)
+        return prior.decode(weights, z)
+
+    def ours(prompt: str) -> jax.Array:
+        return draw(weights, prior.encode_text([prompt] * 2), prior.encode_text([negative]))
+
+    assert theirs.shape == (2, prior.image_size, prior.image_size, 3)
+    assert theirs.std() > 0.1, "a saturated picture would compare nothing"
+    assert np.abs(ours(prompt) - theirs).mean() < 1e-3
+    assert np.abs(ours("x") - theirs).mean() > 1e-2
