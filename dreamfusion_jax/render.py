@@ -38,29 +38,12 @@ AMBIENT, DIFFUSE = 0.6, 0.4
 WHITE = (1.0, 1.0, 1.0)
 PICTURE_FILES = ("contact_sheet.png", "turntable.mp4", "turntable.gif")
 _FLAGS = ("workdir", "sheet_size", "turntable_size", "turntable_frames")
-# Rays looked at together; bounds the memory of a picture of any size.
-_CHUNK_RAYS = 4096
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "size"))
 def render_image(scene: Scene, params: Any, view: View, size: int, step: jax.Array) -> Render:
-    """A whole picture [size, size] of one view, deterministic, a few rows at a time.
-
-    The regularisers of the result are those of the rows, not of the picture: leave them alone.
-    """
-    rows = _chunk_rows(size)
-    first_rows = jnp.arange(0, size, rows)
-
-    def chunk(first_row: jax.Array) -> Render:
-        camera = _crop_rows(view.camera, first_row, rows, size)
-        return scene.render(params, view._replace(camera=camera), rows, size, step, None)
-
-    chunks = jax.lax.map(chunk, first_rows)
-
-    def join(x: jax.Array) -> jax.Array:
-        return x.reshape(size, size, *x.shape[3:]) if x.ndim > 2 else x
-
-    return jax.tree.map(join, chunks)
+    """A picture [size, size] of one view, deterministic; compiled once for each size."""
+    return scene.render(params, view, size, size, step, None)
 
 
 def preview(scene: Scene, params: Any, size: int, step: int) -> np.ndarray:
@@ -128,24 +111,6 @@ def write_pictures(
 def picture_camera(azimuth_deg: float, elevation_deg: float = ELEVATION_DEG) -> Camera:
     """The camera of all pictures, from the given side (degrees)."""
     return orbit_camera(azimuth_deg, elevation_deg, DISTANCE, FOV_DEG)
-
-
-def _chunk_rows(size: int) -> int:
-    """The most rows that divide the picture evenly and stay under `_CHUNK_RAYS` rays."""
-    fitting = [rows for rows in range(1, size + 1) if size % rows == 0]
-    return max([rows for rows in fitting if rows * size <= _CHUNK_RAYS], default=1)
-
-
-def _crop_rows(camera: Camera, first_row: jax.Array, rows: int, size: int) -> Camera:
-    """The camera that sees rows first_row .. first_row + rows - 1 of a square picture.
-
-    An off-centre crop has no focal length of its own, but a shear of the pose does the same: the
-    backward axis, which each ray follows for -focal, takes up the shift along the up axis.
-    """
-    shift = (0.5 * (size - rows) - first_row) / size
-    right, up, backward, position = jnp.moveaxis(camera.pose, -1, 0)
-    sheared = backward - up * (shift / camera.focal)
-    return Camera(jnp.stack([right, up, sheared, position], axis=-1), camera.focal)
 
 
 def main() -> int:

@@ -1,31 +1,66 @@
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import render
-from dreamfusion_jax.nerf.scene import SceneOptions, lit_view, make_scene
+from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
 
-SCENE = make_scene(SceneOptions(width=8, depth=1, proposal_samples=8, fine_samples=8))
-
-
-def test_a_picture_taken_a_few_rows_at_a_time_is_the_same_picture(monkeypatch):
-    params = SCENE.init(jax.random.key(0))
-    view = lit_view(render.picture_camera(33.0, 21.0), jnp.array(render.WHITE))
-    whole = SCENE.render(params, view, 12, 12, 0, None)
-    monkeypatch.setattr(render, "_CHUNK_RAYS", 3 * 12)
-    chunked = render.render_image(SCENE, params, view, 12, jnp.int32(0))
-    for name in ("image", "opacity", "depth", "normals"):
-        chex.assert_trees_all_close(getattr(chunked, name), getattr(whole, name), atol=1e-3)
+SIZE = 4
 
 
-def test_rows_of_a_chunk_divide_the_picture():
-    for size in (1, 7, 64, 96, 100, 128, 509, 2048):
-        rows = render._chunk_rows(size)
-        assert size % rows == 0 and (rows == 1 or rows * size <= render._CHUNK_RAYS)
+def compass(params, view, height, width, step, key):
+    """A "picture" that is the direction of the camera as a colour, its lower half transparent."""
+    position = view.camera.pose[:, 3]
+    colour = 0.5 + 0.5 * position / jnp.linalg.norm(position)
+    image = jnp.broadcast_to(colour, (height, width, 3))
+    opacity = jnp.broadcast_to(jnp.arange(height)[:, None] < height // 2, (height, width))
+    normals = jnp.broadcast_to(jnp.array([1.0, 0.0, -1.0]), (height, width, 3))
+    return Render(image, opacity.astype(jnp.float32), opacity, normals, {})
+
+
+SCENE = make_scene(SceneOptions())._replace(render=compass)
+
+
+def directions(picture):
+    """The camera's direction in each picture of a row: [columns, 3]."""
+    return picture[0, ::SIZE] / 127.5 - 1.0
+
+
+def around(azimuths_deg, elevation_deg):
+    azimuth, elevation = np.deg2rad(azimuths_deg), np.deg2rad(elevation_deg)
+    flat = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
+    return np.concatenate([flat, np.full((len(azimuths_deg), 1), np.sin(elevation))], axis=-1)
+
+
+def test_the_contact_sheet_goes_around_and_ends_overhead():
+    sheet = render.contact_sheet(SCENE, {}, SIZE, step=0)
+    assert sheet.shape == (3 * SIZE, 9 * SIZE, 3) and sheet.dtype == np.uint8
+    seen = directions(sheet)
+    np.testing.assert_allclose(seen[:8], around(np.arange(8) * 45.0, 20.0), atol=0.01)
+    np.testing.assert_allclose(seen[8], [0, 0, 1], atol=0.01)
+    np.testing.assert_array_equal(sheet[SIZE, 0], [255, 128, 0])  # normals: the world's x, y, z
+    opacity = sheet[2 * SIZE :, :, :]
+    assert (opacity[: SIZE // 2] == 255).all() and (opacity[SIZE // 2 :] == 0).all()
+
+
+def test_the_turntable_goes_once_around_without_a_double_frame():
+    frames = render.turntable(SCENE, {}, SIZE, frames=6, step=0)
+    seen = directions(np.concatenate(frames, axis=1))
+    np.testing.assert_allclose(seen, around(np.arange(6) * 60.0, 20.0), atol=0.01)
+
+
+def test_the_preview_shows_four_sides():
+    seen = directions(render.preview(SCENE, {}, SIZE, step=0))
+    np.testing.assert_allclose(seen, around(np.arange(4) * 90.0, 20.0), atol=0.01)
 
 
 def test_colours_round_to_the_nearest_byte():
     np.testing.assert_array_equal(
         render.to_uint8(np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 1.4 / 255])), [0, 0, 128, 255, 255, 1]
     )
+
+
+def test_a_picture_is_written_whole(tmp_path):
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    render.write_png(tmp_path / "picture.png", picture)
+    np.testing.assert_array_equal(render.imageio.imread(tmp_path / "picture.png"), picture)
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
