@@ -109,6 +109,13 @@ def test_an_untrained_proposal_is_the_blob():
     )
 
 
+def test_proposal_nodes_count_tenfold():
+    density = Density()
+    proposal = proposal_grid(4, 1.0, density)
+    got = proposal.density({"grid": jnp.full((4, 4, 4, 1), -0.2)}, _POINTS)
+    chex.assert_trees_all_close(got, density(jnp.full(3, -2.0), _POINTS), rtol=1e-5)
+
+
 def test_background_is_a_colour_that_depends_on_the_direction():
     direction = jnp.eye(3)
     colour, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
