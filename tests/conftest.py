@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from dreamfusion_jax.diffusion.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
@@ -39,6 +40,13 @@ SCHEDULER = {
     "num_train_timesteps": 1000,
     "prediction_type": "v_prediction",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests that run the very same program compile it once, and nobody's own cache is touched."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    compilation_cache.reset_cache()  # It may have been found to be off while tests were collected.
 
 
 @pytest.fixture(scope="session")

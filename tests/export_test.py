@@ -63,7 +63,8 @@ def test_files_stand_upright_and_carry_colour(tmp_path):
         # The front of the world, +x, is glTF's +z.
         np.testing.assert_allclose(mesh.bounds.mean(axis=0), [0, 0, 0.2], atol=0.02)
         assert mesh.volume > 0
-    linear = loaded["mesh.glb"].visual.vertex_attributes["color"][0, 1] / 255  # as glTF has it
+    (part,) = trimesh.load(tmp_path / "mesh.glb").geometry.values()
+    linear = part.visual.vertex_attributes["color"][0, 1] / 255  # as glTF has it
     np.testing.assert_allclose(linear, ((0.2 + 0.055) / 1.055) ** 2.4, atol=0.003)
     np.testing.assert_allclose(loaded["mesh.obj"].visual.vertex_colors[0, 1] / 255, 0.2, atol=0.003)
     data = (tmp_path / "mesh.glb").read_bytes()

@@ -27,6 +27,7 @@ def interrupt_after(step, monkeypatch):
         return np.zeros((8, 32, 3), np.uint8)
 
     monkeypatch.setattr(loop, "FIRST_PREVIEW_STEP", step)
+    monkeypatch.setattr(loop, "FIRST_PREVIEW_SECONDS", float("inf"))
     monkeypatch.setattr(loop.render, "preview", preview)
 
 

@@ -13,6 +13,7 @@ from dreamfusion_jax.config import CameraConfig, PriorConfig
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view
+from dreamfusion_jax.render import render_image
 from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import (
     make_train_step,
@@ -22,30 +23,6 @@ from dreamfusion_jax.training.step import (
     sds_gradient,
 )
 from dreamfusion_jax.training.views import draw_view
-
-
-def start(config, run, prior=None):
-    step = make_train_step(config, run.scene, prior or run.prior, run.optimizer, run.devices)
-    state = init_state(run.scene, run.optimizer, config.train.seed)
-    placed = replicate((state, run.weights, run.table), run.devices)
-    return step, place_index(run.devices), *placed
-
-
-def test_the_step_compiles_once_and_moves_nothing_between_host_and_device(make_config, make_run):
-    config = make_config()
-    run = make_run(config)
-    counted = chex.assert_max_traces(n=1)(run.prior.predict_noise)
-    step, index, state, weights, table = start(
-        config, run, run.prior._replace(predict_noise=counted)
-    )
-    state, _ = step(index, state, weights, table)
-    with jax.transfer_guard("disallow"):
-        for _ in range(3):
-            given = state
-            state, metrics = step(index, state, weights, table)
-    assert int(state.step) == 4
-    assert given.step.is_deleted(), "the state is donated"
-    chex.assert_tree_all_finite((state.params, metrics))
 
 
 def test_the_gradient_is_the_residual_pulled_back_and_averaged_over_views(make_config, make_run):
@@ -89,7 +66,9 @@ def test_each_regulariser_has_its_own_weight(make_config):
     np.testing.assert_allclose(total, 1 + 20 + 300 + 4000 + 50000)
 
 
-def test_the_scene_takes_on_the_colour_that_the_prior_holds_likely(make_config, make_run):
+def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_holds_likely(
+    make_config, make_run
+):
     config = make_config(steps=100, learning_rate=2e-2, shading_start_step=1000)
     # Little noise: there the residual in x0 is all but z - 0.2.
     prior = PriorConfig(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
@@ -97,11 +76,22 @@ def test_the_scene_takes_on_the_colour_that_the_prior_holds_likely(make_config, 
     camera = CameraConfig(fov_deg=(15.0, 20.0))
     config = dataclasses.replace(config, prior=prior, camera=camera)
     run = make_run(config)
-    step, index, state, weights, table = start(config, run)
-    for _ in range(config.train.steps):
-        state, _ = step(index, state, weights, table)
+    counted = chex.assert_max_traces(n=1)(run.prior.predict_noise)
+    prior = run.prior._replace(predict_noise=counted)
+    step = make_train_step(config, run.scene, prior, run.optimizer, run.devices)
+    state = init_state(run.scene, run.optimizer, config.train.seed)
+    state, weights, table = replicate((state, run.weights, run.table), run.devices)
+    index = place_index(run.devices)
+    with jax.transfer_guard("disallow"):
+        for _ in range(config.train.steps):
+            given = state
+            state, metrics = step(index, state, weights, table)
+    assert int(state.step) == config.train.steps
+    assert given.step.is_deleted(), "the state is donated"
+    chex.assert_tree_all_finite((state, metrics))
+
     view = albedo_view(orbit_camera(0.0, 10.0, 2.75, 20.0), jnp.array([1.0, 0.0, 1.0]))
-    image = run.scene.render(jax.device_get(state.params), view, 4, 4, state.step, None).image
+    image = render_image(run.scene, jax.device_get(state.params), view, 4, state.step).image
     np.testing.assert_allclose(image[1:3, 1:3].mean(), 0.2, atol=0.07)  # 0.5 at the start
 
 
