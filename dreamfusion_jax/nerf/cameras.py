@@ -26,7 +26,7 @@ class Camera(NamedTuple):
 
 
 class CameraRanges(NamedTuple):
-    """Uniform ranges that `sample_camera` draws from. The defaults are the toybox's own pictures."""
+    """Uniform ranges that `sample_camera` draws from. The defaults are the toybox's own."""
 
     distance: tuple[float, float] = (2.3, 3.2)
     fov_deg: tuple[float, float] = (40.0, 55.0)
@@ -49,7 +49,7 @@ class Rays(NamedTuple):
       origin: [..., 3] where the ray starts, in the world.
       direction: [..., 3] unit vector.
       radius: [..., 1] the cone's radius at unit distance, such that its cross-section has the
-        variance of a pixel: 2 / sqrt(12) times the pixel's width (mip-NeRF, Barron et al. 2021, 3.1).
+        variance of a pixel: 2 / sqrt(12) times the pixel's width (mip-NeRF, Barron et al. 2021).
     """
 
     origin: jax.Array

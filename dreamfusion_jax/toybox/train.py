@@ -30,7 +30,9 @@ from dreamfusion_jax.toybox.fit import fit
 
 _STAGES = ("pictures", "vae", "diffusion", "judge")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
-_OUTPUT = flags.DEFINE_string("output", "", "Where weights go; empty: <workdir>/weights.")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "Where weights/ and judge/ go; empty: <workdir>/trained."
+)
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
 _PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
@@ -42,13 +44,17 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
     workdir = pathlib.Path(_WORKDIR.value)
-    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "weights"
+    output = pathlib.Path(_OUTPUT.value or workdir / "trained")
     pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
-    runs = {"vae": train_vae, "diffusion": train_diffusion, "judge": train_judge}
-    for name, run in runs.items():
+    runs = {
+        "vae": (train_vae, output / "weights"),
+        "diffusion": (train_diffusion, output / "weights"),
+        "judge": (train_judge, output / "judge"),
+    }
+    for name, (run, target) in runs.items():
         if _STAGE.value in ("all", name):
             print(f"Stage {name}: {pictures.count} pictures.", flush=True)
-            run(pictures, workdir / name, output)
+            run(pictures, workdir / name, target)
 
 
 def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -95,16 +101,15 @@ def train_diffusion(
 
 
 def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """Writes judge/, a transformers CLIPModel with its tokenizer."""
-    directory = output.parent / "judge"
-    tokenizer.write(directory)
-    sizes = tokenizer.sizes(directory)
+    """Writes a transformers CLIPModel with its tokenizer."""
+    tokenizer.write(output)
+    sizes = tokenizer.sizes(output)
     text_config = recipes.JUDGE["text_config"] | sizes
     config = recipes.JUDGE | {"text_config": text_config}
     model = CLIPModel.from_config(config)
-    task = tasks.judge_task(model, pictures, load_tokenizer(directory, tokenizer.MAX_LENGTH))
+    task = tasks.judge_task(model, pictures, load_tokenizer(output, tokenizer.MAX_LENGTH))
     params = fit(task, _stage("judge"), workdir, _SEED.value)
-    write_component(directory, config, params, _STORED_DTYPE)
+    write_component(output, config, params, _STORED_DTYPE)
 
 
 def draw_samples(directory: pathlib.Path) -> np.ndarray:
