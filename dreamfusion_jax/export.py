@@ -133,7 +133,9 @@ def mesh_picture(mesh: trimesh.Trimesh, camera: Camera, size: int) -> np.ndarray
     points, faces = trimesh.sample.sample_surface(mesh, _SAMPLES_PER_PIXEL * fine * fine, seed=0)
     to_camera = pose[:, 3] - points
     distance = np.linalg.norm(to_camera, axis=-1)
-    facing = np.sum(mesh.face_normals[faces] * to_camera, axis=-1) / distance
+    # The mean of the corners' normals is smoother than the face's own.
+    normals = mesh.vertex_normals[mesh.faces].mean(axis=1)[faces]
+    facing = np.sum(normals * to_camera, axis=-1) / distance
     in_camera = -to_camera @ pose[:, :3]
     column = np.floor((focal * in_camera[:, 0] / -in_camera[:, 2] + 0.5) * fine).astype(int)
     row = np.floor((0.5 - focal * in_camera[:, 1] / -in_camera[:, 2]) * fine).astype(int)
