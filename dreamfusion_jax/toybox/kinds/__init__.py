@@ -1,0 +1,1 @@
+"""The builders of the toybox's kinds, a module for each sort of thing."""
