@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dreamfusion_jax import entry, export, render
 from dreamfusion_jax.config import Config, config_from_flags, define_flags
+from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import loop
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
 
@@ -49,9 +50,21 @@ def optimise(config: Config, workdir: Path, started: float) -> SavedRun:
     if done >= config.train.steps:
         print(f"{workdir} is finished: all {done} steps are done.")
         return load_run(workdir)._replace(config=config)
+    if config.prior.prior == "toybox":
+        _warn_of_unknown_words(config.train.prompt)
     run = loop.prepare(config)
     loop.store_config(config)
     return SavedRun(config, run.scene, loop.train(config, run, started))
+
+
+def _warn_of_unknown_words(prompt: str) -> None:
+    unknown = captions.unknown_words(prompt)
+    if unknown:
+        print(
+            f"Note: the embedded prior never learned {', '.join(map(repr, unknown))}. It knows"
+            f" {', '.join(captions.KINDS)}; in {', '.join(captions.COLORS)}.",
+            file=sys.stderr,
+        )
 
 
 def make_outputs(workdir: Path, saved: SavedRun) -> None:

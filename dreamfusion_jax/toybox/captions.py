@@ -192,5 +192,11 @@ def vocabulary() -> list[str]:
     return sorted({word for word in text.replace("{}", " ").replace(",", " ").split()})
 
 
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that the toybox never learned, in their order."""
+    known = set(vocabulary())
+    return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in known]
+
+
 def _digest(pair: tuple[str, str], prefix: str = "") -> str:
     return hashlib.sha256(f"{prefix}{pair[0]} {pair[1]}".encode()).hexdigest()

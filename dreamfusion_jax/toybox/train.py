@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,9 @@ _OUTPUT = flags.DEFINE_string(
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
 _PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
+_WARM_START = flags.DEFINE_bool(
+    "warm_start", False, "Start from the weights in --output, not from random ones."
+)
 _SEED = flags.DEFINE_integer("seed", 1, "Seed of pictures, weights, batches and noise.")
 _STORED_DTYPE = jnp.float16
 
@@ -60,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
 def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
     """Writes vae/ with its scaling_factor measured on the pictures' latents."""
     vae = AutoencoderKL.from_config(recipes.VAE)
-    params = fit(tasks.vae_task(vae, pictures), _stage("vae"), workdir, _SEED.value)
+    task = _start(tasks.vae_task(vae, pictures), lambda: read_component(output / "vae")[1])
+    params = fit(task, _stage("vae"), workdir, _SEED.value)
     latents = encode(vae, params, pictures.image[:4096])
     config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
     write_component(output / "vae", config, params, _STORED_DTYPE)
@@ -97,6 +101,9 @@ def train_diffusion(
         load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
         draw,
     )
+    task = _start(
+        task, lambda: {name: read_component(output / name)[1] for name in ("unet", "text_encoder")}
+    )
     publish(fit(task, _stage("diffusion"), workdir, _SEED.value))
 
 
@@ -108,6 +115,7 @@ def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
     config = recipes.JUDGE | {"text_config": text_config}
     model = CLIPModel.from_config(config)
     task = tasks.judge_task(model, pictures, load_tokenizer(output, tokenizer.MAX_LENGTH))
+    task = _start(task, lambda: read_component(output)[1])
     params = fit(task, _stage("judge"), workdir, _SEED.value)
     write_component(output, config, params, _STORED_DTYPE)
 
@@ -142,6 +150,14 @@ def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) 
         rows = np.arange(start, start + chunk) % len(image)
         latents.append(np.asarray(mean(params, image[rows])))
     return np.concatenate(latents)[: len(image)]
+
+
+def _start(task: tasks.Task, read: Callable[[], Any]) -> tasks.Task:
+    """The task, starting from the weights that `read` finds if --warm_start is given."""
+    if not _WARM_START.value:
+        return task
+    params = read()
+    return task._replace(init=lambda key: params)
 
 
 def _stage(name: str) -> recipes.Stage:

@@ -59,6 +59,10 @@ def test_captions_use_the_vocabulary_and_name_the_subject():
         assert {"orange", kind, "blue"} <= set(words)
 
 
+def test_unknown_words_are_those_no_caption_holds():
+    assert captions.unknown_words("a red Zebra with blue legs, front view!") == ["zebra"]
+
+
 def test_strip_colors_leaves_the_shape():
     assert captions.strip_colors("an orange castle") == "a castle"
     assert captions.strip_colors("a chair") == "a chair"
