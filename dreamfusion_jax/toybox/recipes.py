@@ -111,5 +111,5 @@ PICTURES = 31_200
 STAGES: dict[str, Stage] = {
     "vae": Stage(7_000, 8, 2e-3),
     "diffusion": Stage(3_000, 32, 1e-3),
-    "judge": Stage(1_500, 64, 1e-3),
+    "judge": Stage(1_000, 64, 1e-3),
 }
