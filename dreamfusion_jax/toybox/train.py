@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from dreamfusion_jax import entry
 from dreamfusion_jax.diffusion import schedule as schedules
 from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.prior import load_prior, load_tokenizer
@@ -24,7 +24,6 @@ from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import read_component, write_component
-from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.fit import fit
 
@@ -43,9 +42,7 @@ _SEED = flags.DEFINE_integer("seed", 1, "Seed of pictures, weights, batches and 
 _STORED_DTYPE = jnp.float16
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f"Unknown argument {argv[1]!r}; every option starts with --.")
+def main() -> int:
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value or workdir / "trained")
     pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
@@ -58,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         if _STAGE.value in ("all", name):
             print(f"Stage {name}: {pictures.count} pictures.", flush=True)
             run(pictures, workdir / name, target)
+    return 0
 
 
 def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -171,7 +169,4 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        app.run(main)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    entry.run(main)
