@@ -111,7 +111,7 @@ def write_component(
         # As every published Stable Diffusion has it; transformers 4 and 5 both read this.
         tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
     # Contiguous: of a transposed view, safetensors would write the bytes in their old order.
-    tensors = {name: np.ascontiguousarray(tensor, dtype) for name, tensor in tensors.items()}
+    tensors = {name: np.array(tensor, dtype, order="C") for name, tensor in tensors.items()}
     stem = (
         "model" if "model_type" in config else "diffusion_pytorch_model"
     )  # transformers, diffusers

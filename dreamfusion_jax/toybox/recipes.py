@@ -55,7 +55,7 @@ SCHEDULER: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
     "set_alpha_to_one": True,
-    "steps_offset": 0,
+    "steps_offset": 1,  # what StableDiffusionPipeline sets in any case
     "timestep_spacing": "leading",
 }
 

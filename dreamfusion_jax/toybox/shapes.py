@@ -102,8 +102,8 @@ def render_batch(
 ) -> jax.Array:
     """Sphere-traced pictures [B, size, size, 3] in [0, 1]; every argument has a leading batch axis.
 
-    The outline is anti-aliased: a ray that misses covers the nearest surface in proportion to how
-    closely it passes, measured in pixel radii.
+    The outline is anti-aliased: the coverage of a ray that misses falls from 1 to 0 as the nearest
+    surface recedes to half a pixel. It makes the outline a quarter of a pixel wider all round.
     """
 
     def render_one(

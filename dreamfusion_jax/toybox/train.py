@@ -82,7 +82,8 @@ def train_diffusion(
 
     def publish(params: Any) -> None:
         write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
-        write_component(output / "text_encoder", text_config, params["text_encoder"], _STORED_DTYPE)
+        # transformers keeps the stored precision where diffusers loads float32: they must agree.
+        write_component(output / "text_encoder", text_config, params["text_encoder"])
         _write_json(output / "scheduler" / "scheduler_config.json", recipes.SCHEDULER)
         _write_json(output / "model_index.json", recipes.MODEL_INDEX)
 

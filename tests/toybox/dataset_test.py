@@ -17,7 +17,7 @@ def pairs(pictures: dataset.Pictures) -> set[tuple[str, str]]:
 def test_the_same_seed_makes_the_same_pictures_and_no_held_out_pair():
     first = dataset.make(128, seed=3, kinds=KINDS)
     again = dataset.make(128, seed=3, kinds=KINDS)
-    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_equal(first.columns(), again.columns())
     assert first.image.shape == (128, 64, 64, 3)
     assert not pairs(first) & captions.held_out_pairs()
     assert 0.05 < np.mean(first.color < 0) < 0.3

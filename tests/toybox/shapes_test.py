@@ -74,7 +74,9 @@ def test_picture_of_a_sphere_covers_its_disc_and_is_brightest_towards_the_light(
     covered = 1.0 - picture[..., 2]  # red on white: blue is what the background left
     # A sphere is seen under half angle asin(r / d); its outline on the picture is a circle.
     radius = np.tan(np.arcsin(0.7 / 3.0)) / (2 * np.tan(np.deg2rad(25.0))) * 64
-    chex.assert_trees_all_close(covered.sum(), np.pi * radius**2, rtol=0.02)
+    # Coverage falls from 1 to 0 over half a pixel outside: a rim a quarter of a pixel wide in all.
+    area = np.pi * radius**2 + 2 * np.pi * radius * 0.25
+    chex.assert_trees_all_close(covered.sum(), np.float32(area), rtol=0.01)
     # Light at the eye: full in the middle, ambient alone at the rim.
     assert picture[32, 32, 0] > 0.98
     rim = picture[32, int(32 - radius) + 1, 0]

@@ -57,7 +57,7 @@ def test_diffusers_loads_the_weights_and_draws_the_same_picture():
 
 def test_transformers_judges_as_we_do():
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.CLIPModel.from_pretrained(JUDGE)
+    theirs = transformers.CLIPModel.from_pretrained(JUDGE, dtype=torch.float32)
     tokens = transformers.CLIPTokenizer.from_pretrained(str(JUDGE))
     ours = judge.load_judge()
     rgb = np.random.default_rng(0).random((3, 64, 64, 3)).astype(np.float32)
