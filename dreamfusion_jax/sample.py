@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
 from dreamfusion_jax.config import PriorConfig
 from dreamfusion_jax.diffusion.prior import Prior
@@ -30,16 +31,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
-    flags.DEFINE_string("negative_prompt", "", "what to guide away from (empty: from no text)")
-    flags.DEFINE_string(
-        "prior", "toybox", "'toybox' (embedded), or a Stable Diffusion folder in diffusers layout"
-    )
-    flags.DEFINE_enum(
-        "prior_dtype",
-        "auto",
-        ["auto", "float32", "bfloat16"],
-        "the prior's number format (auto: bfloat16 on GPU and TPU, float32 on CPU)",
-    )
+    configs.define_flags(("prior", "prior_dtype", "negative_prompt"))
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
     flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)

@@ -92,7 +92,7 @@ def diffusion_task(
 
     def init(key: jax.Array) -> Params:
         unet_key, text_key = jax.random.split(key)
-        text_params = text_encoder.init(text_key, jnp.zeros((1, 24), jnp.int32))["params"]
+        text_params = text_encoder.init(text_key, *text_encoder.dummy_inputs())["params"]
         # Unit-sized words instead of CLIP's 0.02, so that they are told apart from the first step.
         words = text_params["embeddings"]["token_embedding"]
         words["embedding"] = words["embedding"] / jnp.std(words["embedding"])
