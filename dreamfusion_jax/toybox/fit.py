@@ -1,7 +1,8 @@
-"""Fits a task with AdamW: a jitted step, an average of the weights, checkpoints, progress."""
+"""Fits a task with Muon: a jitted step, an average of the weights, checkpoints, progress."""
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -42,9 +43,10 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
     @jax.jit
     def start(key: jax.Array) -> FitState:
         params = task.init(key)
-        return FitState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+        average = jax.tree.map(jnp.copy, params)
+        return FitState(jnp.zeros((), jnp.int32), params, average, optimizer.init(params))
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: FitState, batch: Any) -> tuple[FitState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         (loss, metrics), grads = jax.value_and_grad(task.loss, has_aux=True)(
@@ -79,6 +81,26 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
 def _optimizer(stage: Stage) -> optax.GradientTransformation:
     warmup = min(200, stage.steps // 10)
     rate = optax.warmup_cosine_decay_schedule(0.0, stage.learning_rate, warmup, stage.steps)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=1e-3)
+    # Muon (Jordan 2024) for matrices and convolutions, AdamW for norms, biases and embeddings.
+    update = optax.contrib.muon(
+        rate,
+        weight_decay=1e-3,
+        adam_b2=0.99,
+        adam_weight_decay=1e-3,
+        adam_learning_rate=rate,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,  # updates of the size of Adam's, so that one rate serves both
     )
+    return optax.chain(optax.clip_by_global_norm(1.0), update)
+
+
+def _matrices(params: Params) -> Params:
+    """Which axes of each kernel its inputs and outputs run along; None for all other arrays."""
+
+    def axes(path: tuple[Any, ...], leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if path[-1].key != "kernel":
+            return None
+        inputs = tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)

@@ -36,8 +36,8 @@ UNET: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": 4,
     "out_channels": 4,
-    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "block_out_channels": [64, 128, 192],
     "layers_per_block": 1,
     "attention_head_dim": 4,  # the number of heads, as in Stable Diffusion's configs
@@ -100,7 +100,7 @@ MODEL_INDEX: dict[str, Any] = {
 
 
 class Stage(NamedTuple):
-    """How one network is trained: AdamW, linear warm-up, cosine decay to zero."""
+    """How one network is trained: Muon, linear warm-up, cosine decay to zero."""
 
     steps: int
     batch_size: int

@@ -10,17 +10,18 @@ from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Task
 
 
-def line_task() -> Task:
-    """Fit y = 3 x - 1, with noise from the step's key."""
+def plane_task() -> Task:
+    """Fit y = 3 x_0 + 2 x_1 - 1, with noise from the step's key."""
 
     def loss(params, batch, key):
-        target = 3.0 * batch - 1.0 + 0.01 * jax.random.normal(key, batch.shape)
-        error = jnp.mean((params["a"] * batch + params["b"] - target) ** 2)
+        target = batch @ jnp.array([[3.0], [2.0]]) - 1.0
+        target += 0.01 * jax.random.normal(key, target.shape)
+        error = jnp.mean((batch @ params["kernel"] + params["bias"] - target) ** 2)
         return error, {"error": error}
 
     return Task(
-        init=lambda key: {"a": jax.random.normal(key), "b": jnp.zeros(())},
-        batch=lambda rng, size: rng.normal(size=size).astype(np.float32),
+        init=lambda key: {"kernel": jax.random.normal(key, (2, 1)), "bias": jnp.zeros(1)},
+        batch=lambda rng, size: rng.normal(size=(size, 2)).astype(np.float32),
         loss=loss,
         preview=lambda params: np.zeros((8, 8, 3), np.uint8),
     )
@@ -29,13 +30,13 @@ def line_task() -> Task:
 def test_resumed_fit_equals_the_straight_one_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr(fits, "_SAVE_EVERY", 5)
     stage = Stage(steps=10, batch_size=8, learning_rate=0.1)
-    straight = fits.fit(line_task(), stage, tmp_path / "straight", seed=1)
+    straight = fits.fit(plane_task(), stage, tmp_path / "straight", seed=1)
 
     class Stopped(Exception):
         pass
 
     def stop_at(step: int) -> Task:
-        original, calls = line_task(), iter(range(100))
+        original, calls = plane_task(), iter(range(100))
 
         def batch(rng, size):
             if next(calls) == step:
@@ -48,10 +49,11 @@ def test_resumed_fit_equals_the_straight_one_bit_for_bit(tmp_path, monkeypatch):
         fits.fit(stop_at(7), stage, tmp_path / "cut", seed=1)
     except Stopped:
         pass
-    resumed = fits.fit(line_task(), stage, tmp_path / "cut", seed=1)
+    resumed = fits.fit(plane_task(), stage, tmp_path / "cut", seed=1)
     chex.assert_trees_all_equal(straight, resumed)
 
 
 def test_fit_learns(tmp_path):
-    params = fits.fit(line_task(), Stage(400, 32, 0.1), tmp_path, seed=0)
-    chex.assert_trees_all_close(params, {"a": jnp.array(3.0), "b": jnp.array(-1.0)}, atol=0.05)
+    params = fits.fit(plane_task(), Stage(400, 32, 0.1), tmp_path, seed=0)
+    right = {"kernel": jnp.array([[3.0], [2.0]]), "bias": jnp.array([-1.0])}
+    chex.assert_trees_all_close(params, right, atol=0.05)
