@@ -99,6 +99,9 @@ class PriorConfig:
     guidance_scale: float = _setting(
         6.0, "classifier-free guidance as diffusers counts it (1: none)", 0, 1e3
     )
+    guidance_rescale: float = _setting(
+        0.0, "share of the guided prediction that keeps the unguided one's spread", 0, 1
+    )
     negative_prompt: str = _setting("", "what to guide away from (empty: from no text)")
     weighting: str = _setting(
         "sigma_over_alpha",

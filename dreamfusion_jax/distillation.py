@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.guidance import guided_noise
+from dreamfusion_jax.diffusion.guidance import guided_prediction
 from dreamfusion_jax.diffusion.prior import Prior
-from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_x0
+from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_epsilon, to_x0
 from dreamfusion_jax.errors import UserError
 
 
@@ -71,6 +71,7 @@ def sds_residual(
     guidance_scale: float | jax.Array,
     weighting: str = "sigma_over_alpha",
     weight_cap: float | jax.Array = jnp.inf,
+    guidance_rescale: float | jax.Array = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The SDS residual of a batch of rendered latents: a constant cotangent for `z`.
 
@@ -85,6 +86,7 @@ def sds_residual(
       guidance_scale: classifier-free guidance as in diffusers; 1 is none.
       weighting: name of w(t), see `timestep_weight`.
       weight_cap: upper bound of w(t).
+      guidance_rescale: share of Lin et al.'s rescaled guidance, in [0, 1].
 
     Returns:
       [B, h, w, c] residual, its gradient stopped, and scalars to be logged (the residual is not the
@@ -92,10 +94,13 @@ def sds_residual(
     """
     alpha, sigma = alpha_sigma(prior.schedule, t)
     z_t = add_noise(z, eps, alpha, sigma)
-    eps_hat = guided_noise(prior, weights, z_t, t, text, empty_text, jnp.asarray(guidance_scale))
+    prediction = guided_prediction(
+        prior, weights, z_t, t, text, empty_text, guidance_scale, guidance_rescale
+    )
+    said = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
+    eps_hat, x0 = to_epsilon(*said), to_x0(*said)
     weight = timestep_weight(weighting, alpha, sigma, weight_cap)
     residual = jax.lax.stop_gradient(_per_view(weight, z) * (eps_hat - eps))
-    x0 = to_x0(eps_hat, z_t, alpha, sigma, "epsilon")
     scalars = {
         "residual_rms": _rms(residual),
         "noise_error_rms": _rms(eps_hat - eps),

@@ -31,7 +31,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
-    configs.define_flags(("prior", "prior_dtype", "negative_prompt"))
+    configs.define_flags(("prior", "prior_dtype", "negative_prompt", "guidance_rescale"))
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
     flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)
@@ -51,7 +51,8 @@ def main() -> int:
     noise = initial_noise(prior, FLAGS.seed, FLAGS.samples)
     empty_text = prior.encode_text([FLAGS.negative_prompt])
     with tqdm(total=len(prompts) * FLAGS.steps, unit="step") as progress:
-        draw = make_sampler(prior, FLAGS.steps, FLAGS.guidance_scale, progress.update)
+        scales = FLAGS.guidance_scale, FLAGS.guidance_rescale
+        draw = make_sampler(prior, FLAGS.steps, scales, progress.update)
         rows = [
             draw(weights, prior.encode_text([prompt] * FLAGS.samples), empty_text, noise)
             for prompt in prompts
@@ -68,11 +69,12 @@ def initial_noise(prior: Prior, seed: int, samples: int) -> jax.Array:
 
 
 def make_sampler(
-    prior: Prior, steps: int, guidance_scale: float, on_step: Callable[[], Any]
+    prior: Prior, steps: int, scales: tuple[float, float], on_step: Callable[[], Any]
 ) -> Callable[[Any, jax.Array, jax.Array, jax.Array], np.ndarray]:
     """weights, text [B, L, D], empty_text [1, L, D], noise -> pictures [B, size, size, 3].
 
-    The host counts the steps, unlike in `ddim_sample`, so that it can show how far it is.
+    `scales` are those of guidance and of its rescaling. The host counts the steps, unlike in
+    `ddim_sample`, so that it can show how far it is.
     """
     step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
     indices, previous = ddim_indices(prior.schedule, steps)
@@ -80,7 +82,7 @@ def make_sampler(
     def draw(weights: Any, text: jax.Array, empty_text: jax.Array, noise: jax.Array) -> np.ndarray:
         z = noise
         for here, there in zip(indices, previous, strict=True):
-            z = step(weights, z, here, there, text, empty_text, guidance_scale)
+            z = step(weights, z, here, there, text, empty_text, *scales)
             jax.block_until_ready(z)
             on_step()
         return np.asarray(decode(weights, z))

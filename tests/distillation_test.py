@@ -95,7 +95,7 @@ def test_weights_are_capped_and_finite_at_both_ends_of_time():
 def test_guidance_and_times_belong_to_their_own_views():
     """A prior that answers with its text: guidance extrapolates, each view has its own alpha."""
     prior = analytic_prior(0.0, 1.0, image_size=2)._replace(
-        predict_noise=lambda weights, z_t, t, text: z_t + text[:, :, :, None]
+        predict=lambda weights, z_t, t, text: z_t + text[:, :, :, None]
     )
     z, eps = jax.random.normal(jax.random.key(0), (2, 2, 2, 2, 3))
     t = jnp.array([0.3, 0.8])
@@ -110,9 +110,7 @@ def test_no_gradient_passes_the_prior():
     """Neither its weights nor the latent can be reached through the residual."""
     prior = analytic_prior(_MEAN, _STD, image_size=2)
     scaled = prior._replace(
-        predict_noise=lambda weights, z_t, t, text: (
-            weights["scale"] * prior.predict_noise({}, z_t, t, text)
-        )
+        predict=lambda weights, z_t, t, text: weights["scale"] * prior.predict({}, z_t, t, text)
     )
     z, eps = jax.random.normal(jax.random.key(0), (2, 1, 2, 2, 3))
 

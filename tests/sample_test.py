@@ -17,10 +17,10 @@ def test_the_counted_loop_draws_what_the_scanned_one_does():
     prior, ticks = analytic_prior(0.4, 0.2), []
     noise = sample.initial_noise(prior, seed=1, samples=2)
     text = prior.encode_text(["a", "b"])
-    draw = sample.make_sampler(prior, 10, 2.0, lambda: ticks.append(1))
+    draw = sample.make_sampler(prior, 10, (2.0, 0.5), lambda: ticks.append(1))
     pictures = draw({}, text, text[:1], noise)
     assert len(ticks) == 10
-    scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0))
+    scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0, 0.5))
     chex.assert_trees_all_close(pictures, scanned, atol=1e-5)
 
 

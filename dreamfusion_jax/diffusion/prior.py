@@ -21,7 +21,6 @@ from dreamfusion_jax.diffusion.schedule import (
     alpha_sigma,
     schedule_from_config,
     time_index,
-    to_epsilon,
 )
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
@@ -38,12 +37,14 @@ class Prior(NamedTuple):
     Attributes:
       image_size: side in pixels of the square RGB image that it wants.
       latent_shape: [h, w, c] of what it denoises.
-      schedule: t -> alpha, sigma, and what the network predicts.
+      schedule: t -> alpha, sigma, and what `predict` returns: noise, velocity or clean latent.
       encode_text: prompts -> [B, L, D]. Runs on the host's schedule, once a prompt.
       encode: weights, rgb [B, H, W, 3] in [0, 1] of any size, key -> z [B, h, w, c]. With a key the
         latent is sampled, with None it is the mean.
       decode: weights, z [B, h, w, c] -> rgb [B, image_size, image_size, 3] in [0, 1].
-      predict_noise: weights, z_t [B, h, w, c], t [B], text [B, L, D] -> eps [B, h, w, c].
+      predict: weights, z_t [B, h, w, c], t [B], text [B, L, D] -> the network's own prediction
+        [B, h, w, c], float32. Not yet the noise: at zero signal a velocity says what z is, and the
+        noise that it implies no longer does. `schedule.to_epsilon` and its like convert.
     """
 
     image_size: int
@@ -52,7 +53,7 @@ class Prior(NamedTuple):
     encode_text: EncodeText
     encode: Callable[[Weights, jax.Array, jax.Array | None], jax.Array]
     decode: Callable[[Weights, jax.Array], jax.Array]
-    predict_noise: Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]
+    predict: Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def load_prior(path: str | Path, dtype: Any = jnp.float32) -> tuple[Prior, Weights]:
@@ -109,7 +110,7 @@ def latent_prior(
         encode_text,
         encode,
         decode,
-        _noise_predictor(unet, schedule),
+        _predictor(unet, schedule),
     )
 
 
@@ -123,7 +124,7 @@ def pixel_prior(unet: UNet2DConditionModel, schedule: Schedule, encode_text: Enc
         encode_text,
         lambda weights, rgb, key: 2.0 * resize_bilinear(rgb, side) - 1.0,
         lambda weights, z: jnp.clip(0.5 * z + 0.5, 0.0, 1.0),
-        _noise_predictor(unet, schedule),
+        _predictor(unet, schedule),
     )
 
 
@@ -139,7 +140,7 @@ def analytic_prior(
         {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": steps}
     )
 
-    def predict_noise(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
+    def predict(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
         alpha, sigma = (c[:, None, None, None] for c in alpha_sigma(schedule, t))
         return sigma * (z_t - alpha * mean) / (alpha**2 * std**2 + sigma**2)
 
@@ -150,7 +151,7 @@ def analytic_prior(
         lambda prompts: jnp.zeros((len(prompts), 1, 1)),
         lambda weights, rgb, key: resize_bilinear(rgb, image_size),
         lambda weights, z: jnp.clip(z, 0.0, 1.0),
-        predict_noise,
+        predict,
     )
 
 
@@ -190,16 +191,14 @@ def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
     return jax.image.resize(rgb, (rgb.shape[0], size, size, rgb.shape[3]), "bilinear")
 
 
-def _noise_predictor(
+def _predictor(
     unet: UNet2DConditionModel, schedule: Schedule
 ) -> Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]:
-    def predict_noise(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
+    def predict(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
         prediction = unet.apply({"params": weights["unet"]}, z_t, time_index(schedule, t), text)
-        alpha, sigma = alpha_sigma(schedule, t)
-        prediction = prediction.astype(jnp.float32)
-        return to_epsilon(prediction, z_t, alpha, sigma, schedule.prediction_type)
+        return prediction.astype(jnp.float32)
 
-    return predict_noise
+    return predict
 
 
 def _sample_side(unet: UNet2DConditionModel) -> int:

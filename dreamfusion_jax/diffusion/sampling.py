@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.guidance import guided_noise
-from dreamfusion_jax.diffusion.schedule import Schedule, to_x0
+from dreamfusion_jax.diffusion.guidance import guided_prediction
+from dreamfusion_jax.diffusion.schedule import Schedule, to_epsilon, to_x0
 from dreamfusion_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,16 +45,28 @@ def ddim_step(
     text: jax.Array,
     empty_text: jax.Array,
     guidance_scale: jax.Array | float,
+    guidance_rescale: jax.Array | float = 0.0,
 ) -> jax.Array:
     """One step of z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean)."""
     schedule = prior.schedule
     alphas_cumprod = jnp.asarray(schedule.alphas_cumprod)
     t = jnp.broadcast_to(index / (len(schedule.alphas_cumprod) - 1), z_t.shape[:1])
-    eps = guided_noise(prior, weights, z_t, t, text, empty_text, guidance_scale)
+    prediction = guided_prediction(
+        prior, weights, z_t, t, text, empty_text, guidance_scale, guidance_rescale
+    )
     alpha_squared = alphas_cumprod[index]
+    said = (
+        prediction,
+        z_t,
+        jnp.sqrt(alpha_squared),
+        jnp.sqrt(1.0 - alpha_squared),
+        schedule.prediction_type,
+    )
+    z, eps = to_x0(*said), to_epsilon(*said)
+    if schedule.clip_sample_range is not None:
+        z = jnp.clip(z, -schedule.clip_sample_range, schedule.clip_sample_range)
     final = 1.0 if schedule.set_alpha_to_one else alphas_cumprod[0]
     previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
-    z = to_x0(eps, z_t, jnp.sqrt(alpha_squared), jnp.sqrt(1.0 - alpha_squared), "epsilon")
     return jnp.sqrt(previous_squared) * z + jnp.sqrt(1.0 - previous_squared) * eps
 
 
@@ -66,6 +78,7 @@ def ddim_sample(
     noise: jax.Array,
     steps: int = 25,
     guidance_scale: jax.Array | float = 6.0,
+    guidance_rescale: jax.Array | float = 0.0,
 ) -> jax.Array:
     """Draws latents [B, h, w, c] for text [B, L, D].
 
@@ -77,7 +90,8 @@ def ddim_sample(
         noise = jax.random.normal(noise, (text.shape[0], *prior.latent_shape))
 
     def step(z_t: jax.Array, indices: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return ddim_step(prior, weights, z_t, *indices, text, empty_text, guidance_scale), None
+        scales = guidance_scale, guidance_rescale
+        return ddim_step(prior, weights, z_t, *indices, text, empty_text, *scales), None
 
     indices, previous = ddim_indices(prior.schedule, steps)
     z, _ = jax.lax.scan(step, noise, (jnp.asarray(indices), jnp.asarray(previous)))

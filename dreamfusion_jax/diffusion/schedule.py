@@ -31,12 +31,14 @@ class Schedule(NamedTuple):
       prediction_type: what the network predicts: epsilon, v_prediction or sample (that is, z).
       timestep_spacing: how a sampler of fewer steps picks its indices (see sampling.py).
       set_alpha_to_one: whether a sampler's last step lands on the clean latent, or on index 0.
+      clip_sample_range: a sampler clips its estimates of z to this, either side of 0; None: not.
     """
 
     alphas_cumprod: np.ndarray
     prediction_type: str = "epsilon"
     timestep_spacing: str = "leading"
     set_alpha_to_one: bool = True
+    clip_sample_range: float | None = None
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
@@ -53,15 +55,34 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
             f"scheduler config: timestep_spacing={spacing!r} is not supported, "
             f"only {', '.join(SPACINGS)} are."
         )
-    for key in ("rescale_betas_zero_snr", "thresholding"):
-        if config.get(key):
-            raise UserError(f"scheduler config: {key}={config[key]!r} is not supported.")
+    if config.get("thresholding"):
+        raise UserError(
+            f"scheduler config: thresholding={config['thresholding']!r} is not supported."
+        )
+    alphas_cumprod = np.cumprod(1.0 - _betas(config))
+    if config.get("rescale_betas_zero_snr"):
+        if prediction_type == "epsilon":
+            raise UserError(
+                "scheduler config: rescale_betas_zero_snr=True is not supported with "
+                "prediction_type='epsilon': where there is no signal, noise says nothing of it."
+            )
+        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
     return Schedule(
-        np.cumprod(1.0 - _betas(config)).astype(np.float32),
+        alphas_cumprod.astype(np.float32),
         prediction_type,
         spacing,
         bool(config.get("set_alpha_to_one", True)),
+        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None,
     )
+
+
+def zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Shifts and scales alpha [T] so that the last is 0 and the first stays (Lin et al., 2024).
+
+    Takes and returns alpha^2, as diffusers keeps it.
+    """
+    alpha = np.sqrt(alphas_cumprod)
+    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
 
 
 def _betas(config: Mapping[str, Any]) -> np.ndarray:

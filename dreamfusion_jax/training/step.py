@@ -114,6 +114,7 @@ def sds_gradient(
         config.prior.guidance_scale,
         config.prior.weighting,
         config.prior.weight_cap,
+        config.prior.guidance_rescale,
     )
     (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     metrics = {

@@ -62,20 +62,17 @@ def test_decoding_undoes_the_scale_and_the_range(pipeline, loaded, channels_firs
     chex.assert_trees_all_close(jax.jit(prior.decode)(weights, z), theirs, atol=1e-4)
 
 
-def test_predicted_noise_is_the_networks_velocity_converted(
+def test_the_prediction_is_the_networks_own_at_the_index_of_its_time(
     pipeline, loaded, channels_first, channels_last, relative_error
 ):
     prior, weights = loaded
     z_t = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
     text = prior.encode_text(PROMPTS[:2])
     index = torch.tensor([100, 900])
-    v = pipeline.unet(channels_first(z_t), index, torch.from_numpy(np.array(text))).sample
-    alpha_squared = pipeline.scheduler.alphas_cumprod[index][:, None, None, None]
-    theirs = channels_last(
-        alpha_squared**0.5 * v + (1 - alpha_squared) ** 0.5 * channels_first(z_t)
-    )
-    ours = jax.jit(prior.predict_noise)(weights, z_t, jnp.array([100, 900]) / 999, text)
-    assert relative_error(ours, theirs) < 1e-4
+    theirs = pipeline.unet(channels_first(z_t), index, torch.from_numpy(np.array(text))).sample
+    ours = jax.jit(prior.predict)(weights, z_t, jnp.array([100, 900]) / 999, text)
+    assert prior.schedule.prediction_type == "v_prediction"
+    assert relative_error(ours, channels_last(theirs)) < 1e-4
 
 
 def test_every_pixel_of_a_larger_picture_has_a_gradient(loaded):
@@ -119,7 +116,7 @@ def test_the_gaussian_prior_predicts_the_expected_noise(t):
     eps = jax.random.normal(key_eps, x.shape)
     time = jnp.full((64,), t)
     z_t = add_noise(x, eps, *alpha_sigma(prior.schedule, time))
-    eps_hat = prior.predict_noise({}, z_t, time, prior.encode_text(["any"] * 64))
+    eps_hat = prior.predict({}, z_t, time, prior.encode_text(["any"] * 64))
     error = eps_hat - eps
     chex.assert_trees_all_close(jnp.mean(error), jnp.float32(0.0), atol=0.01)
     chex.assert_trees_all_close(jnp.mean(error * z_t), jnp.float32(0.0), atol=0.01)

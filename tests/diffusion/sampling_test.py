@@ -49,31 +49,42 @@ def test_a_key_draws_the_noise():
     chex.assert_trees_all_close(from_key, draw(noise), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "overrides", [{}, {"timestep_spacing": "trailing", "set_alpha_to_one": True}]
-)
+SCHEDULERS = {
+    "velocity": {},
+    "noise": {"prediction_type": "epsilon", "set_alpha_to_one": True},
+    "no signal at the end": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    "clipped": {"clip_sample": True, "clip_sample_range": 1.5},
+}
+
+
+@pytest.mark.parametrize("guidance_rescale", [0.0, 0.7])
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_pictures_are_those_of_stable_diffusion_pipeline(
-    overrides, pipeline_dir, channels_first
+    name, guidance_rescale, pipeline_dir, channels_first
 ):
     pipeline = StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config, **overrides)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        pipeline.scheduler.config, **SCHEDULERS[name]
+    )
     prior, weights = load_prior(pipeline_dir)
     prior = prior._replace(schedule=schedule_from_config(dict(pipeline.scheduler.config)))
-    prompt, negative, steps, scale = "a red chair, back view", "blue", 6, 4.0
+    prompt, negative, steps, scale = "a red chair, back view", "blue", 10, 7.5
     noise = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
     theirs = pipeline(
         [prompt] * 2,
         negative_prompt=[negative] * 2,
         num_inference_steps=steps,
         guidance_scale=scale,
+        guidance_rescale=guidance_rescale,
         latents=channels_first(noise),
         output_type="np",
     ).images
 
     @jax.jit
     def draw(weights, text, empty):
-        z = ddim_sample(prior, weights, text, empty, jnp.asarray(noise), steps, scale)
+        scales = scale, guidance_rescale
+        z = ddim_sample(prior, weights, text, empty, jnp.asarray(noise), steps, *scales)
         return prior.decode(weights, z)
 
     def ours(prompt: str) -> jax.Array:

@@ -14,13 +14,14 @@ CONFIGS = [
     {"beta_schedule": "scaled_linear", **SD},
     {"beta_schedule": "linear", "num_train_timesteps": 400},
     {"beta_schedule": "squaredcos_cap_v2"},
+    {"beta_schedule": "scaled_linear", **SD, "rescale_betas_zero_snr": True},
     {"trained_betas": np.linspace(0.01, 0.3, 20).tolist(), "num_train_timesteps": 20},
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: next(iter(config.values())))
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_noise_levels_are_diffusers(config, channels_first, channels_last):
-    scheduler = diffusers.DDIMScheduler(**config)
+    scheduler = diffusers.DDIMScheduler(**config, prediction_type="v_prediction")
     schedule = schedules.schedule_from_config(dict(scheduler.config))
     last = len(schedule.alphas_cumprod) - 1
     chex.assert_trees_all_close(
@@ -71,7 +72,7 @@ def test_what_networks_predict_converts_back_and_forth(prediction_type):
         ("beta_schedule", "sigmoid"),
         ("prediction_type", "flow"),
         ("timestep_spacing", "karras"),
-        ("rescale_betas_zero_snr", True),
+        ("rescale_betas_zero_snr", True),  # the default predicts the noise
         ("thresholding", True),
     ],
 )
