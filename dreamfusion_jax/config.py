@@ -89,11 +89,21 @@ class PriorConfig:
     """The frozen text-to-image model, and how its score becomes a gradient."""
 
     prior: str = _setting(
-        "toybox", "'toybox' (embedded), or a Stable Diffusion folder in the diffusers layout"
+        "toybox",
+        "'toybox' (embedded), or a Stable Diffusion in the diffusers layout: a folder or a hub id",
+    )
+    revision: str = _setting("", "branch, tag or commit of a hub id (empty: its main branch)")
+    variant: str = _setting(
+        "", "which of several precisions to read, such as fp16 (empty: the full one if it is there)"
     )
     prior_dtype: str = _setting(
         "auto",
         "the prior's number format (auto: bfloat16 on GPU and TPU, float32 on CPU)",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    vae_dtype: str = _setting(
+        "auto",
+        "the same of its autoencoder, which the gradient passes (auto: as --prior_dtype)",
         choices=("auto", "float32", "bfloat16"),
     )
     guidance_scale: float = _setting(

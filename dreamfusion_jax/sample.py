@@ -27,11 +27,20 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.training.loop import open_prior
 
 FLAGS = flags.FLAGS
+PRIOR_FLAGS = (
+    "prior",
+    "revision",
+    "variant",
+    "prior_dtype",
+    "vae_dtype",
+    "negative_prompt",
+    "guidance_rescale",
+)
 
 
 def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
-    configs.define_flags(("prior", "prior_dtype", "negative_prompt", "guidance_rescale"))
+    configs.define_flags(PRIOR_FLAGS)
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
     flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)
@@ -45,9 +54,9 @@ def main() -> int:
         raise UserError('--prompt is empty: say what to draw, as in --prompt="a blue mug".')
     output = _writable_png(Path(FLAGS.output))
     entry.use_compilation_cache("auto")
-    prior, weights = open_prior(PriorConfig(prior=FLAGS.prior, prior_dtype=FLAGS.prior_dtype))
+    settings: dict[str, Any] = {name: FLAGS[name].value for name in PRIOR_FLAGS}
+    prior, weights = open_prior(PriorConfig(**settings))
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
-    weights = jax.device_put(weights)
     noise = initial_noise(prior, FLAGS.seed, FLAGS.samples)
     empty_text = prior.encode_text([FLAGS.negative_prompt])
     with tqdm(total=len(prompts) * FLAGS.steps, unit="step") as progress:

@@ -24,7 +24,7 @@ from dreamfusion_jax.diffusion.schedule import (
 )
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.weights import load_module, read_config
+from dreamfusion_jax.diffusion.weights import Place, load_module, read_config
 from dreamfusion_jax.errors import UserError
 
 Weights = Any  # a pytree of arrays, passed as an argument and never closed over
@@ -56,17 +56,27 @@ class Prior(NamedTuple):
     predict: Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def load_prior(path: str | Path, dtype: Any = jnp.float32) -> tuple[Prior, Weights]:
-    """Loads a diffusers-layout directory; `dtype` is that of the networks' arithmetic.
+def load_prior(
+    path: str | Path,
+    dtype: Any = jnp.float32,
+    vae_dtype: Any = None,
+    variant: str = "",
+    place: Place = jnp.asarray,
+) -> tuple[Prior, Weights]:
+    """Loads a diffusers-layout directory.
 
-    Returns the prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space).
+    Args:
+      path: the directory.
+      dtype: of the networks' arithmetic and of their weights.
+      vae_dtype: the same of the autoencoder alone; None: `dtype`.
+      variant: of the weights' files, such as "fp16"; empty: full precision if it is there.
+      place: puts each array of weights where it is to stay, as soon as it is read.
+
+    Returns:
+      The prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space). The text
+      encoder's weights stay on the host: it runs a few times, before the first step.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(
-            f"--prior={path} is not a directory: give one in diffusers layout "
-            "(model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/)."
-        )
     index = read_config(path, "model_index.json")
     absent = [
         name for name in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, name)
@@ -76,11 +86,12 @@ def load_prior(path: str | Path, dtype: Any = jnp.float32) -> tuple[Prior, Weigh
             f"{path}/model_index.json names no {', '.join(absent)}: not a text-to-image pipeline."
         )
     schedule = schedule_from_config(read_config(path / "scheduler", "scheduler_config.json"))
-    unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype)
-    encode_text = load_text_encoder(path, dtype)
+    encode_text = load_text_encoder(path, dtype, variant)
+    unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype, variant, place)
     if not _has(index, "vae"):
         return pixel_prior(unet, schedule, encode_text), {"unet": unet_params}
-    vae, vae_params = load_module(path / "vae", AutoencoderKL, dtype)
+    vae_dtype = vae_dtype or dtype
+    vae, vae_params = load_module(path / "vae", AutoencoderKL, vae_dtype, variant, place)
     prior = latent_prior(unet, vae, schedule, encode_text)
     return prior, {"unet": unet_params, "vae": vae_params}
 
@@ -155,10 +166,10 @@ def analytic_prior(
     )
 
 
-def load_text_encoder(path: str | Path, dtype: Any = jnp.float32) -> EncodeText:
+def load_text_encoder(path: str | Path, dtype: Any = jnp.float32, variant: str = "") -> EncodeText:
     """Prompts -> last hidden states [B, L, D], padded to the tokeniser's full length."""
     path = Path(path)
-    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, dtype)
+    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, dtype, variant)
     tokenize = load_tokenizer(path / "tokenizer", text_encoder.max_position_embeddings)
     apply = jax.jit(lambda params, ids: text_encoder.apply({"params": params}, ids)[0])
     return lambda prompts: apply(params, tokenize(prompts))

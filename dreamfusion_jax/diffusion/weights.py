@@ -7,9 +7,10 @@ an embedding as it is, a 1-D one a norm's `scale`. Name and shape decide it all,
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,18 @@ from safetensors.numpy import save_file
 from dreamfusion_jax.errors import UserError
 
 Params = dict[str, Any]
+Place = Callable[[np.ndarray], Any]
+WINDOW_BYTES = 2**28
+POSITION_IDS = ".position_ids"
 FILE_STEMS = ("diffusion_pytorch_model", "model")
 EMBEDDINGS = ("token_embedding", "position_embedding")
 # The time embedding's layers are the only torch modules with an underscore before a number.
 NUMBERED = re.compile(r"(?<!^linear)_(\d+)$")
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _stay(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
@@ -54,23 +62,41 @@ def read_config(directory: str | Path, name: str = "config.json") -> dict[str, A
     return config
 
 
-def read_component(directory: str | Path) -> tuple[dict[str, Any], Params]:
-    """Reads config.json and the safetensors of one network as float32 params.
+def read_component(
+    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: Place = _stay
+) -> tuple[dict[str, Any], Params]:
+    """Reads config.json and the safetensors of one network.
 
-    The files are memory-mapped, so that no more than one tensor is held twice. Names of older
-    versions of diffusers and transformers are brought up to date.
+    Args:
+      directory: of the network, within a pipeline.
+      dtype: that the params are kept in.
+      variant: "fp16" reads `*.fp16.safetensors`; empty: the plain files, or else those.
+      place: puts each array where it is to stay as soon as it is read.
+
+    The files are memory-mapped and read tensor by tensor, so that little more is held than what is
+    kept. Names of older versions of diffusers and transformers are brought up to date.
     """
     directory = Path(directory)
     config = read_config(directory)
-    return config, params_from_torch(modern_names(_read_tensors(directory)))
+    return config, _read_params(_safetensors_files(directory, variant), dtype, place)
 
 
-def load_module(directory: str | Path, module_class: Any, dtype: Any) -> tuple[Any, Params]:
-    """A network built from its config.json, and its params, checked against each other."""
-    config, params = read_component(directory)
-    module = module_class.from_config(config, dtype)
-    check_params(module, params, directory)
-    return module, params
+def load_module(
+    directory: str | Path,
+    module_class: Any,
+    dtype: Any,
+    variant: str = "",
+    place: Place = _stay,
+) -> tuple[Any, Params]:
+    """A network built from its config.json, computing in `dtype`, and its params in `dtype`.
+
+    That they fit each other is checked before any tensor is read.
+    """
+    directory = Path(directory)
+    module = module_class.from_config(read_config(directory), dtype)
+    files = _safetensors_files(directory, variant)
+    check_params(module, params_from_torch(modern_names(_outlines(files))), directory)
+    return module, _read_params(files, dtype, place)
 
 
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
@@ -126,11 +152,21 @@ def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was called
     query, key, value, proj_attn, at times in the shape of 1x1 convolutions.
     """
-    tensors = {name: t for name, t in tensors.items() if not name.endswith(".position_ids")}
+    prefix = _prefix(tensors)
+    return dict(
+        _modern_attention(name.removeprefix(prefix), tensor)
+        for name, tensor in tensors.items()
+        if not name.endswith(POSITION_IDS)
+    )
+
+
+def _prefix(names: Collection[str]) -> str:
+    """What comes before all names of a CLIP tower saved by transformers before version 5."""
+    names = [name for name in names if not name.endswith(POSITION_IDS)]
     for prefix in ("text_model.", "vision_model."):
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    return dict(_modern_attention(name, tensor) for name, tensor in tensors.items())
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
 
 
 def _modern_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
@@ -173,38 +209,81 @@ def _to_torch(path: tuple[str, ...], leaf: Any) -> tuple[str, np.ndarray]:
     return ".".join([*modules, last]), tensor
 
 
-def _read_tensors(directory: Path) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = {}
-    for path in _safetensors_files(directory):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                    tensors[name] = file.get_tensor(name).astype(np.float32)
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing, though the index beside it names it.") from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"{path} is not a whole safetensors file ({error}): download it again."
-            ) from None
-    return tensors
+def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
+    prefix = _prefix(_outlines(files))
+    params = {}
+    for path in files:
+        for name, tensor in _stream(path):
+            if not name.endswith(POSITION_IDS):
+                modern = _modern_attention(name.removeprefix(prefix), tensor)
+                key, leaf = _to_flax(*modern)
+                params[key] = place(np.array(leaf, dtype, order="C"))
+    return unflatten_dict(params)
 
 
-def _safetensors_files(directory: Path) -> list[Path]:
+def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The names and shapes of all tensors, as arrays that take no memory."""
+    outlines = {}
+    for path in files:
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                shape = file.get_slice(name).get_shape()
+                outlines[name] = np.broadcast_to(np.zeros((), np.float32), shape)
+    return outlines
+
+
+def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """All tensors of a file. It is mapped anew every so often: pages once read count as ours."""
+    with _opened(path) as file:
+        names = list(file.keys())
+    while names:
+        with _opened(path) as file:
+            read = 0
+            while names and read < WINDOW_BYTES:
+                tensor = file.get_tensor(names[0])
+                read += tensor.nbytes
+                yield names.pop(0), tensor
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, though the index beside it names it.") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a whole safetensors file ({error}): download it again."
+        ) from None
+
+
+def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
     """The one file of a network, or the shards that its index names; full precision first."""
-    for stem in FILE_STEMS:
-        for variant in ("", ".fp16"):
-            path = directory / f"{stem}{variant}.safetensors"
+    for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
+        for stem in FILE_STEMS:
+            path = directory / f"{stem}{suffix}.safetensors"
             if path.is_file():
                 return [path]
-            index = f"{stem}.safetensors.index{variant}.json"
+            index = f"{stem}.safetensors.index{suffix}.json"
             if (directory / index).is_file():
-                names = read_config(directory, index).get("weight_map", {}).values()
-                return [directory / name for name in sorted(set(names))]
-    if any(directory.glob("*.bin")) or any(directory.glob("*.ckpt")):
+                return _shards(directory, index)
+    if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
         raise UserError(
-            f"{directory} holds only pickled weights: convert them to safetensors "
-            "(diffusers' save_pretrained does), pickles can run any code."
+            f"{directory} holds no safetensors but pickled weights, which can run any code when "
+            "they are read: convert them, by loading them in diffusers where you trust them and "
+            "save_pretrained."
         )
-    raise UserError(
-        f"{directory} holds no {FILE_STEMS[0]}.safetensors or {FILE_STEMS[1]}.safetensors."
-    )
+    wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
+    raise UserError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
+
+
+def _shards(directory: Path, index: str) -> list[Path]:
+    weight_map = read_config(directory, index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{directory / index} has no weight_map that names the shards.")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:  # a file elsewhere is no part of the pipeline
+            raise UserError(f"{directory / index} names {name}, which is not a file beside it.")
+    return [directory / name for name in names]

@@ -29,7 +29,9 @@ from dreamfusion_jax.config import (
     read_config,
     to_dict,
 )
+from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.prior import Prior, load_prior
+from dreamfusion_jax.diffusion.weights import Place
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.prompts import TextTable, text_table
@@ -55,7 +57,7 @@ class Run(NamedTuple):
     Attributes:
       workdir: folder of the results.
       scene, prior, optimizer: the pure functions.
-      weights: the prior's, on the host.
+      weights: the prior's, on every device.
       table: the embedded prompts.
       devices: where the steps run.
     """
@@ -73,7 +75,7 @@ def prepare(config: Config) -> Run:
     """Everything that can go wrong before the first step goes wrong here."""
     workdir = Path(config.run.workdir)
     devices = choose_devices(config.run.devices)
-    prior, weights = open_prior(config.prior)
+    prior, weights = open_prior(config.prior, lambda array: replicate(array, devices))
     table = text_table(
         prior, config.train.prompt, config.prior.negative_prompt, config.train.view_words
     )
@@ -125,13 +127,18 @@ def choose_devices(count: int) -> list[jax.Device]:
     return devices[: count or len(devices)]
 
 
-def open_prior(config: PriorConfig) -> tuple[Prior, Any]:
-    """Reads the prior in the number format that suits the machine."""
-    path = TOYBOX if config.prior == "toybox" else Path(config.prior)
-    on_cpu = jax.default_backend() == "cpu"
-    auto = jnp.float32 if on_cpu else jnp.bfloat16
-    dtype = {"auto": auto, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[config.prior_dtype]
-    return load_prior(str(path), dtype=dtype)
+def open_prior(config: PriorConfig, place: Place = jax.device_put) -> tuple[Prior, Any]:
+    """Reads the prior in the number formats that suit the machine.
+
+    Args:
+      place: puts each array of its weights where the steps will want it.
+    """
+    embedded = config.prior == "toybox"
+    path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
+    auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    dtype = dtypes.get(config.prior_dtype, auto)
+    return load_prior(path, dtype, dtypes.get(config.vae_dtype, dtype), config.variant, place)
 
 
 def train(config: Config, run: Run, started: float) -> TrainState:

@@ -144,8 +144,3 @@ def test_a_broken_pipeline_is_told_in_one_sentence(case, pipeline_dir, tmp_path)
     spoil(folder)
     with pytest.raises(UserError, match=message):
         load_prior(folder)
-
-
-def test_a_missing_directory_is_told_in_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="nowhere is not a directory"):
-        load_prior(tmp_path / "nowhere")
