@@ -50,6 +50,11 @@ class SceneConfig:
     depth: int = _setting(3, "hidden layers of the MLP", 1, 64)
     min_degree: int = _setting(0, "lowest positional frequency, 2^min_degree", 0, 16)
     max_degree: int = _setting(6, "positional frequencies end before 2^max_degree", 1, 24)
+    blur_start: float = _setting(
+        5e-2, "variance added to each sample's Gaussian at the first step", 0, 1e2
+    )
+    blur_end: float = _setting(2e-3, "the same from --blur_steps on; it falls linearly", 0, 1e2)
+    blur_steps: int = _setting(500, "steps over which that variance falls", 1, None)
     density_activation: str = _setting(
         "softplus", "what makes the density positive", choices=("softplus", "exp")
     )

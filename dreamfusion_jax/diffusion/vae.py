@@ -24,6 +24,7 @@ from dreamfusion_jax.errors import UserError
 
 NAME = "AutoencoderKL"
 EPSILON = 1e-6  # of every norm in here
+REMAT_PIXELS = 256**2  # a block of the encoder's that sees as many is not kept for its gradient
 FIXED: dict[str, Any] = {
     "act_fn": "silu",
     "shift_factor": None,
@@ -133,7 +134,9 @@ class Encoder(nn.Module):
         h = conv3x3(self.block_out_channels[0], "conv_in", self.dtype)(x)
         last = len(self.block_out_channels) - 1
         for i, features in enumerate(self.block_out_channels):
-            h = DownEncoderBlock2D(
+            # The gradient passes here: large feature maps are made again rather than kept.
+            large = h.shape[1] * h.shape[2] >= REMAT_PIXELS
+            h = (nn.remat(DownEncoderBlock2D) if large else DownEncoderBlock2D)(
                 features,
                 self.layers,
                 self.num_groups,

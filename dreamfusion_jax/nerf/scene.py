@@ -18,6 +18,7 @@ from dreamfusion_jax.nerf.cameras import Camera, Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.field import (
     Background,
+    Blur,
     Density,
     Field,
     ProposalGrid,
@@ -46,6 +47,9 @@ class SceneOptions(NamedTuple):
     depth: int = 3  # hidden layers
     min_degree: int = 0  # frequencies 2^min_degree ..
     max_degree: int = 6  # .. 2^(max_degree - 1)
+    blur_start: float = 5e-2  # variance added to every Gaussian at the first step
+    blur_end: float = 2e-3  # and from `blur_steps` on
+    blur_steps: int = 500
     density_activation: str = "softplus"  # softplus | exp
     density_scale: float = 20.0
     blob_scale: float = 4.0
@@ -228,7 +232,12 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
     match options.field:
         case "mip":
             return mip_field(
-                options.width, options.depth, options.min_degree, options.max_degree, density
+                options.width,
+                options.depth,
+                options.min_degree,
+                options.max_degree,
+                density,
+                Blur(options.blur_start, options.blur_end, options.blur_steps),
             )
         case "grid":
             return grid_field(options.grid_resolution, options.bound_radius, density)

@@ -9,6 +9,7 @@ import pytest
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.field import (
     Background,
+    Blur,
     Density,
     grid_field,
     mip_field,
@@ -90,6 +91,20 @@ def test_mip_field_depends_on_the_size_of_what_it_sees():
     assert jnp.std(density) > 1e-2 and jnp.all((albedo > 0.0) & (albedo < 1.0))
     blurred, _ = query(params, points, jnp.full_like(points, 1e3), 0)
     np.testing.assert_allclose(blurred, blurred[0, 0], rtol=1e-6)
+
+
+def test_blur_is_added_variance_that_falls_and_stays():
+    blur = Blur(0.05, 0.002, 100)
+    steps = jnp.array([0, 50, 100, 1000])
+    chex.assert_trees_all_close(jax.vmap(blur)(steps), jnp.array([0.05, 0.026, 0.002, 0.002]))
+    plain = mip_field(16, 2, 0, 6, Density())
+    blurred = mip_field(16, 2, 0, 6, Density(), blur)
+    params = jax.jit(plain.init)(jax.random.key(0))
+    points = jax.random.uniform(jax.random.key(1), (5, 3), minval=-0.7, maxval=0.7)
+    small = jnp.full_like(points, 1e-4)
+    for step in (0, 1000):
+        expected = plain.query(params, points, small + blur(step), 0)
+        chex.assert_trees_all_close(blurred.query(params, points, small, step), expected)
 
 
 def test_grid_field_reads_density_then_albedo():

@@ -1,0 +1,149 @@
+"""Parity at full size: the configurations of Stable Diffusion 1.5 and 2.1, from their public files.
+
+The weights are random, as everywhere in the tests: what is compared is the arithmetic, at the real
+widths, depths and numbers of heads. Latents are half as wide as the real ones.
+"""
+
+from functools import partial
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from dreamfusion_jax.diffusion.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.vae import AutoencoderKL
+from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
+
+# stable-diffusion-v1-5/stable-diffusion-v1-5: unet/config.json
+SD15_UNET = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+# stabilityai/stable-diffusion-2-1: unet/config.json
+SD21_UNET = SD15_UNET | {
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "dual_cross_attention": False,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "sample_size": 96,
+    "upcast_attention": True,
+    "use_linear_projection": True,
+}
+# vae/config.json of both
+VAE = {
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+    "out_channels": 3,
+    "sample_size": 512,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+}
+# text_encoder/config.json: CLIP ViT-L/14's tower of 1.x, OpenCLIP ViT-H/14's of 2.x
+VIT_L = {
+    "attention_dropout": 0.0,
+    "hidden_act": "quick_gelu",
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 77,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "projection_dim": 768,
+    "vocab_size": 49408,
+}
+VIT_H = VIT_L | {
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+    "projection_dim": 512,
+}
+
+
+@pytest.mark.parametrize(
+    "config", [SD15_UNET, pytest.param(SD21_UNET, marks=pytest.mark.slow)], ids=["1.5", "2.1"]
+)
+def test_unet(config, redraw, arrays, channels_first, channels_last, relative_error):
+    oracle = redraw(diffusers.UNet2DConditionModel(**config))
+    unet = UNet2DConditionModel.from_config(dict(oracle.config))
+    params = params_from_torch(arrays(oracle))
+    check_params(unet, params, "the test")
+    draw = np.random.default_rng(0).standard_normal
+    sample = draw((1, 32, 32, 4)).astype(np.float32)
+    text = draw((1, 77, unet.cross_attention_dim)).astype(np.float32)
+    index = np.array([501])
+    theirs = oracle(channels_first(sample), torch.from_numpy(index), torch.from_numpy(text)).sample
+    ours = jax.jit(unet.apply)({"params": params}, sample, index, text)
+    assert relative_error(ours, channels_last(theirs)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [SD15_UNET, SD21_UNET], ids=["1.5", "2.1"])
+def test_unet_in_bfloat16(config, relative_error, record_property):
+    """Half precision in weights and arithmetic against float32, both ours."""
+    unet = UNet2DConditionModel.from_config(config)
+    params = jax.jit(unet.init)(jax.random.key(0), *unet.dummy_inputs())
+    draw = np.random.default_rng(0).standard_normal
+    sample, index = draw((1, 32, 32, 4)).astype(np.float32), np.array([501])
+    text = draw((1, 77, unet.cross_attention_dim)).astype(np.float32)
+    whole = np.asarray(jax.jit(unet.apply)(params, sample, index, text))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    unet = UNet2DConditionModel.from_config(config, jnp.bfloat16)
+    error = relative_error(np.float32(jax.jit(unet.apply)(half, sample, index, text)), whole)
+    record_property("bfloat16_error", error)
+    print(f"bfloat16 against float32: {error:.2e}")
+    assert error < 3e-2
+
+
+def test_vae(redraw, arrays, channels_first, channels_last, relative_error):
+    oracle = redraw(diffusers.AutoencoderKL(**VAE))
+    vae = AutoencoderKL.from_config(dict(oracle.config))
+    params = {"params": params_from_torch(modern_names(arrays(oracle)))}
+    check_params(vae, params["params"], "the test")
+    rgb = np.random.default_rng(0).uniform(-1, 1, (1, 128, 128, 3)).astype(np.float32)
+    theirs = oracle.encode(channels_first(rgb)).latent_dist
+    encode, decode = (jax.jit(partial(vae.apply, method=name)) for name in ("encode", "decode"))
+    mean, log_variance = encode(params, rgb)
+    assert relative_error(mean, channels_last(theirs.mean)) < 1e-4
+    assert relative_error(log_variance, channels_last(theirs.logvar)) < 1e-4
+    decoded = decode(params, channels_last(theirs.mean))
+    assert relative_error(decoded, channels_last(oracle.decode(theirs.mean).sample)) < 1e-4
+
+
+@pytest.mark.parametrize("config", [VIT_L, VIT_H], ids=["ViT-L", "ViT-H"])
+def test_text_encoder(config, redraw, arrays, relative_error):
+    oracle = redraw(transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)))
+    model = CLIPTextModel.from_config(oracle.config.to_dict())
+    params = params_from_torch(modern_names(arrays(oracle)))
+    check_params(model, params, "the test")
+    ids = np.random.default_rng(0).integers(0, 49400, (2, 77))
+    ids[:, 0], ids[0, 9:], ids[1, 40:] = 49406, 49407, 49407
+    theirs = oracle(torch.from_numpy(ids)).last_hidden_state.numpy()
+    ours, _ = jax.jit(model.apply)({"params": params}, ids)
+    assert relative_error(ours, theirs) < 1e-4

@@ -1,0 +1,79 @@
+"""What reaches the NeRF, against torch: the SDS residual, and its way back through the encoder."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.distillation import sds_residual
+
+RENDER = 6  # pixels; not the prior's 16
+
+
+@pytest.fixture(scope="module")
+def pipeline(pipeline_dir) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
+
+
+@pytest.fixture(scope="module")
+def loaded(pipeline_dir):
+    return load_prior(pipeline_dir)
+
+
+@pytest.mark.parametrize("guidance_rescale", [0.0, 0.5])
+def test_the_residual_is_torchs(
+    guidance_rescale, pipeline, loaded, channels_first, channels_last, relative_error
+):
+    prior, weights = loaded
+    draw = np.random.default_rng(0).standard_normal
+    z, eps = draw((2, 2, *prior.latent_shape)).astype(np.float32)
+    index, scale = torch.tensor([120, 870]), 7.5
+    text, empty_text = prior.encode_text(["a red chair", "a blue car"]), prior.encode_text([""])
+
+    noise = channels_first(eps)
+    z_t = pipeline.scheduler.add_noise(channels_first(z), noise, index)
+    said = [
+        pipeline.unet(z_t, index, torch.from_numpy(np.array(words))).sample
+        for words in (jnp.broadcast_to(empty_text, text.shape), text)
+    ]
+    guided = said[0] + scale * (said[1] - said[0])
+    rescaled = guided * said[1].std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+    velocity = guidance_rescale * rescaled + (1 - guidance_rescale) * guided
+    alpha_squared = pipeline.scheduler.alphas_cumprod[index][:, None, None, None]
+    sigma_squared = 1 - alpha_squared
+    eps_hat = alpha_squared**0.5 * velocity + sigma_squared**0.5 * z_t
+    theirs = channels_last(sigma_squared * (eps_hat - noise))
+
+    t = jnp.array([120, 870]) / 999
+    scales = {"guidance_scale": scale, "guidance_rescale": guidance_rescale}
+    ours = jax.jit(
+        lambda z, eps: sds_residual(
+            prior, weights, z, t, eps, text, empty_text, weighting="sigma2", **scales
+        )
+    )
+    assert relative_error(ours(z, eps)[0], theirs) < 1e-4
+    assert relative_error(ours(z, eps[::-1])[0], theirs) > 1e-2
+
+
+@pytest.mark.parametrize("size", [RENDER, 16])
+def test_the_gradient_that_reaches_the_render_is_torchs(
+    size, pipeline, loaded, channels_first, channels_last, relative_error
+):
+    prior, weights = loaded
+    rng = np.random.default_rng(0)
+    rgb = rng.uniform(size=(2, size, size, 3)).astype(np.float32)
+    residual = rng.standard_normal((2, *prior.latent_shape)).astype(np.float32)
+
+    picture = channels_first(rgb).requires_grad_()
+    with torch.enable_grad():
+        large = torch.nn.functional.interpolate(picture, prior.image_size, mode="bilinear")
+        latent = pipeline.vae.encode(2 * large - 1).latent_dist.mean
+        (latent * pipeline.vae.config.scaling_factor).backward(channels_first(residual))
+
+    z, pull = jax.vjp(jax.jit(lambda rgb: prior.encode(weights, rgb, None)), rgb)
+    (ours,) = pull(jnp.asarray(residual))
+    assert relative_error(ours, channels_last(picture.grad)) < 1e-3
+    assert relative_error(pull(z)[0], channels_last(picture.grad)) > 1e-2
