@@ -92,6 +92,7 @@ ELEVATION_PHRASES: tuple[str, ...] = ("low angle", "medium angle", "high angle")
 ELEVATION_EDGES_DEG = (15.0, 45.0)
 OVERHEAD_ELEVATION_DEG = 60.0
 
+FINE_SHARE = 0.55  # of the captions name one of the eight azimuths
 HELD_OUT_COUNT = 26
 
 _TEMPLATES = ("a {}", "a photo of a {}", "a render of a {}", "a picture of a {}", "a toy {}")
@@ -165,16 +166,24 @@ def subject_phrase(subject: Subject) -> str:
 
 
 def caption(
-    rng: np.random.Generator, subject: Subject, azimuth_deg: float, elevation_deg: float
+    rng: np.random.Generator,
+    subject: Subject,
+    azimuth_deg: float,
+    elevation_deg: float,
+    fine_share: float = FINE_SHARE,
 ) -> str:
-    """One random caption: a template, and view words (55 % the finer ones, 20 % the paper's)."""
+    """One random caption: a template and view words, the finer ones with the odds `fine_share`.
+
+    Nine in eleven of those name the elevation too; of the other captions four in nine carry the
+    paper's words and the rest none.
+    """
     words = with_article(str(rng.choice(_TEMPLATES)).format(subject_phrase(subject)))
     scheme = rng.random()
-    if scheme < 0.55:
+    if scheme < fine_share:
         fine = view_phrases()[int(view_index(jnp.float32(azimuth_deg), jnp.float32(elevation_deg)))]
         azimuth_words = fine.split(", ")[0]
-        return f"{words}, {fine if scheme < 0.45 else azimuth_words}"
-    if scheme < 0.75:
+        return f"{words}, {fine if scheme < fine_share * 9 / 11 else azimuth_words}"
+    if scheme < fine_share + (1.0 - fine_share) * 4 / 9:
         return f"{words}, {coarse_phrase(azimuth_deg, elevation_deg)}"
     return words
 

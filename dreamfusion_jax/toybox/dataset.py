@@ -67,13 +67,14 @@ class Pictures:
             _COLORS[accent] if accent >= 0 else None,
         )
 
-    def draw_captions(self, rng: np.random.Generator) -> list[str]:
+    def draw_captions(
+        self, rng: np.random.Generator, fine_share: float = captions.FINE_SHARE
+    ) -> list[str]:
         """One random caption a picture."""
+        angles = zip(self.azimuth_deg.tolist(), self.elevation_deg.tolist(), strict=True)
         return [
-            captions.caption(
-                rng, self.subject(i), float(self.azimuth_deg[i]), float(self.elevation_deg[i])
-            )
-            for i in range(self.count)
+            captions.caption(rng, self.subject(i), azimuth_deg, elevation_deg, fine_share)
+            for i, (azimuth_deg, elevation_deg) in enumerate(angles)
         ]
 
 

@@ -110,6 +110,7 @@ class Stage(NamedTuple):
 PICTURES = 31_200
 STAGES: dict[str, Stage] = {
     "vae": Stage(7_000, 8, 2e-3),
-    "diffusion": Stage(3_000, 32, 1e-3),
+    "diffusion": Stage(6_200, 32, 1e-3),
+    "views": Stage(1_500, 32, 5e-4),
     "judge": Stage(1_000, 64, 1e-3),
 }

@@ -25,6 +25,23 @@ CAPTION_DROPOUT = 0.1
 MIN_SNR = 5.0
 
 
+class Emphasis(NamedTuple):
+    """What a stage of the diffusion training looks at most.
+
+    Attributes:
+      fine_share: of the captions that name one of eight azimuths.
+      front_share: of the pictures that show a kind with a front, over their natural share.
+      t_min: the least diffusion time. What a view word decides is decided at high noise.
+    """
+
+    fine_share: float = captions.FINE_SHARE
+    front_share: float = 0.0
+    t_min: float = 0.0
+
+
+VIEWS = Emphasis(fine_share=0.95, front_share=0.6, t_min=0.3)
+
+
 class Task(NamedTuple):
     """One network's training problem; pure functions.
 
@@ -81,6 +98,7 @@ def diffusion_task(
     pictures: Pictures,
     tokenize: Callable[[list[str]], np.ndarray],
     draw: Callable[[Params], np.ndarray],
+    emphasis: Emphasis = Emphasis(),  # noqa: B008 (immutable)
 ) -> Task:
     """The U-Net and the text encoder together: predict the velocity of noised latents.
 
@@ -88,7 +106,10 @@ def diffusion_task(
       latents: [N, h, w, c] scaled latents of `pictures`.
       tokenize: captions -> ids [B, L].
       draw: params -> the preview.
+      emphasis: what to look at most.
     """
+    with_front = np.array([kind in captions.KINDS_WITH_FRONT for kind in captions.KINDS])
+    fronted = np.flatnonzero(with_front[pictures.kind])
 
     def init(key: jax.Array) -> Params:
         unet_key, text_key = jax.random.split(key)
@@ -103,7 +124,10 @@ def diffusion_task(
 
     def batch(rng: np.random.Generator, size: int) -> Batch:
         index = rng.integers(pictures.count, size=size)
-        words = pictures.take(index).draw_captions(rng)
+        if emphasis.front_share:
+            chosen = rng.random(size) < emphasis.front_share
+            index = np.where(chosen, rng.choice(fronted, size), index)
+        words = pictures.take(index).draw_captions(rng, emphasis.fine_share)
         keep = rng.random(size) >= CAPTION_DROPOUT
         ids = tokenize([text if kept else "" for text, kept in zip(words, keep, strict=True)])
         return latents[index], ids
@@ -113,6 +137,7 @@ def diffusion_task(
         t_key, eps_key = jax.random.split(key)
         # Stratified over the batch, which halves the noise of the loss at no cost.
         t = (jnp.arange(len(z)) + jax.random.uniform(t_key, (len(z),))) / len(z)
+        t = emphasis.t_min + (1.0 - emphasis.t_min) * t
         eps = jax.random.normal(eps_key, z.shape)
         alpha, sigma = schedules.alpha_sigma(schedule, t)
         z_t = schedules.add_noise(z, eps, alpha, sigma)

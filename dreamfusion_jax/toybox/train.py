@@ -1,7 +1,8 @@
 """Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
 
-Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), judge.
-The weights are written in the diffusers / transformers layout to --output as each stage ends.
+Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), views
+(the same two, taught to obey the view words), judge. The weights are written in the diffusers /
+transformers layout to --output as each stage ends.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dreamfusion_jax.diffusion.weights import read_component, write_component
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.fit import fit
 
-_STAGES = ("pictures", "vae", "diffusion", "judge")
+_STAGES = ("pictures", "vae", "diffusion", "views", "judge")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Where weights/ and judge/ go; empty: <workdir>/trained."
@@ -49,6 +50,7 @@ def main() -> int:
     runs = {
         "vae": (train_vae, output / "weights"),
         "diffusion": (train_diffusion, output / "weights"),
+        "views": (train_views, output / "weights"),
         "judge": (train_judge, output / "judge"),
     }
     for name, (run, target) in runs.items():
@@ -61,7 +63,8 @@ def main() -> int:
 def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
     """Writes vae/ with its scaling_factor measured on the pictures' latents."""
     vae = AutoencoderKL.from_config(recipes.VAE)
-    task = _start(tasks.vae_task(vae, pictures), lambda: read_component(output / "vae")[1])
+    task = tasks.vae_task(vae, pictures)
+    task = _start(task, lambda: read_component(output / "vae")[1], _WARM_START.value)
     params = fit(task, _stage("vae"), workdir, _SEED.value)
     latents = encode(vae, params, pictures.image[:4096])
     config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
@@ -72,6 +75,22 @@ def train_diffusion(
     pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path
 ) -> None:
     """Writes unet/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
+    _train_denoiser("diffusion", tasks.Emphasis(), _WARM_START.value, pictures, workdir, output)
+
+
+def train_views(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Goes on with what `train_diffusion` wrote, with every view named."""
+    _train_denoiser("views", tasks.VIEWS, True, pictures, workdir, output)
+
+
+def _train_denoiser(
+    stage: str,
+    emphasis: tasks.Emphasis,
+    warm_start: bool,
+    pictures: dataset.Pictures,
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+) -> None:
     tokenizer.write(output / "tokenizer")
     text_config = recipes.TEXT_ENCODER | tokenizer.sizes(output / "tokenizer")
     text_encoder = CLIPTextModel.from_config(text_config)
@@ -99,11 +118,14 @@ def train_diffusion(
         pictures,
         load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
         draw,
+        emphasis,
     )
     task = _start(
-        task, lambda: {name: read_component(output / name)[1] for name in ("unet", "text_encoder")}
+        task,
+        lambda: {name: read_component(output / name)[1] for name in ("unet", "text_encoder")},
+        warm_start,
     )
-    publish(fit(task, _stage("diffusion"), workdir, _SEED.value))
+    publish(fit(task, _stage(stage), workdir, _SEED.value))
 
 
 def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -114,7 +136,7 @@ def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
     config = recipes.JUDGE | {"text_config": text_config}
     model = CLIPModel.from_config(config)
     task = tasks.judge_task(model, pictures, load_tokenizer(output, tokenizer.MAX_LENGTH))
-    task = _start(task, lambda: read_component(output)[1])
+    task = _start(task, lambda: read_component(output)[1], _WARM_START.value)
     params = fit(task, _stage("judge"), workdir, _SEED.value)
     write_component(output, config, params, _STORED_DTYPE)
 
@@ -150,9 +172,9 @@ def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) 
     return np.concatenate(latents)[: len(image)]
 
 
-def _start(task: tasks.Task, read: Callable[[], Any]) -> tasks.Task:
-    """The task, starting from the weights that `read` finds if --warm_start is given."""
-    if not _WARM_START.value:
+def _start(task: tasks.Task, read: Callable[[], Any], warm: bool) -> tasks.Task:
+    """The task; where `warm`, starting from the weights that `read` finds."""
+    if not warm:
         return task
     params = read()
     return task._replace(init=lambda key: params)
