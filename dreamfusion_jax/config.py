@@ -53,7 +53,7 @@ class SceneConfig:
     blur_start: float = _setting(
         5e-2, "variance added to each sample's Gaussian at the first step", 0, 1e2
     )
-    blur_end: float = _setting(2e-3, "the same from --blur_steps on; it falls linearly", 0, 1e2)
+    blur_end: float = _setting(5e-3, "the same from --blur_steps on; it falls linearly", 0, 1e2)
     blur_steps: int = _setting(500, "steps over which that variance falls", 1, None)
     density_activation: str = _setting(
         "softplus", "what makes the density positive", choices=("softplus", "exp")
@@ -127,7 +127,7 @@ class PriorConfig:
     weight_cap: float = _setting(10.0, "upper bound of w(t)", 1e-6, 1e9)
     t_min: float = _setting(0.1, "least diffusion time t in (0, 1)", 1e-4, 0.9999)
     t_max_start: float = _setting(0.95, "greatest t at the first step", 1e-4, 0.9999)
-    t_max_end: float = _setting(0.6, "greatest t at the last step, reached linearly", 1e-4, 0.9999)
+    t_max_end: float = _setting(0.5, "greatest t at the last step, reached linearly", 1e-4, 0.9999)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TrainConfig:
     """What is optimised, for how long, and how the views of a step are drawn."""
 
     prompt: str = _setting("", "what to make, for example 'a red chair'")
-    steps: int = _setting(1000, "optimisation steps", 1, 10_000_000)
+    steps: int = _setting(1500, "optimisation steps", 1, 10_000_000)
     seed: int = _setting(0, "seed of everything random", 0, 2**31 - 1)
     views_per_device: int = _setting(1, "views a step on each device", 1, 4096)
     render_size: int = _setting(

@@ -48,7 +48,7 @@ class SceneOptions(NamedTuple):
     min_degree: int = 0  # frequencies 2^min_degree ..
     max_degree: int = 6  # .. 2^(max_degree - 1)
     blur_start: float = 5e-2  # variance added to every Gaussian at the first step
-    blur_end: float = 2e-3  # and from `blur_steps` on
+    blur_end: float = 5e-3  # and from `blur_steps` on
     blur_steps: int = 500
     density_activation: str = "softplus"  # softplus | exp
     density_scale: float = 20.0

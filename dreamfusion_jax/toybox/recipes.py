@@ -111,6 +111,6 @@ PICTURES = 31_200
 STAGES: dict[str, Stage] = {
     "vae": Stage(7_000, 8, 2e-3),
     "diffusion": Stage(6_200, 32, 1e-3),
-    "views": Stage(1_500, 32, 5e-4),
+    "views": Stage(1_400, 32, 5e-4),
     "judge": Stage(1_000, 64, 1e-3),
 }

@@ -18,8 +18,12 @@ def write(directory: pathlib.Path) -> None:
     """Writes vocab.json, merges.txt and tokenizer_config.json as transformers' CLIPTokenizer.
 
     As in CLIP, the vocabulary is all bytes, all bytes at a word's end, the merges' results, and the
-    two special tokens last; text that the toybox never saw falls back to bytes.
+    two special tokens last; text that the toybox never saw falls back to bytes. A vocabulary that
+    is there and knows every word is kept: networks were trained on its numbers, and the trainer of
+    merges breaks ties differently each time.
     """
+    if _knows_every_word(directory / "vocab.json"):
+        return
     merges = _merges(captions.vocabulary())
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     pieces = [*alphabet, *(letter + _WORD_END for letter in alphabet)]
@@ -52,6 +56,13 @@ def sizes(directory: pathlib.Path) -> dict[str, int]:
         "pad_token_id": vocabulary[_END],
         "max_position_embeddings": MAX_LENGTH,
     }
+
+
+def _knows_every_word(vocabulary: pathlib.Path) -> bool:
+    if not vocabulary.exists():
+        return False
+    pieces = json.loads(vocabulary.read_text())
+    return all(word + _WORD_END in pieces for word in captions.vocabulary())
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

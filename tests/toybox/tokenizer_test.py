@@ -1,5 +1,7 @@
 """Every word of the toybox is one token; everything else is still read, byte by byte."""
 
+import json
+
 from transformers import CLIPTokenizer
 
 from dreamfusion_jax.toybox import captions, tokenizer
@@ -17,3 +19,17 @@ def test_every_word_is_one_token(tmp_path):
     assert set(ids[4:]) == {sizes["eos_token_id"]}
     unknown = tokens("Zebra!").input_ids[1:-1]
     assert len(unknown) > 1 and sizes["eos_token_id"] not in unknown
+
+
+def test_numbers_that_networks_were_trained_on_are_kept(tmp_path):
+    tokenizer.write(tmp_path)
+    path = tmp_path / "vocab.json"
+    pieces = json.loads(path.read_text())
+    pieces["car</w>"], pieces["cap</w>"] = pieces["cap</w>"], pieces["car</w>"]
+    path.write_text(json.dumps(pieces, ensure_ascii=False))
+    tokenizer.write(tmp_path)
+    assert json.loads(path.read_text()) == pieces
+    del pieces["car</w>"]
+    path.write_text(json.dumps(pieces, ensure_ascii=False))
+    tokenizer.write(tmp_path)
+    assert "car</w>" in json.loads(path.read_text())
