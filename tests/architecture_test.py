@@ -11,8 +11,8 @@ PACKAGE = Path(dreamfusion_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The maths: plain arrays and explicit values in, arrays out.
 PURE = ("nerf", "diffusion", "distillation.py", "prompts.py")
-# Reading and writing weights is what these two are for.
-READ_FILES = ("diffusion/weights.py", "diffusion/prior.py")
+# Finding, reading and writing weights is what these are for.
+READ_FILES = ("diffusion/hub.py", "diffusion/weights.py", "diffusion/prior.py")
 
 
 def name(path: Path) -> str:
