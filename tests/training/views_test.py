@@ -42,9 +42,12 @@ def test_the_row_names_the_drawn_camera():
 
 def test_t_is_uniform_in_its_falling_range():
     def times(step):
-        draw = jax.vmap(lambda index: draw_view(Config(), jnp.int32(step), index).t)
+        draw = jax.vmap(lambda index: draw_view(config, jnp.int32(step), index).t)
         return draw(jnp.arange(COUNT))
 
+    config = Config(
+        prior=PriorConfig(t_min=0.1, t_max_start=0.95, t_max_end=0.6), train=TrainConfig(steps=1000)
+    )
     for step, high in ((0, 0.95), (999, 0.6)):
         t = times(step)
         assert 0.1 <= t.min() < 0.12 and high - 0.02 < t.max() <= high
