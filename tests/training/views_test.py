@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import CameraConfig, Config, TrainConfig
+from dreamfusion_jax.config import CameraConfig, Config, PriorConfig, TrainConfig
 from dreamfusion_jax.nerf.cameras import orbit_position
 from dreamfusion_jax.training.views import draw_light, draw_shading, draw_view
 
