@@ -3,12 +3,15 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from dreamfusion_jax.diffusion.prior import Prior, load_prior
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -118,6 +121,18 @@ def pipeline_dir(redraw, tmp_path_factory: pytest.TempPathFactory) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(pipeline_dir: Path) -> StableDiffusionPipeline:
+    """It, as diffusers loads it."""
+    return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
+
+
+@pytest.fixture(scope="module")
+def loaded(pipeline_dir: Path) -> tuple[Prior, Any]:
+    """It, as we load it: the prior and its weights."""
+    return load_prior(pipeline_dir)
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:

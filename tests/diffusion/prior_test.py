@@ -8,23 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 
 from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior, resize_bilinear
 from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma
 from dreamfusion_jax.errors import UserError
 
 PROMPTS = ["a red chair", "a blue mug, seen from far behind and above, on its own", ""]
-
-
-@pytest.fixture(scope="module")
-def pipeline(pipeline_dir) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
-
-
-@pytest.fixture(scope="module")
-def loaded(pipeline_dir):
-    return load_prior(pipeline_dir)
 
 
 def test_text_is_encoded_as_the_pipeline_does(pipeline, loaded, relative_error):

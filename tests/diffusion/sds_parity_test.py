@@ -5,22 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
 
-from dreamfusion_jax.diffusion.prior import load_prior
 from dreamfusion_jax.distillation import sds_residual
 
 RENDER = 6  # pixels; not the prior's 16
-
-
-@pytest.fixture(scope="module")
-def pipeline(pipeline_dir) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
-
-
-@pytest.fixture(scope="module")
-def loaded(pipeline_dir):
-    return load_prior(pipeline_dir)
 
 
 @pytest.mark.parametrize("guidance_rescale", [0.0, 0.5])

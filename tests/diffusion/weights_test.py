@@ -152,10 +152,13 @@ def truncate(folder: Path) -> None:
 
 
 SPOILED = {
-    "only pickles": (only_pickles, "pickled weights.*convert"),
+    "only pickles": (only_pickles, "holds no safetensors but pickled weights.*convert"),
     "truncated": (truncate, "not a whole safetensors file"),
     "empty file": (lambda d: (d / UNET_FILE).write_bytes(b""), "not a whole safetensors file"),
-    "no weights": (lambda d: (d / UNET_FILE).unlink(), "diffusion_pytorch_model.* is missing"),
+    "no weights": (
+        lambda d: (d / UNET_FILE).unlink(),
+        "holds no weights: diffusion_pytorch_model.* is missing",
+    ),
     "no config": (lambda d: (d / "config.json").unlink(), "config.json is missing"),
     "broken JSON": (lambda d: (d / "config.json").write_text("{"), "not readable JSON"),
     "binary JSON": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe"), "not readable JSON"),
