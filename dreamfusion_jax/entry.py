@@ -1,6 +1,7 @@
 """What every `python -m dreamfusion_jax...` shares: how it ends, and where compiled code is kept.
 
-Exit codes: 0 done; 2 bad input, told in one line; 130 interrupted by Ctrl-C or SIGTERM.
+Exit codes: 0 done; 2 bad input and 1 a prior whose files are at fault, both told in one line; 130
+interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from absl import app, flags, logging
 
 from dreamfusion_jax.errors import UserError
 
-EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
 
@@ -28,7 +28,7 @@ def run(main: Callable[[], int]) -> None:
         try:
             return main()
         except UserError as error:
-            return _complain(str(error))
+            return _complain(error)
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on from what was saved.", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -51,12 +51,13 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(_complain(UserError(error)))
     if len(rest) > 1:
-        sys.exit(_complain(f"{rest[1]} is not a flag; write flags as --name=value."))
+        stray = UserError(f"{rest[1]} is not a flag; write flags as --name=value.")
+        sys.exit(_complain(stray))
     return rest
 
 
-def _complain(message: str) -> int:
-    print("Error: " + " ".join(message.split()), file=sys.stderr)
-    return EXIT_BAD_INPUT
+def _complain(error: UserError) -> int:
+    print("Error: " + " ".join(str(error).split()), file=sys.stderr)
+    return error.exit_code

@@ -1,5 +1,13 @@
-"""The one exception that a person, not a programmer, is meant to read."""
+"""The exceptions that a person, not a programmer, is meant to read."""
 
 
 class UserError(Exception):
     """Bad input. The message is one sentence that names the flag or file and the mend."""
+
+    exit_code = 2
+
+
+class PriorError(UserError):
+    """A prior's files are at fault, not the command. The message names the file and the fault."""
+
+    exit_code = 1

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -80,6 +81,15 @@ def test_a_bad_value_is_refused_by_the_name_of_its_flag(argument):
 def test_a_value_of_the_wrong_kind_is_refused_at_parsing(argument):
     with pytest.raises(flags.Error, match=argument.split("=")[0].lstrip("-")):
         parse("--prompt=x", argument)
+
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.cfg"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_flagfile_is_accepted_and_its_prompt_can_be_overruled(path):
+    assert parse(f"--flagfile={path}").train.prompt
+    assert parse(f"--flagfile={path}", "--prompt=a blue mug").train.prompt == "a blue mug"
 
 
 def test_only_what_makes_another_run_counts_as_different():

@@ -149,7 +149,7 @@ def test_a_malformed_prior_is_one_sentence(program, tiny_prior, tmp_path, name, 
     prior = broken_prior(tiny_prior, tmp_path / "prior", name, text)
     code, _, error = program(f"--workdir={tmp_path / 'run'}", prior)
     lines = error.strip().splitlines()
-    assert code == 2 and len(lines) == 1 and str(tmp_path / "prior") in lines[0], error
+    assert code == 1 and len(lines) == 1 and str(tmp_path / "prior") in lines[0], error
 
 
 def test_the_command_itself_ends_without_a_stack_trace(tmp_path):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.layers import Dtype, Linear, dot_product_attention, layer_norm
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
@@ -285,12 +285,12 @@ def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         if key == "hidden_act":
             if value not in ACTIVATIONS:
-                raise UserError(
+                raise PriorError(
                     f"{cls.__name__} config: hidden_act={value!r} is not supported, "
                     f"only {' and '.join(ACTIVATIONS)} are."
                 )
         elif not isinstance(value, int | float):
-            raise UserError(
+            raise PriorError(
                 f"{cls.__name__} config: {key}={value!r} is not supported, only a number is."
             )
     return options

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 
 def module_options(
@@ -35,12 +35,12 @@ def module_options(
             options[key] = value
         elif key in fixed:
             if value != _hashable(fixed[key]):
-                raise UserError(
+                raise PriorError(
                     f"{class_name} config: {key}={value!r} is not supported, "
                     f"only {key}={fixed[key]!r} is."
                 )
         elif not (key.startswith("_") or key in inert):
-            raise UserError(f"{class_name} config: the option {key}={value!r} is not supported.")
+            raise PriorError(f"{class_name} config: the option {key}={value!r} is not supported.")
     return options
 
 
@@ -48,7 +48,7 @@ def require_type(class_name: str, options: Mapping[str, Any], key: str, *types: 
     """Refuses an option that is set but is none of `types`."""
     if key in options and not isinstance(options[key], types):
         names = " or ".join(t.__name__ for t in types)
-        raise UserError(
+        raise PriorError(
             f"{class_name} config: {key}={options[key]!r} is not supported, only {names} is."
         )
 
@@ -57,7 +57,7 @@ def require_members(class_name: str, key: str, values: Collection[str], allowed:
     """Refuses a list of block types with one that is not implemented."""
     for value in values:
         if value not in allowed:
-            raise UserError(
+            raise PriorError(
                 f"{class_name} config: {value!r} in {key} is not supported, "
                 f"only {', '.join(sorted(allowed))} are."
             )

@@ -24,8 +24,14 @@ from dreamfusion_jax.diffusion.schedule import (
 )
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.weights import Place, load_module, read_config
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.diffusion.weights import (
+    Place,
+    blamed_on,
+    build_module,
+    load_module,
+    read_config,
+)
+from dreamfusion_jax.errors import PriorError
 
 Weights = Any  # a pytree of arrays, passed as an argument and never closed over
 EncodeText = Callable[[Sequence[str]], jax.Array]
@@ -82,13 +88,15 @@ def load_prior(
         name for name in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, name)
     ]
     if absent:
-        raise UserError(
+        raise PriorError(
             f"{path}/model_index.json names no {', '.join(absent)}: not a text-to-image pipeline."
         )
-    schedule = schedule_from_config(read_config(path / "scheduler", "scheduler_config.json"))
+    with_vae = _has(index, "vae")
+    _check_fit(path, with_vae)
+    schedule = _load_schedule(path / "scheduler")
     encode_text = load_text_encoder(path, dtype, variant)
     unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype, variant, place)
-    if not _has(index, "vae"):
+    if not with_vae:
         return pixel_prior(unet, schedule, encode_text), {"unet": unet_params}
     vae_dtype = vae_dtype or dtype
     vae, vae_params = load_module(path / "vae", AutoencoderKL, vae_dtype, variant, place)
@@ -170,22 +178,31 @@ def load_text_encoder(path: str | Path, dtype: Any = jnp.float32, variant: str =
     """Prompts -> last hidden states [B, L, D], padded to the tokeniser's full length."""
     path = Path(path)
     text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, dtype, variant)
-    tokenize = load_tokenizer(path / "tokenizer", text_encoder.max_position_embeddings)
+    tokenize = load_tokenizer(
+        path / "tokenizer", text_encoder.max_position_embeddings, text_encoder.vocab_size
+    )
     apply = jax.jit(lambda params, ids: text_encoder.apply({"params": params}, ids)[0])
     return lambda prompts: apply(params, tokenize(prompts))
 
 
-def load_tokenizer(directory: str | Path, max_length: int) -> Callable[[Sequence[str]], np.ndarray]:
-    """Prompts -> ids [B, L], padded and cut as StableDiffusionPipeline does."""
+def load_tokenizer(
+    directory: str | Path, max_length: int, vocab_size: int | None = None
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """Prompts -> ids [B, L] below `vocab_size`, padded and cut as StableDiffusionPipeline does."""
     directory = Path(directory)
     if not any((directory / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        raise UserError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+        raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
     from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(directory))
     except Exception as error:  # transformers raises whatever the broken file led to
-        raise UserError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
+        raise PriorError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
+    if vocab_size is not None and len(tokenizer) > vocab_size:
+        raise PriorError(
+            f"{directory} holds {len(tokenizer)} tokens, but the text encoder beside it knows "
+            f"{vocab_size}: they are not of one pipeline."
+        )
     length = min(tokenizer.model_max_length, max_length)
 
     def tokenize(prompts: Sequence[str]) -> np.ndarray:
@@ -212,9 +229,41 @@ def _predictor(
     return predict
 
 
+def _load_schedule(directory: Path) -> Schedule:
+    config = read_config(directory, "scheduler_config.json")
+    with blamed_on(directory / "scheduler_config.json"):
+        return schedule_from_config(config)
+
+
+def _check_fit(path: Path, with_vae: bool) -> None:
+    """Raises PriorError unless the networks' configs belong together; reads no weights."""
+    unet = build_module(path / "unet", UNet2DConditionModel)
+    text = build_module(path / "text_encoder", CLIPTextModel)
+    channels = 3
+    if with_vae:
+        channels = build_module(path / "vae", AutoencoderKL).latent_channels
+    with blamed_on(path / "unet" / "config.json"):
+        _sample_side(unet)
+        if unet.cross_attention_dim != text.hidden_size:
+            raise PriorError(
+                f"cross_attention_dim={unet.cross_attention_dim} is not the hidden_size "
+                f"({text.hidden_size}) that text_encoder/config.json gives."
+            )
+        if unet.in_channels != channels:
+            raise PriorError(
+                f"in_channels={unet.in_channels} is not supported, only the {channels} of what is "
+                "denoised are: networks for inpainting, depth or upscaling are no priors."
+            )
+        if unet.out_channels != unet.in_channels:
+            raise PriorError(
+                f"out_channels={unet.out_channels} is not supported, only as many as in_channels "
+                f"({unet.in_channels}) are: predicted variances are not read."
+            )
+
+
 def _sample_side(unet: UNet2DConditionModel) -> int:
     if not isinstance(unet.sample_size, int):
-        raise UserError(
+        raise PriorError(
             f"UNet2DConditionModel config: sample_size={unet.sample_size!r} is not supported, "
             "only one number (a square) is."
         )

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
@@ -46,23 +46,23 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     prediction_type = config.get("prediction_type", "epsilon")
     spacing = config.get("timestep_spacing", "leading")
     if prediction_type not in PREDICTION_TYPES:
-        raise UserError(
+        raise PriorError(
             f"scheduler config: prediction_type={prediction_type!r} is not supported, "
             f"only {', '.join(PREDICTION_TYPES)} are."
         )
     if spacing not in SPACINGS:
-        raise UserError(
+        raise PriorError(
             f"scheduler config: timestep_spacing={spacing!r} is not supported, "
             f"only {', '.join(SPACINGS)} are."
         )
     if config.get("thresholding"):
-        raise UserError(
+        raise PriorError(
             f"scheduler config: thresholding={config['thresholding']!r} is not supported."
         )
     alphas_cumprod = np.cumprod(1.0 - _betas(config))
     if config.get("rescale_betas_zero_snr"):
         if prediction_type == "epsilon":
-            raise UserError(
+            raise PriorError(
                 "scheduler config: rescale_betas_zero_snr=True is not supported with "
                 "prediction_type='epsilon': where there is no signal, noise says nothing of it."
             )
@@ -100,7 +100,7 @@ def _betas(config: Mapping[str, Any]) -> np.ndarray:
         time = np.arange(steps + 1) / steps
         alpha_bar = np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-    raise UserError(
+    raise PriorError(
         f"scheduler config: beta_schedule={name!r} is not supported, "
         "only linear, scaled_linear and squaredcos_cap_v2 are."
     )

@@ -22,7 +22,6 @@ class Attention(nn.Module):
     """Multi-head attention without biases on query, key and value."""
 
     heads: int
-    upcast: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -31,8 +30,6 @@ class Attention(nn.Module):
         channels = x.shape[-1]
         dense = lambda name: Linear(channels, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
         query, key, value = dense("to_q")(x), dense("to_k")(context), dense("to_v")(context)
-        if self.upcast:  # only matters in half precision: the scores themselves overflow there
-            query, key = query.astype(jnp.float32), key.astype(jnp.float32)
         out = dot_product_attention(query, key, value, self.heads)
         return Linear(channels, dtype=self.dtype, name="to_out_0")(out)
 
@@ -67,14 +64,11 @@ class BasicTransformerBlock(nn.Module):
 
     heads: int
     only_cross_attention: bool
-    upcast_attention: bool
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        attention = lambda name: Attention(  # noqa: E731
-            self.heads, self.upcast_attention, self.dtype, name=name
-        )
+        attention = lambda name: Attention(self.heads, self.dtype, name=name)  # noqa: E731
         h = layer_norm("norm1", self.dtype)(x)
         x = x + attention("attn1")(h, text if self.only_cross_attention else h)
         x = x + attention("attn2")(layer_norm("norm2", self.dtype)(x), text)
@@ -93,7 +87,6 @@ class Transformer2DModel(nn.Module):
     num_groups: int
     use_linear_projection: bool
     only_cross_attention: bool
-    upcast_attention: bool
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -111,7 +104,6 @@ class Transformer2DModel(nn.Module):
             h = BasicTransformerBlock(
                 self.heads,
                 self.only_cross_attention,
-                self.upcast_attention,
                 self.dtype,
                 name=f"transformer_blocks_{i}",
             )(h, text)

@@ -17,7 +17,7 @@ from dreamfusion_jax.diffusion.unet_blocks import (
     UNetMidBlock2DCrossAttn,
     UpBlock2D,
 )
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 NAME = "UNet2DConditionModel"
 # Options of diffusers with the only value implemented here, which is also the default there.
@@ -49,7 +49,8 @@ FIXED: dict[str, Any] = {
     "class_embeddings_concat": False,
     "cross_attention_norm": None,
 }
-INERT = ("dropout", "addition_embed_type_num_heads")
+# Attention scores are float32 here, so upcast_attention is always on.
+INERT = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
 
 
 class UNet2DConditionModel(nn.Module):
@@ -78,7 +79,6 @@ class UNet2DConditionModel(nn.Module):
     transformer_layers_per_block: int = 1
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
-    upcast_attention: bool = False
     dtype: Dtype = jnp.float32
 
     @classmethod
@@ -104,7 +104,7 @@ class UNet2DConditionModel(nn.Module):
         )
         lists = (unet.down_block_types, unet.up_block_types, unet._heads, unet._only_cross)
         if any(len(values) != len(unet.block_out_channels) for values in lists):
-            raise UserError(
+            raise PriorError(
                 f"{NAME} config: down_block_types, up_block_types, attention_head_dim and "
                 "only_cross_attention must have as many entries as block_out_channels."
             )
@@ -167,7 +167,6 @@ class UNet2DConditionModel(nn.Module):
             self.norm_eps,
             self.transformer_layers_per_block,
             self.use_linear_projection,
-            self.upcast_attention,
             self.downsample_padding,
             self.dtype,
         )

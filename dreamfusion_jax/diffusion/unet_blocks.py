@@ -23,7 +23,6 @@ class BlockOptions(NamedTuple):
     epsilon: float
     transformer_layers: int
     use_linear_projection: bool
-    upcast_attention: bool
     downsample_padding: int
     dtype: Dtype
 
@@ -118,7 +117,6 @@ def _transformer(
         options.num_groups,
         options.use_linear_projection,
         only_cross_attention,
-        options.upcast_attention,
         options.dtype,
         name=name,
     )

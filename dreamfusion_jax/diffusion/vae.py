@@ -20,7 +20,7 @@ from dreamfusion_jax.diffusion.layers import (
     dot_product_attention,
 )
 from dreamfusion_jax.diffusion.options import module_options, require_members, require_type
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 NAME = "AutoencoderKL"
 EPSILON = 1e-6  # of every norm in here
@@ -70,7 +70,7 @@ class AutoencoderKL(nn.Module):
             len(types) != len(vae.block_out_channels)
             for types in (vae.down_block_types, vae.up_block_types)
         ):
-            raise UserError(
+            raise PriorError(
                 f"{NAME} config: down_block_types and up_block_types must have as many entries as "
                 "block_out_channels."
             )

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 Params = dict[str, Any]
 Place = Callable[[np.ndarray], Any]
@@ -54,11 +54,11 @@ def read_config(directory: str | Path, name: str = "config.json") -> dict[str, A
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: expected a diffusers-layout directory.") from None
+        raise PriorError(f"{path} is missing: expected a diffusers-layout directory.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}).") from None
+        raise PriorError(f"{path} is not readable JSON ({error}).") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path} does not hold a JSON object.")
+        raise PriorError(f"{path} does not hold a JSON object.")
     return config
 
 
@@ -93,16 +93,24 @@ def load_module(
     That they fit each other is checked before any tensor is read.
     """
     directory = Path(directory)
-    module = module_class.from_config(read_config(directory), dtype)
+    module = build_module(directory, module_class, dtype)
     files = _safetensors_files(directory, variant)
     check_params(module, params_from_torch(modern_names(_outlines(files))), directory)
     return module, _read_params(files, dtype, place)
 
 
+def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:
+    """The network that config.json describes, without its weights."""
+    config = read_config(directory)
+    with blamed_on(directory / "config.json"):
+        return module_class.from_config(config, dtype)
+
+
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
-    """Raises UserError naming every tensor that is missing, surplus or of the wrong shape."""
+    """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
     inputs = module.dummy_inputs()
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    with blamed_on(Path(directory) / "config.json"):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
     expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
     found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
     problems = [
@@ -119,7 +127,7 @@ def check_params(module: nn.Module, params: Params, directory: str | Path) -> No
     ]
     said = [f"{what}: {', '.join(names)}" for what, names in problems if names]
     if said:
-        raise UserError(
+        raise PriorError(
             f"The weights in {directory} do not fit {type(module).__name__}; "
             + "; ".join(said)
             + "."
@@ -144,6 +152,17 @@ def write_component(
     text = json.dumps(dict(config), indent=2, sort_keys=True)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path) -> Iterator[None]:
+    """Whatever the contents of a file make go wrong in here is told as that file's fault."""
+    try:
+        yield
+    except PriorError as error:
+        raise PriorError(f"{path}: {error}") from None
+    except Exception as error:  # a word for a number, channels that their groups do not divide...
+        raise PriorError(f"{path} describes nothing that can be built ({error}).") from error
 
 
 def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -251,9 +270,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="numpy") as file:
             yield file
     except FileNotFoundError:
-        raise UserError(f"{path} is missing, though the index beside it names it.") from None
+        raise PriorError(f"{path} is missing, though the index beside it names it.") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(
+        raise PriorError(
             f"{path} is not a whole safetensors file ({error}): download it again."
         ) from None
 
@@ -269,21 +288,21 @@ def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
             if (directory / index).is_file():
                 return _shards(directory, index)
     if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
-        raise UserError(
+        raise PriorError(
             f"{directory} holds no safetensors but pickled weights, which can run any code when "
             "they are read: convert them, by loading them in diffusers where you trust them and "
             "save_pretrained."
         )
     wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
-    raise UserError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
+    raise PriorError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
 
 
 def _shards(directory: Path, index: str) -> list[Path]:
     weight_map = read_config(directory, index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f"{directory / index} has no weight_map that names the shards.")
+        raise PriorError(f"{directory / index} has no weight_map that names the shards.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name:  # a file elsewhere is no part of the pipeline
-            raise UserError(f"{directory / index} names {name}, which is not a file beside it.")
+            raise PriorError(f"{directory / index} names {name}, which is not a file beside it.")
     return [directory / name for name in names]

@@ -165,7 +165,8 @@ def judge_task(
     kind) captions and the kinds alone, (2) the kinds from eight azimuths, of which a picture is
     compared with its own kind's.
     """
-    subject_ids, view_ids = tokenize(subject_captions()), tokenize(view_captions())
+    subject_ids = _without_padding(tokenize(subject_captions()))
+    view_ids = _without_padding(tokenize(view_captions()))
     kinds, sides = len(captions.KINDS), len(captions.AZIMUTH_PHRASES)
 
     def init(key: jax.Array) -> Params:
@@ -173,11 +174,15 @@ def judge_task(
 
     def batch(rng: np.random.Generator, size: int) -> Batch:
         chosen = pictures.take(rng.integers(pictures.count, size=size))
-        azimuth = np.round(chosen.azimuth_deg / 45.0).astype(np.int32) % sides
+        # A mirrored picture of these symmetric objects is one from the other side.
+        mirrored = rng.random(size) < 0.5
+        image = np.where(mirrored[:, None, None, None], chosen.image[:, :, ::-1], chosen.image)
+        azimuth_deg = np.where(mirrored, -chosen.azimuth_deg, chosen.azimuth_deg)
+        azimuth = np.round(azimuth_deg / 45.0).astype(np.int32) % sides
         kind = chosen.kind.astype(np.int32)
         # subject_captions() lists the grey kinds first, then colour by colour.
         subject = (chosen.color.astype(np.int32) + 1) * kinds + kind
-        return augment(rng, chosen.image), subject, kind, azimuth
+        return augment(rng, image), subject, kind, azimuth
 
     def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
         del key
@@ -257,6 +262,15 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
     _, height, width, channels = images.shape
     rows = images.reshape(-1, columns, height, width, channels)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
+
+
+def _without_padding(ids: np.ndarray) -> np.ndarray:
+    """Ids [B, L] without the columns that only repeat the end mark; it is pooled where it first is.
+
+    Attention is causal, so what stood behind the mark changed nothing.
+    """
+    words = np.flatnonzero((ids != ids[:, -1:]).any(axis=0))
+    return ids[:, : words[-1] + 2]
 
 
 def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import transformers
 
 from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 END = 49
 TEXT = {
@@ -111,5 +111,5 @@ def test_vision_parity(redraw, arrays, channels_first, relative_error):
 )
 def test_what_is_not_implemented_is_refused_by_name(key, value):
     module = CLIPVisionModel if key == "image_size" else CLIPTextModel
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(PriorError, match=key):
         module.from_config({key: value})

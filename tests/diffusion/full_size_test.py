@@ -1,4 +1,4 @@
-"""Parity at full size: the configurations of Stable Diffusion 1.5 and 2.1, from their public files.
+"""Parity at full size: the configurations of Stable Diffusion 1.5 and 2.1.
 
 The weights are random, as everywhere in the tests: what is compared is the arithmetic, at the real
 widths, depths and numbers of heads. Latents are half as wide as the real ones.
@@ -18,72 +18,7 @@ from dreamfusion_jax.diffusion.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
-
-# stable-diffusion-v1-5/stable-diffusion-v1-5: unet/config.json
-SD15_UNET = {
-    "act_fn": "silu",
-    "attention_head_dim": 8,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "center_input_sample": False,
-    "cross_attention_dim": 768,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "downsample_padding": 1,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 4,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "norm_eps": 1e-5,
-    "norm_num_groups": 32,
-    "out_channels": 4,
-    "sample_size": 64,
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
-# stabilityai/stable-diffusion-2-1: unet/config.json
-SD21_UNET = SD15_UNET | {
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "dual_cross_attention": False,
-    "num_class_embeds": None,
-    "only_cross_attention": False,
-    "sample_size": 96,
-    "upcast_attention": True,
-    "use_linear_projection": True,
-}
-# vae/config.json of both
-VAE = {
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 512, 512],
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "in_channels": 3,
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
-    "out_channels": 3,
-    "sample_size": 512,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-}
-# text_encoder/config.json: CLIP ViT-L/14's tower of 1.x, OpenCLIP ViT-H/14's of 2.x
-VIT_L = {
-    "attention_dropout": 0.0,
-    "hidden_act": "quick_gelu",
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "layer_norm_eps": 1e-5,
-    "max_position_embeddings": 77,
-    "num_attention_heads": 12,
-    "num_hidden_layers": 12,
-    "projection_dim": 768,
-    "vocab_size": 49408,
-}
-VIT_H = VIT_L | {
-    "hidden_act": "gelu",
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 23,
-    "projection_dim": 512,
-}
+from tests.pipelines import SD15_UNET, SD21_UNET, VAE, VIT_H, VIT_L
 
 
 @pytest.mark.parametrize(

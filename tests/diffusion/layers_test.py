@@ -63,6 +63,35 @@ def test_causal_attention_does_not_see_the_future():
     chex.assert_trees_all_close(before[:, 0], v[:, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
+    """Its reference implementation stands in for the kernel, which only some GPUs have."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
+    plain = layers.dot_product_attention(q, k, v, 3, causal)
+    asked = []
+
+    def reference(*args, implementation, **options):
+        asked.append(implementation)
+        return fused(*args, **options)
+
+    fused = jax.nn.dot_product_attention
+    monkeypatch.setattr(layers, "_has_fused_kernel", lambda query: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
+    chex.assert_trees_all_close(layers.dot_product_attention(q, k, v, 3, causal), plain, atol=1e-6)
+    assert asked == ["cudnn"]
+
+
+def test_attention_scores_keep_their_digits_in_half_precision():
+    """Scores near 400: bfloat16 would round them to a multiple of two."""
+    q = jnp.full((1, 1, 4), 10.0, jnp.bfloat16)
+    k = jnp.stack([q[0, 0] * 2.0, q[0, 0] * 2.0 - 0.125])[None]
+    v = jnp.array([[[1.0] * 4, [0.0] * 4]], jnp.bfloat16)
+    gap = 10.0 * (np.float32(k[0, 0]) - np.float32(k[0, 1])).sum() / 2.0
+    assert gap > 0.0
+    out = np.float32(attention(q, k, v, heads=1))
+    np.testing.assert_allclose(out, 1.0 / (1.0 + np.exp(-gap)), rtol=1e-2)
+
+
 def test_timestep_embedding_of_zero_is_cosines_of_one_and_sines_of_zero():
     index = jnp.zeros((1,), jnp.int32)
     one, zero = np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)

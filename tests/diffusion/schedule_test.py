@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012}
 CONFIGS = [
@@ -77,5 +77,5 @@ def test_what_networks_predict_converts_back_and_forth(prediction_type):
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(key, value):
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(PriorError, match=key):
         schedules.schedule_from_config({key: value})

@@ -8,7 +8,7 @@ import torch
 
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.weights import check_params, params_from_torch
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 SMALL = {
     "sample_size": 8,
@@ -108,5 +108,5 @@ def test_bfloat16_arithmetic_is_close_and_keeps_float32_params(
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(key, value):
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(PriorError, match=key):
         UNet2DConditionModel.from_config({**SMALL, key: value})

@@ -9,7 +9,7 @@ import pytest
 
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import PriorError
 
 SMALL = {
     "block_out_channels": [8, 16],
@@ -93,5 +93,5 @@ def test_attention_names_of_old_files_are_understood(convolutional, redraw, arra
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(key, value):
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(PriorError, match=key):
         AutoencoderKL.from_config({**SMALL, key: value})

@@ -1,0 +1,32 @@
+"""Writes a full-size Stable Diffusion of random weights, where the real ones cannot be had.
+
+  python -m tests.benchmarks.random_pipeline --model=1.5 --output=workdir/random-1.5
+
+What it draws is noise; what it costs, in time and memory, is the real thing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from absl import app, flags
+
+from tests.pipelines import MODELS, write_pipeline
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+_MODEL = flags.DEFINE_enum("model", "1.5", list(MODELS), "Which Stable Diffusion.")
+_OUTPUT = flags.DEFINE_string("output", None, "The folder to write.", required=True)
+_DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Number format of the files.")
+
+
+def main(_: list[str]) -> None:
+    folder = Path(_OUTPUT.value)
+    write_pipeline(folder, _MODEL.value, DTYPES[_DTYPE.value])
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"Wrote {size / 1e9:.2f} GB to {folder}.")
+
+
+if __name__ == "__main__":
+    app.run(main)
