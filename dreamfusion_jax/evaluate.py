@@ -31,7 +31,7 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view, lit_view
 from dreamfusion_jax.render import DISTANCE, FOV_DEG, render_image, to_uint8, write_png
-from dreamfusion_jax.toybox import captions, dataset, shapes, tasks
+from dreamfusion_jax.toybox import captions, dataset, tasks
 from dreamfusion_jax.toybox.judge import Judge, load_judge
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.loop import TOYBOX
@@ -187,25 +187,7 @@ def _sphere_rate(judge: Judge) -> float:
 
     An empty result, a coloured ball, must not score: a judge that guesses from colour would.
     """
-    rng = np.random.default_rng(0)
-    parts = [
-        [shapes.Part("ellipsoid", (0, 0, 0), (radius,) * 3, color)]
-        for color in captions.COLORS.values()
-        for radius in rng.uniform(0.35, 0.65, 4)
-    ]
-    count = len(parts)
-    solids = shapes.Solids(*(np.stack(x) for x in zip(*map(shapes.stack, parts), strict=True)))
-    camera = jax.vmap(lambda a: orbit_camera(a, ELEVATION_DEG, DISTANCE, FOV_DEG))(
-        np.linspace(0, 360, count, dtype=np.float32)
-    )
-    light = shapes.Light(
-        1.5 * np.asarray(camera.pose[:, :, 3]),
-        np.full(count, 0.5, np.float32),
-        np.full(count, 0.5, np.float32),
-    )
-    background = rng.random((count, 3)).astype(np.float32)
-    rgb = np.asarray(shapes.render_batch(("ellipsoid",), solids, camera, light, background, 64))
-    named = judge.name_kind(rgb)
+    named = judge.name_kind(_rgb(dataset.plain_spheres(520, UNSEEN_SEED + 2)))
     asked = [captions.KINDS.index(pair.split()[-1]) for pair in captions.benchmark_prompts()]
     return _mean(np.array([np.mean(named == kind) for kind in asked]))
 

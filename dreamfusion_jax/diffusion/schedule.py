@@ -17,10 +17,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.diffusion.options import module_options, require_members
 from dreamfusion_jax.errors import PriorError
 
+NAME = "scheduler"
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SPACINGS = ("leading", "trailing", "linspace")
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "rescale_betas_zero_snr": False,
+    "prediction_type": "epsilon",
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+}
+FIXED: dict[str, Any] = {
+    "thresholding": False,
+    "timestep_type": "discrete",
+    "use_dynamic_shifting": False,
+    "use_flow_sigmas": False,
+}
+# How samplers other than ours step; the noise that the network was trained on is the same.
+INERT = (
+    *("algorithm_type", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio"),
+    *("euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type"),
+    *("lambda_min_clipped", "lower_order_final", "noise_sampler_seed", "original_inference_steps"),
+    *("predict_x0", "predictor_order", "sample_max_value", "shift_terminal", "sigma_max"),
+    *("sigma_min", "skip_prk_steps", "solver_order", "solver_p", "solver_type", "steps_offset"),
+    *("tau_func", "time_shift_type", "timestep_scaling", "use_beta_sigmas"),
+    *("use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
+)
+# Schedulers of the same process, whose configs share the entries above.
+CLASSES = {
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep"),
+        *("DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete"),
+        *("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete"),
+        *("PNDM", "SASolver", "TCD", "UniPCMultistep"),
+    )
+}
 
 
 class Schedule(NamedTuple):
@@ -42,26 +84,18 @@ class Schedule(NamedTuple):
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
-    """Reads a diffusers scheduler_config.json (DDIM, DDPM, PNDM, Euler... share these entries)."""
-    prediction_type = config.get("prediction_type", "epsilon")
-    spacing = config.get("timestep_spacing", "leading")
-    if prediction_type not in PREDICTION_TYPES:
-        raise PriorError(
-            f"scheduler config: prediction_type={prediction_type!r} is not supported, "
-            f"only {', '.join(PREDICTION_TYPES)} are."
-        )
-    if spacing not in SPACINGS:
-        raise PriorError(
-            f"scheduler config: timestep_spacing={spacing!r} is not supported, "
-            f"only {', '.join(SPACINGS)} are."
-        )
-    if config.get("thresholding"):
-        raise PriorError(
-            f"scheduler config: thresholding={config['thresholding']!r} is not supported."
-        )
-    alphas_cumprod = np.cumprod(1.0 - _betas(config))
-    if config.get("rescale_betas_zero_snr"):
-        if prediction_type == "epsilon":
+    """Reads a diffusers scheduler_config.json; refuses what it does not implement."""
+    options = DEFAULTS | module_options(NAME, config, DEFAULTS, FIXED, INERT)
+    require_members(NAME, "_class_name", [config.get("_class_name", "DDIMScheduler")], CLASSES)
+    for key, allowed in (
+        ("prediction_type", PREDICTION_TYPES),
+        ("timestep_spacing", SPACINGS),
+        ("beta_schedule", BETA_SCHEDULES),
+    ):
+        require_members(NAME, key, [options[key]], set(allowed))
+    alphas_cumprod = np.cumprod(1.0 - _betas(options))
+    if options["rescale_betas_zero_snr"]:
+        if options["prediction_type"] == "epsilon":
             raise PriorError(
                 "scheduler config: rescale_betas_zero_snr=True is not supported with "
                 "prediction_type='epsilon': where there is no signal, noise says nothing of it."
@@ -69,10 +103,10 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         alphas_cumprod = zero_terminal_snr(alphas_cumprod)
     return Schedule(
         alphas_cumprod.astype(np.float32),
-        prediction_type,
-        spacing,
-        bool(config.get("set_alpha_to_one", True)),
-        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None,
+        options["prediction_type"],
+        options["timestep_spacing"],
+        bool(options["set_alpha_to_one"]),
+        float(options["clip_sample_range"]) if options["clip_sample"] else None,
     )
 
 
@@ -85,25 +119,20 @@ def zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
     return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
 
 
-def _betas(config: Mapping[str, Any]) -> np.ndarray:
+def _betas(options: Mapping[str, Any]) -> np.ndarray:
     """[T] variances of the forward process's single steps."""
-    if config.get("trained_betas") is not None:
-        return np.asarray(config["trained_betas"])
-    steps = int(config.get("num_train_timesteps", 1000))
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    name = config.get("beta_schedule", "linear")
-    if name == "linear":
+    if options["trained_betas"] is not None:
+        return np.asarray(options["trained_betas"])
+    steps = int(options["num_train_timesteps"])
+    start, end = float(options["beta_start"]), float(options["beta_end"])
+    if options["beta_schedule"] == "linear":
         return np.linspace(start, end, steps)
-    if name == "scaled_linear":  # Stable Diffusion's
+    if options["beta_schedule"] == "scaled_linear":  # Stable Diffusion's
         return np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
-    if name == "squaredcos_cap_v2":  # the cosine schedule of Nichol & Dhariwal, 2021
-        time = np.arange(steps + 1) / steps
-        alpha_bar = np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
-    raise PriorError(
-        f"scheduler config: beta_schedule={name!r} is not supported, "
-        "only linear, scaled_linear and squaredcos_cap_v2 are."
-    )
+    # squaredcos_cap_v2: the cosine schedule of Nichol & Dhariwal, 2021.
+    time = np.arange(steps + 1) / steps
+    alpha_bar = np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
 def time_index(schedule: Schedule, t: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ class Pictures:
 
     Attributes:
       image: [N, 64, 64, 3] uint8 RGB.
-      kind: [N] index into captions.KINDS.
+      kind: [N] index into captions.KINDS; -1 for a plain sphere.
       color: [N] index into the colours; -1 for a grey textureless render.
       accent: [N] the same for the second colour; -1 for none.
       azimuth_deg, elevation_deg: [N] the camera's angles.
@@ -109,6 +109,31 @@ def make(
     return joined.take(np.random.default_rng(seed).permutation(joined.count))
 
 
+def plain_spheres(count: int, seed: int) -> Pictures:
+    """Pictures of coloured spheres, which show no kind: `kind` is -1."""
+    rng = np.random.default_rng([seed, len(captions.KINDS)])
+    color = rng.integers(len(_COLORS), size=count)
+    draw = jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(
+        jax.random.split(jax.random.key(seed), count)
+    )
+    values, radius = list(captions.COLORS.values()), rng.uniform(0.3, 0.7, count)
+    solids = [
+        shapes.stack([shapes.Part("ellipsoid", (0, 0, 0), (radius[i],) * 3, values[color[i]])])
+        for i in range(count)
+    ]
+    light = _draw_light(rng, np.asarray(draw.camera.pose[:, :, 3]), color)
+    camera = jax.tree.map(np.asarray, draw.camera)
+    scene = (_stack(solids), camera, light, _draw_background(rng, count))
+    return Pictures(
+        _render(("ellipsoid",), scene, count),
+        np.full(count, -1, np.int16),
+        color.astype(np.int16),
+        np.full(count, -1, np.int16),
+        np.asarray(draw.azimuth_deg),
+        np.asarray(draw.elevation_deg),
+    )
+
+
 def load_or_make(path: pathlib.Path, count: int, seed: int) -> Pictures:
     """The training pictures, rendered once and kept at `path` (.npz)."""
     if not path.exists():
@@ -139,7 +164,7 @@ def _make_kind(job: _Job) -> Pictures:
         jax.random.split(jax.random.key(seed * 1000 + number), count)
     )
     pictures = Pictures(
-        np.zeros((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+        np.zeros((count, 0)),  # until they are rendered, below
         np.full(count, number, np.int16),
         color.astype(np.int16),
         accent.astype(np.int16),
@@ -155,13 +180,19 @@ def _make_kind(job: _Job) -> Pictures:
     light = _draw_light(rng, np.asarray(draw.camera.pose[:, :, 3]), color)
     camera = jax.tree.map(np.asarray, draw.camera)
     scene = (_stack(solids), camera, light, _draw_background(rng, count))
+    return dataclasses.replace(pictures, image=_render(shape_names, scene, count))
+
+
+def _render(shape_names: tuple[str, ...], scene: Any, count: int) -> np.ndarray:
+    """[count, 64, 64, 3] uint8; `scene` holds render_batch's arguments for all of them."""
+    images = np.zeros((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for start in range(0, count, _CHUNK):
-        # The last chunk overlaps the one before, so that one shape is compiled.
+        # The last chunk wraps around, so that one shape is compiled.
         rows = np.arange(start, start + _CHUNK) % count
         chunk = jax.tree.map(lambda leaf, rows=rows: leaf[rows], scene)
         image = shapes.render_batch(shape_names, *chunk, IMAGE_SIZE)
-        pictures.image[rows] = np.round(np.asarray(image) * 255.0).astype(np.uint8)
-    return pictures
+        images[rows] = np.round(np.asarray(image) * 255.0).astype(np.uint8)
+    return images
 
 
 def _allowed_colors(kind: str, pairs: str) -> list[int]:

@@ -13,7 +13,8 @@ import numpy as np
 from dreamfusion_jax.diffusion.clip import CLIPModel
 from dreamfusion_jax.diffusion.prior import load_tokenizer, resize_bilinear
 from dreamfusion_jax.diffusion.weights import load_module
-from dreamfusion_jax.toybox import captions, tasks, tokenizer
+from dreamfusion_jax.toybox import captions, tokenizer
+from dreamfusion_jax.toybox.judge_task import normalize, subject_captions, view_captions
 
 DIRECTORY = pathlib.Path(__file__).parent / "judge"
 _CHUNK = 32
@@ -54,7 +55,7 @@ def load_judge(directory: pathlib.Path = DIRECTORY) -> Judge:
 
     @jax.jit
     def embed_chunk(params: Any, rgb: jax.Array) -> jax.Array:
-        pixels = tasks.normalize(resize_bilinear(rgb, model.vision_config.image_size))
+        pixels = normalize(resize_bilinear(rgb, model.vision_config.image_size))
         return model.apply({"params": params}, pixels, method="image_embeds")
 
     def embed(rgb: np.ndarray) -> np.ndarray:
@@ -70,8 +71,8 @@ def load_judge(directory: pathlib.Path = DIRECTORY) -> Judge:
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         return model.apply({"params": params}, ids, method="text_embeds")
 
-    subjects = np.asarray(embed_text(params, tokenize(tasks.subject_captions())))
-    views = np.asarray(embed_text(params, tokenize(tasks.view_captions())))
+    subjects = np.asarray(embed_text(params, tokenize(subject_captions())))
+    views = np.asarray(embed_text(params, tokenize(view_captions())))
     count = len(captions.KINDS)
     shape = (count, len(captions.AZIMUTH_PHRASES), -1)
     return Judge(embed, subjects[count:], subjects[:count], views.reshape(shape))

@@ -108,9 +108,10 @@ class Stage(NamedTuple):
 
 
 PICTURES = 31_200
+SPHERES = 1_024
 STAGES: dict[str, Stage] = {
     "vae": Stage(7_000, 8, 2e-3),
     "diffusion": Stage(6_200, 32, 1e-3),
-    "views": Stage(1_400, 32, 5e-4),
-    "judge": Stage(1_000, 64, 1e-3),
+    "views": Stage(3_600, 32, 8e-4),
+    "judge": Stage(5_000, 64, 2e-3),
 }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
+from dreamfusion_jax.diffusion.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.schedule import Schedule
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
@@ -39,7 +39,7 @@ class Emphasis(NamedTuple):
     t_min: float = 0.0
 
 
-VIEWS = Emphasis(fine_share=0.95, front_share=0.6, t_min=0.3)
+VIEWS = Emphasis(fine_share=0.95, front_share=0.4, t_min=0.1)
 
 
 class Task(NamedTuple):
@@ -156,97 +156,6 @@ def diffusion_task(
     return Task(init, batch, loss, draw)
 
 
-def judge_task(
-    model: CLIPModel, pictures: Pictures, tokenize: Callable[[list[str]], np.ndarray]
-) -> Task:
-    """Contrastive: each picture against every subject's caption and against every side of its kind.
-
-    The texts are the whole of what can be asked, so there are no false negatives: (1) all (colour,
-    kind) captions and the kinds alone, (2) the kinds from eight azimuths, of which a picture is
-    compared with its own kind's.
-    """
-    subject_ids = _without_padding(tokenize(subject_captions()))
-    view_ids = _without_padding(tokenize(view_captions()))
-    kinds, sides = len(captions.KINDS), len(captions.AZIMUTH_PHRASES)
-
-    def init(key: jax.Array) -> Params:
-        return model.init(key, model.dummy_inputs()[0], jnp.asarray(subject_ids[:1]))["params"]
-
-    def batch(rng: np.random.Generator, size: int) -> Batch:
-        chosen = pictures.take(rng.integers(pictures.count, size=size))
-        # A mirrored picture of these symmetric objects is one from the other side.
-        mirrored = rng.random(size) < 0.5
-        image = np.where(mirrored[:, None, None, None], chosen.image[:, :, ::-1], chosen.image)
-        azimuth_deg = np.where(mirrored, -chosen.azimuth_deg, chosen.azimuth_deg)
-        azimuth = np.round(azimuth_deg / 45.0).astype(np.int32) % sides
-        kind = chosen.kind.astype(np.int32)
-        # subject_captions() lists the grey kinds first, then colour by colour.
-        subject = (chosen.color.astype(np.int32) + 1) * kinds + kind
-        return augment(rng, image), subject, kind, azimuth
-
-    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
-        del key
-        image, subject, kind, azimuth = batch
-        variables = {"params": params}
-        pictures_ = model.apply(variables, normalize(image / 255.0), method="image_embeds")
-        subjects = model.apply(variables, jnp.asarray(subject_ids), method="text_embeds")
-        views = model.apply(variables, jnp.asarray(view_ids), method="text_embeds")
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], 4.6))
-        logits = scale * pictures_ @ subjects.T
-        views = views.reshape(kinds, sides, -1)[kind]
-        view_logits = scale * jnp.einsum("bp,bvp->bv", pictures_, views)
-        named, seen = _cross_entropy(logits, subject), _cross_entropy(view_logits, azimuth)
-        metrics = {
-            "subject_accuracy": jnp.mean(jnp.argmax(logits, -1) == subject),
-            "azimuth_accuracy": jnp.mean(jnp.argmax(view_logits, -1) == azimuth),
-        }
-        return named + 0.5 * seen, metrics
-
-    def preview(params: Params) -> np.ndarray:
-        del params
-        return grid(augment(np.random.default_rng(0), pictures.image[:32]), columns=8)
-
-    return Task(init, batch, loss, preview)
-
-
-def subject_captions() -> list[str]:
-    """The kinds without a colour ("a chair"), then all pairs ("a red chair")."""
-    subjects = [captions.Subject(kind, None, None) for kind in captions.KINDS]
-    subjects += [captions.Subject(kind, color, None) for color, kind in captions.all_pairs()]
-    return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
-
-
-def view_captions() -> list[str]:
-    """Every kind from every azimuth, the azimuth varying fastest."""
-    return [
-        captions.with_article(f"a {kind}, {side}")
-        for kind in captions.KINDS
-        for side in captions.AZIMUTH_PHRASES
-    ]
-
-
-def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Shifts, slight blur, noise and brightness: a judge of renders must not mind their flaws."""
-    size = image.shape[1]
-    padded = np.pad(image, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge").astype(np.float32)
-    moved = np.empty(image.shape, np.float32)
-    for i, (row, column) in enumerate(rng.integers(0, 13, (len(image), 2))):
-        moved[i] = padded[i, row : row + size, column : column + size]
-    blurred = (np.roll(moved, 1, 1) + np.roll(moved, -1, 1) + np.roll(moved, 1, 2)) / 6
-    blurred = blurred + np.roll(moved, -1, 2) / 6 + moved / 3
-    each = (len(image), 1, 1, 1)
-    changed = np.where(rng.random(each) < 0.5, blurred, moved) * rng.uniform(0.9, 1.1, each)
-    changed += rng.normal(size=image.shape) * 12.0 * rng.random(each) ** 2
-    return np.clip(changed, 0, 255).astype(np.uint8)
-
-
-def normalize(rgb: jax.Array) -> jax.Array:
-    """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
-    mean = jnp.array([0.48145466, 0.4578275, 0.40821073])
-    std = jnp.array([0.26862954, 0.26130258, 0.27577711])
-    return (rgb - mean) / std
-
-
 def to_signed(image: jax.Array) -> jax.Array:
     """uint8 -> float32 in [-1, 1]."""
     return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
@@ -262,16 +171,3 @@ def grid(images: np.ndarray, columns: int) -> np.ndarray:
     _, height, width, channels = images.shape
     rows = images.reshape(-1, columns, height, width, channels)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
-
-
-def _without_padding(ids: np.ndarray) -> np.ndarray:
-    """Ids [B, L] without the columns that only repeat the end mark; it is pooled where it first is.
-
-    Attention is causal, so what stood behind the mark changed nothing.
-    """
-    words = np.flatnonzero((ids != ids[:, -1:]).any(axis=0))
-    return ids[:, : words[-1] + 2]
-
-
-def _cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=-1))

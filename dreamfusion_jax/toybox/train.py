@@ -27,6 +27,7 @@ from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import read_component, write_component
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.fit import fit
+from dreamfusion_jax.toybox.judge_task import judge_task
 
 _STAGES = ("pictures", "vae", "diffusion", "views", "judge")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
@@ -135,7 +136,9 @@ def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
     text_config = recipes.JUDGE["text_config"] | sizes
     config = recipes.JUDGE | {"text_config": text_config}
     model = CLIPModel.from_config(config)
-    task = tasks.judge_task(model, pictures, load_tokenizer(output, tokenizer.MAX_LENGTH))
+    spheres = dataset.plain_spheres(recipes.SPHERES, _SEED.value)
+    tokenize = load_tokenizer(output, tokenizer.MAX_LENGTH)
+    task = judge_task(model, pictures, spheres, tokenize)
     task = _start(task, lambda: read_component(output)[1], _WARM_START.value)
     params = fit(task, _stage("judge"), workdir, _SEED.value)
     write_component(output, config, params, _STORED_DTYPE)

@@ -170,11 +170,11 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "no schedule": (remove("scheduler"), "scheduler_config.json is missing"),
     "unknown prediction": (
         entries(SCHEDULER, prediction_type="score"),
-        "scheduler_config.json.*prediction_type='score' is not supported",
+        "scheduler_config.json.*'score' in prediction_type is not supported",
     ),
     "unknown betas": (
         entries(SCHEDULER, beta_schedule="sigmoid"),
-        "scheduler_config.json.*beta_schedule='sigmoid' is not supported",
+        "scheduler_config.json.*'sigmoid' in beta_schedule is not supported",
     ),
     "a schedule in words": (
         entries(SCHEDULER, beta_start="low"),

@@ -66,6 +66,19 @@ def test_what_networks_predict_converts_back_and_forth(prediction_type):
     chex.assert_trees_all_close(schedules.to_velocity(*arguments), v, atol=1e-5)
 
 
+SCHEDULERS = [
+    getattr(diffusers, name) for name in sorted(schedules.CLASSES - {"DPMSolverSDEScheduler"})
+]
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda scheduler: scheduler.__name__)
+def test_every_scheduler_of_the_process_gives_the_same_noise_levels(scheduler):
+    config = scheduler(**SD, beta_schedule="scaled_linear").config
+    schedule = schedules.schedule_from_config({**config, "_class_name": scheduler.__name__})
+    expected = schedules.schedule_from_config({**SD, "beta_schedule": "scaled_linear"})
+    chex.assert_trees_all_equal(schedule.alphas_cumprod, expected.alphas_cumprod)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -74,6 +87,9 @@ def test_what_networks_predict_converts_back_and_forth(prediction_type):
         ("timestep_spacing", "karras"),
         ("rescale_betas_zero_snr", True),  # the default predicts the noise
         ("thresholding", True),
+        ("use_flow_sigmas", True),
+        ("_class_name", "FlowMatchEulerDiscreteScheduler"),
+        ("invented_option", 1),
     ],
 )
 def test_what_is_not_implemented_is_refused_by_name(key, value):

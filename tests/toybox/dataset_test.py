@@ -34,3 +34,15 @@ def test_the_background_is_plain_and_grey_renders_are_grey():
         if pictures.color[i] < 0:
             middle = image[i, 28:36, 28:36]  # an outline may cross it, hence the median
             assert np.median(np.ptp(middle, axis=-1)) < 0.01
+
+
+def test_spheres_are_round_and_of_their_colour():
+    spheres = dataset.plain_spheres(64, seed=1)
+    assert np.all(spheres.kind == -1)
+    lit = spheres.image[:, 32, 32].astype(float)
+    painted = np.array(list(captions.COLORS.values()))[spheres.color]
+    shade = lit / np.maximum(255.0 * painted, 1.0)
+    assert np.median(np.std(shade, axis=1)) < 0.02, "light scales all channels alike"
+    centred = spheres.image.astype(float)
+    mirrored = np.abs(centred - centred[:, :, ::-1]).max(axis=-1) > 60.0
+    assert mirrored.mean() < 0.02, "but for the shade, left is right"
