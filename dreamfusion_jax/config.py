@@ -49,7 +49,7 @@ class SceneConfig:
     width: int = _setting(64, "units in a hidden layer of the MLP", 1, 4096)
     depth: int = _setting(3, "hidden layers of the MLP", 1, 64)
     min_degree: int = _setting(0, "lowest positional frequency, 2^min_degree", 0, 16)
-    max_degree: int = _setting(6, "positional frequencies end before 2^max_degree", 1, 24)
+    max_degree: int = _setting(5, "positional frequencies end before 2^max_degree", 1, 24)
     blur_start: float = _setting(
         5e-2, "variance added to each sample's Gaussian at the first step", 0, 1e2
     )
@@ -135,7 +135,7 @@ class TrainConfig:
     """What is optimised, for how long, and how the views of a step are drawn."""
 
     prompt: str = _setting("", "what to make, for example 'a red chair'")
-    steps: int = _setting(1500, "optimisation steps", 1, 10_000_000)
+    steps: int = _setting(1000, "optimisation steps", 1, 10_000_000)
     seed: int = _setting(0, "seed of everything random", 0, 2**31 - 1)
     views_per_device: int = _setting(1, "views a step on each device", 1, 4096)
     render_size: int = _setting(

@@ -46,7 +46,7 @@ class SceneOptions(NamedTuple):
     width: int = 64  # of the MLP
     depth: int = 3  # hidden layers
     min_degree: int = 0  # frequencies 2^min_degree ..
-    max_degree: int = 6  # .. 2^(max_degree - 1)
+    max_degree: int = 5  # .. 2^(max_degree - 1)
     blur_start: float = 5e-2  # variance added to every Gaussian at the first step
     blur_end: float = 5e-3  # and from `blur_steps` on
     blur_steps: int = 500
