@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dreamfusion_jax.diffusion.weights import FILE_STEMS
 from dreamfusion_jax.errors import UserError
 
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-NETWORKS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
+NETWORKS = ("unet", "vae", "text_encoder")
 # Repositories that were taken down, and where the same weights are found now.
 RETIRED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -59,13 +56,14 @@ def needed_files(variant: str = "") -> list[str]:
     """Patterns of what a prior reads; the other precisions, formats and components stay away."""
     suffix = f".{variant}" if variant else ""
     patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt"]
-    for network, stem in NETWORKS.items():
-        patterns += [
-            f"{network}/config.json",
-            f"{network}/{stem}{suffix}.safetensors",
-            f"{network}/{stem}.safetensors.index{suffix}.json",
-            f"{network}/{stem}{suffix}-*-of-*.safetensors",
-        ]
+    for network in NETWORKS:
+        patterns.append(f"{network}/config.json")
+        for stem in FILE_STEMS:
+            patterns += [
+                f"{network}/{stem}{suffix}.safetensors",
+                f"{network}/{stem}.safetensors.index{suffix}.json",
+                f"{network}/{stem}{suffix}-*-of-*.safetensors",
+            ]
     return patterns
 
 
