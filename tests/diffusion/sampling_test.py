@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample
 from dreamfusion_jax.diffusion.schedule import schedule_from_config
-from dreamfusion_jax.errors import PriorError
+from dreamfusion_jax.errors import UserError
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -25,7 +25,7 @@ def test_the_steps_are_diffusers(spacing, steps):
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_out_of_range_is_refused(steps):
-    with pytest.raises(PriorError, match="steps"):
+    with pytest.raises(UserError, match="steps"):
         ddim_indices(schedule_from_config({}), steps)
 
 
