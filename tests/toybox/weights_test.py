@@ -11,7 +11,7 @@ import pytest
 from dreamfusion_jax import toybox
 from dreamfusion_jax.diffusion.prior import load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
-from dreamfusion_jax.toybox import captions, judge, tasks
+from dreamfusion_jax.toybox import captions, judge, judge_task
 
 torch = pytest.importorskip("torch")
 
@@ -61,8 +61,9 @@ def test_transformers_judges_as_we_do():
     tokens = transformers.CLIPTokenizer.from_pretrained(str(JUDGE))
     ours = judge.load_judge()
     rgb = np.random.default_rng(0).random((3, 64, 64, 3)).astype(np.float32)
-    pixels = torch.from_numpy(np.array(tasks.normalize(jnp.asarray(rgb)))).permute(0, 3, 1, 2)
-    text = tasks.subject_captions()[len(captions.KINDS) :]
+    normal = np.array(judge_task.normalize(jnp.asarray(rgb)))
+    pixels = torch.from_numpy(normal).permute(0, 3, 1, 2)
+    text = judge_task.subject_captions()[len(captions.KINDS) :]
     ids = tokens(text, padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad():
         output = theirs(input_ids=ids.input_ids, pixel_values=pixels)
