@@ -10,7 +10,7 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -113,19 +113,14 @@ def plain_spheres(count: int, seed: int) -> Pictures:
     """Pictures of coloured spheres, which show no kind: `kind` is -1."""
     rng = np.random.default_rng([seed, len(captions.KINDS)])
     color = rng.integers(len(_COLORS), size=count)
-    draw = jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(
-        jax.random.split(jax.random.key(seed), count)
-    )
+    draw = _draw_cameras(seed, count)
     values, radius = list(captions.COLORS.values()), rng.uniform(0.3, 0.7, count)
     solids = [
         shapes.stack([shapes.Part("ellipsoid", (0, 0, 0), (radius[i],) * 3, values[color[i]])])
         for i in range(count)
     ]
-    light = _draw_light(rng, np.asarray(draw.camera.pose[:, :, 3]), color)
-    camera = jax.tree.map(np.asarray, draw.camera)
-    scene = (_stack(solids), camera, light, _draw_background(rng, count))
     return Pictures(
-        _render(("ellipsoid",), scene, count),
+        _photograph(rng, ("ellipsoid",), solids, draw.camera, color),
         np.full(count, -1, np.int16),
         color.astype(np.int16),
         np.full(count, -1, np.int16),
@@ -160,9 +155,7 @@ def _make_kind(job: _Job) -> Pictures:
     color = np.where(rng.random(count) < GREY_FRACTION * with_grey, -1, rng.choice(colors, count))
     accented = (rng.random(count) < ACCENT_FRACTION) & (color >= 0)
     accent = np.where(accented, rng.integers(len(_COLORS), size=count), -1)
-    draw = jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(
-        jax.random.split(jax.random.key(seed * 1000 + number), count)
-    )
+    draw = _draw_cameras(seed * 1000 + number, count)
     pictures = Pictures(
         np.zeros((count, 0)),  # until they are rendered, below
         np.full(count, number, np.int16),
@@ -177,14 +170,28 @@ def _make_kind(job: _Job) -> Pictures:
         parts = objects.build(rng, pictures.subject(i))
         shape_names = tuple(part.shape for part in parts)
         solids.append(shapes.stack(parts))
-    light = _draw_light(rng, np.asarray(draw.camera.pose[:, :, 3]), color)
-    camera = jax.tree.map(np.asarray, draw.camera)
+    image = _photograph(rng, shape_names, solids, draw.camera, color)
+    return dataclasses.replace(pictures, image=image)
+
+
+def _draw_cameras(seed: int, count: int) -> cameras.CameraDraw:
+    """`count` cameras, as distillation draws them."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    return jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(keys)
+
+
+def _photograph(
+    rng: np.random.Generator,
+    shape_names: tuple[str, ...],
+    solids: list[shapes.Solids],
+    camera: cameras.Camera,
+    color: np.ndarray,
+) -> np.ndarray:
+    """[N, 64, 64, 3] uint8: the objects under random lights, before random backgrounds."""
+    count = len(solids)
+    camera = jax.tree.map(np.asarray, camera)
+    light = _draw_light(rng, np.asarray(camera.pose[:, :, 3]), color)
     scene = (_stack(solids), camera, light, _draw_background(rng, count))
-    return dataclasses.replace(pictures, image=_render(shape_names, scene, count))
-
-
-def _render(shape_names: tuple[str, ...], scene: Any, count: int) -> np.ndarray:
-    """[count, 64, 64, 3] uint8; `scene` holds render_batch's arguments for all of them."""
     images = np.zeros((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     for start in range(0, count, _CHUNK):
         # The last chunk wraps around, so that one shape is compiled.
