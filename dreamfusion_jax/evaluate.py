@@ -31,8 +31,10 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view, lit_view
 from dreamfusion_jax.render import DISTANCE, FOV_DEG, render_image, to_uint8, write_png
-from dreamfusion_jax.toybox import captions, dataset, tasks
+from dreamfusion_jax.toybox import captions, dataset
+from dreamfusion_jax.toybox.azimuth import azimuth_of, load_azimuth_classifier
 from dreamfusion_jax.toybox.judge import Judge, load_judge
+from dreamfusion_jax.toybox.pictures import grid
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.loop import TOYBOX
 
@@ -53,7 +55,10 @@ Numbers = dict[str, Any]
 
 
 def measure_judge(judge: Judge) -> Numbers:
-    """Top-1 accuracy on unseen true renders, and what is named on coloured spheres."""
+    """Top-1 accuracy on unseen true renders, and what is named on coloured spheres.
+
+    The azimuth is one of eight, of kinds with a front, named by its own classifier given the kind.
+    """
     seen = dataset.make(1040, UNSEEN_SEED)
     hidden = dataset.make(520, UNSEEN_SEED + 1, pairs="held_out")
     colored, grey = (
@@ -62,20 +67,19 @@ def measure_judge(judge: Judge) -> Numbers:
     )
     front = np.isin(seen.kind, [captions.KINDS.index(kind) for kind in captions.KINDS_WITH_FRONT])
     sided = seen.take(np.flatnonzero(front))
-    named = judge.name_azimuth(_rgb(sided), sided.kind.astype(int))
-    azimuth = np.round(sided.azimuth_deg / 45.0).astype(int) % len(captions.AZIMUTH_PHRASES)
+    side = load_azimuth_classifier()(_rgb(sided), sided.kind)
     return {
         "pair_accuracy_seen_pairs": _mean(judge.name_pair(_rgb(colored)) == _pair(colored)),
         "pair_accuracy_held_out_pairs": _mean(judge.name_pair(_rgb(hidden)) == _pair(hidden)),
         "kind_accuracy_grey": _mean(judge.name_kind(_rgb(grey)) == grey.kind),
-        "azimuth_accuracy": _mean(named == azimuth),
+        "azimuth_accuracy": _mean(side == azimuth_of(sided)),
         "asked_kind_named_on_spheres": _sphere_rate(judge),
         "chance_of_a_kind": 1.0 / len(captions.KINDS),
     }
 
 
 def measure_prior(judge: Judge, samples: int = 2) -> Numbers:
-    """Share of drawn pictures that the judge finds to show the azimuth (and kind) asked for."""
+    """Share of drawn pictures that show the azimuth and the kind asked for."""
     prior, weights = load_prior(TOYBOX)
     colors, hidden = tuple(captions.COLORS), captions.held_out_pairs()
     asked, prompts = [], []
@@ -101,8 +105,8 @@ def measure_prior(judge: Judge, samples: int = 2) -> Numbers:
         pictures.append(np.asarray(draw(weights, text, empty, jax.random.key(start))))
     rgb = np.concatenate(pictures)
     if _PICTURES.value:
-        write_png(Path(_PICTURES.value), tasks.grid(to_uint8(rgb), columns=16))
-    right = judge.name_azimuth(rgb, kinds) == sides
+        write_png(Path(_PICTURES.value), grid(to_uint8(rgb), columns=16))
+    right = load_azimuth_classifier()(rgb, kinds) == sides
     by_kind = {captions.KINDS[kind]: _mean(right[kinds == kind]) for kind in np.unique(kinds)}
     return {
         "azimuth_obedience": _mean(right),
@@ -169,17 +173,19 @@ def main() -> int:
 
 def _asset_views(scene: Any, params: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Albedo views and textureless lit views [8, 64, 64, 3] in [0, 1]."""
-    background, pictures = jnp.array(BACKGROUND), []
+    # A textureless view is painted grey below; its background is to be the same as the others'.
+    grey = np.array(captions.GREY, np.float32)
+    background, behind_grey, pictures = jnp.array(BACKGROUND), jnp.array(BACKGROUND / grey), []
     for azimuth_deg in AZIMUTHS_DEG:
         camera = orbit_camera(azimuth_deg, ELEVATION_DEG, DISTANCE, FOV_DEG)
         for view in (
             albedo_view(camera, background),
-            lit_view(camera, background, textureless=True, ambient=0.4, diffuse=0.6),
+            lit_view(camera, behind_grey, textureless=True, ambient=0.4, diffuse=0.6),
         ):
             image = render_image(scene, params, view, dataset.IMAGE_SIZE, jnp.int32(step)).image
             pictures.append(np.asarray(image))
     rows = np.stack(pictures).reshape(len(AZIMUTHS_DEG), 2, *pictures[0].shape)
-    return rows[:, 0], rows[:, 1] * np.array(captions.GREY, np.float32)
+    return rows[:, 0], rows[:, 1] * grey
 
 
 def _sphere_rate(judge: Judge) -> float:

@@ -69,10 +69,12 @@ KINDS_WITH_FRONT: tuple[str, ...] = (
     "duck",
     "fish",
     "house",
+    "mug",
     "rabbit",
     "robot",
     "snowman",
     "sofa",
+    "teapot",
     "truck",
     "windmill",
 )

@@ -14,10 +14,10 @@ from dreamfusion_jax.diffusion.clip import CLIPModel
 from dreamfusion_jax.diffusion.prior import load_tokenizer, resize_bilinear
 from dreamfusion_jax.diffusion.weights import load_module
 from dreamfusion_jax.toybox import captions, tokenizer
-from dreamfusion_jax.toybox.judge_task import normalize, subject_captions, view_captions
+from dreamfusion_jax.toybox.judge_task import normalize, subject_captions
+from dreamfusion_jax.toybox.pictures import in_chunks
 
 DIRECTORY = pathlib.Path(__file__).parent / "judge"
-_CHUNK = 32
 
 
 class Judge(NamedTuple):
@@ -27,13 +27,11 @@ class Judge(NamedTuple):
       embed: rgb [N, H, W, 3] in [0, 1] -> [N, P].
       subjects: [10 K, P] the (colour, kind) captions in the order of captions.all_pairs().
       kinds: [K, P] the kinds without a colour.
-      views: [K, 8, P] each kind from each azimuth.
     """
 
     embed: Callable[[np.ndarray], np.ndarray]
     subjects: np.ndarray
     kinds: np.ndarray
-    views: np.ndarray
 
     def name_pair(self, rgb: np.ndarray) -> np.ndarray:
         """[N] the best (colour, kind) caption's index in captions.all_pairs()."""
@@ -42,10 +40,6 @@ class Judge(NamedTuple):
     def name_kind(self, rgb: np.ndarray) -> np.ndarray:
         """[N] the best kind's index in captions.KINDS, colours not mentioned."""
         return np.argmax(self.embed(rgb) @ self.kinds.T, axis=-1)
-
-    def name_azimuth(self, rgb: np.ndarray, kind: np.ndarray) -> np.ndarray:
-        """[N] the best azimuth's index in captions.AZIMUTH_PHRASES, the kind [N] being known."""
-        return np.argmax(np.einsum("np,nvp->nv", self.embed(rgb), self.views[kind]), axis=-1)
 
 
 def load_judge(directory: pathlib.Path = DIRECTORY) -> Judge:
@@ -59,20 +53,12 @@ def load_judge(directory: pathlib.Path = DIRECTORY) -> Judge:
         return model.apply({"params": params}, pixels, method="image_embeds")
 
     def embed(rgb: np.ndarray) -> np.ndarray:
-        # Chunks of one length, so that one program is compiled.
-        padded = np.concatenate([rgb, np.zeros((-len(rgb) % _CHUNK, *rgb.shape[1:]), rgb.dtype)])
-        chunks = [
-            np.asarray(embed_chunk(params, padded[start : start + _CHUNK]))
-            for start in range(0, len(padded), _CHUNK)
-        ]
-        return np.concatenate(chunks)[: len(rgb)]
+        return in_chunks(lambda chunk: embed_chunk(params, chunk), rgb)
 
     @jax.jit
     def embed_text(params: Any, ids: jax.Array) -> jax.Array:
         return model.apply({"params": params}, ids, method="text_embeds")
 
     subjects = np.asarray(embed_text(params, tokenize(subject_captions())))
-    views = np.asarray(embed_text(params, tokenize(view_captions())))
     count = len(captions.KINDS)
-    shape = (count, len(captions.AZIMUTH_PHRASES), -1)
-    return Judge(embed, subjects[count:], subjects[:count], views.reshape(shape))
+    return Judge(embed, subjects[count:], subjects[:count])

@@ -12,13 +12,13 @@ import numpy as np
 from dreamfusion_jax.diffusion.clip import CLIPModel
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
-from dreamfusion_jax.toybox.tasks import Params, Task, grid
+from dreamfusion_jax.toybox.pictures import augment, grid, mirror
+from dreamfusion_jax.toybox.tasks import Params, Task
 
 GREY_SHARE = 0.2  # of the pictures lose their colours, and with them the caption's
 SPHERE_SHARE = 1 / 16  # of a batch are plain spheres
 MAX_LOG_SCALE = 4.6
-KINDS, COLORS, SIDES = len(captions.KINDS), len(captions.COLORS), len(captions.AZIMUTH_PHRASES)
-WITH_FRONT = np.isin(captions.KINDS, captions.KINDS_WITH_FRONT)
+KINDS, COLORS = len(captions.KINDS), len(captions.COLORS)
 
 
 class JudgeBatch(NamedTuple):
@@ -27,14 +27,10 @@ class JudgeBatch(NamedTuple):
     Attributes:
       image: [B, H, W, 3] uint8.
       subject: [B, 11 K] how likely each of `subject_captions` is; the rows sum to 1.
-      kind: [B - spheres] index into captions.KINDS.
-      azimuth: [B - spheres] index into captions.AZIMUTH_PHRASES.
     """
 
     image: Any
     subject: Any
-    kind: Any
-    azimuth: Any
 
 
 def judge_task(
@@ -43,12 +39,11 @@ def judge_task(
     spheres: Pictures,
     tokenize: Callable[[list[str]], np.ndarray],
 ) -> Task:
-    """Contrastive: each picture against every subject's caption and against every side of its kind.
+    """Contrastive: each picture against every subject's caption.
 
-    The texts are the whole of what can be asked, so there are no false negatives: (1) all (colour,
+    The texts are the whole of what can be asked, so there are no false negatives: all (colour,
     kind) captions and the kinds alone, but for the held-out pairs, which could only ever be wrong
-    answers; (2) the kinds from eight azimuths, of which a picture is compared with its own kind's,
-    if that has a front.
+    answers.
 
     Args:
       model: both towers.
@@ -59,7 +54,6 @@ def judge_task(
       tokenize: captions -> ids [B, L].
     """
     subject_ids = jnp.asarray(_without_padding(tokenize(subject_captions())))
-    view_ids = jnp.asarray(_without_padding(tokenize(view_captions())))
     hidden = captions.held_out_pairs()
     asked = np.array([True] * KINDS + [pair not in hidden for pair in captions.all_pairs()])
 
@@ -72,13 +66,11 @@ def judge_task(
         plain = spheres.take(rng.integers(spheres.count, size=balls))
         image = np.concatenate([shown.image, plain.image])
         color = np.concatenate([shown.color, plain.color]).astype(np.int32)
-        image, mirrored = _mirror(rng, image)
+        image, _ = mirror(rng, image)
         image, color = _fade(rng, image, color)
-        azimuth_deg = np.where(mirrored[: shown.count], -shown.azimuth_deg, shown.azimuth_deg)
-        azimuth = np.round(azimuth_deg / 45.0).astype(np.int32) % SIDES
         subject = _subjects(color, shown.kind) * asked
         subject /= subject.sum(axis=1, keepdims=True)
-        return JudgeBatch(augment(rng, image), subject, shown.kind.astype(np.int32), azimuth)
+        return JudgeBatch(augment(rng, image), subject)
 
     def loss(params: Params, batch: JudgeBatch, key: jax.Array) -> tuple[jax.Array, dict]:
         del key
@@ -88,19 +80,11 @@ def judge_task(
 
         scale = jnp.exp(jnp.minimum(params["logit_scale"], MAX_LOG_SCALE))
         seen = embed(normalize(batch.image / 255.0), "image")
-        subject_logits = jnp.where(asked, scale * seen @ embed(subject_ids, "text").T, -1e9)
-        subject_loss = -jnp.mean(jnp.sum(batch.subject * jax.nn.log_softmax(subject_logits), -1))
-
-        views = embed(view_ids, "text").reshape(KINDS, SIDES, -1)[batch.kind]
-        view_logits = scale * jnp.einsum("bp,bvp->bv", seen[: len(views)], views)
-        sided = jnp.asarray(WITH_FRONT)[batch.kind]
-        azimuth = jax.nn.one_hot(batch.azimuth, SIDES) * sided[:, None]
-        view_loss = -jnp.mean(jnp.sum(azimuth * jax.nn.log_softmax(view_logits), -1))
-        metrics = {
-            "subject_accuracy": _accuracy(subject_logits[: len(views)], batch.subject),
-            "azimuth_accuracy": _accuracy(view_logits, azimuth),
-        }
-        return subject_loss + view_loss, metrics
+        logits = jnp.where(asked, scale * seen @ embed(subject_ids, "text").T, -1e9)
+        loss = -jnp.mean(jnp.sum(batch.subject * jax.nn.log_softmax(logits), axis=-1))
+        one_answer = jnp.max(batch.subject, axis=-1) == 1.0
+        right = jnp.argmax(logits, axis=-1) == jnp.argmax(batch.subject, axis=-1)
+        return loss, {"accuracy": jnp.sum(right * one_answer) / jnp.sum(one_answer)}
 
     def preview(params: Params) -> np.ndarray:
         del params
@@ -116,41 +100,11 @@ def subject_captions() -> list[str]:
     return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
 
 
-def view_captions() -> list[str]:
-    """Every kind from every azimuth, the azimuth varying fastest."""
-    return [
-        captions.with_article(f"a {kind}, {side}")
-        for kind in captions.KINDS
-        for side in captions.AZIMUTH_PHRASES
-    ]
-
-
 def normalize(rgb: jax.Array) -> jax.Array:
     """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
     mean = jnp.array([0.48145466, 0.4578275, 0.40821073])
     std = jnp.array([0.26862954, 0.26130258, 0.27577711])
     return (rgb - mean) / std
-
-
-def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Shifts, slight blur, noise and brightness: a judge of renders must not mind their flaws."""
-    size = image.shape[1]
-    padded = np.pad(image, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge").astype(np.float32)
-    moved = np.empty(image.shape, np.float32)
-    for i, (row, column) in enumerate(rng.integers(0, 13, (len(image), 2))):
-        moved[i] = padded[i, row : row + size, column : column + size]
-    blurred = (np.roll(moved, 1, 1) + np.roll(moved, -1, 1) + np.roll(moved, 1, 2)) / 6
-    blurred = blurred + np.roll(moved, -1, 2) / 6 + moved / 3
-    each = (len(image), 1, 1, 1)
-    changed = np.where(rng.random(each) < 0.5, blurred, moved) * rng.uniform(0.9, 1.1, each)
-    changed += rng.normal(size=image.shape) * 12.0 * rng.random(each) ** 2
-    return np.clip(changed, 0, 255).astype(np.uint8)
-
-
-def _mirror(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Half of the pictures left to right: of these symmetric objects, views from the other side."""
-    mirrored = rng.random(len(image)) < 0.5
-    return np.where(mirrored[:, None, None, None], image[:, :, ::-1], image), mirrored
 
 
 def _fade(
@@ -173,14 +127,6 @@ def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
     subject[row[:shown], color[:shown] + 1, kind] = 1.0
     subject[row[shown:], color[shown:] + 1] = 1.0
     return subject.reshape(len(color), -1)
-
-
-def _accuracy(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """Of the rows [B, N] that have a target at all."""
-    target = target[: len(logits)]
-    counted = jnp.sum(target, axis=-1) > 0
-    right = jnp.argmax(logits, axis=-1) == jnp.argmax(target, axis=-1)
-    return jnp.sum(right * counted) / jnp.maximum(jnp.sum(counted), 1)
 
 
 def _without_padding(ids: np.ndarray) -> np.ndarray:

@@ -85,6 +85,8 @@ JUDGE: dict[str, Any] = {
     },
 }
 
+AZIMUTH: dict[str, Any] = {"_class_name": "AzimuthClassifier", "widths": [24, 48, 96]}
+
 MODEL_INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
     "feature_extractor": [None, None],
@@ -114,4 +116,5 @@ STAGES: dict[str, Stage] = {
     "diffusion": Stage(6_200, 32, 1e-3),
     "views": Stage(3_600, 32, 8e-4),
     "judge": Stage(5_000, 64, 2e-3),
+    "azimuth": Stage(4_000, 64, 2e-3),
 }

@@ -16,6 +16,7 @@ from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
+from dreamfusion_jax.toybox.pictures import from_signed, grid, to_signed
 
 Params = Any
 Batch = Any
@@ -154,20 +155,3 @@ def diffusion_task(
         return weighted, {"velocity_mse": jnp.mean(error)}
 
     return Task(init, batch, loss, draw)
-
-
-def to_signed(image: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
-    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
-
-
-def from_signed(rgb: jax.Array) -> jax.Array:
-    """[-1, 1] -> uint8, clipped."""
-    return jnp.clip(jnp.round((rgb + 1.0) * 127.5), 0.0, 255.0).astype(jnp.uint8)
-
-
-def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """[N, H, W, 3] -> one picture with `columns` across; N must be a multiple of it."""
-    _, height, width, channels = images.shape
-    rows = images.reshape(-1, columns, height, width, channels)
-    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)

@@ -1,8 +1,8 @@
 """Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
 
 Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), views
-(the same two, taught to obey the view words), judge. The weights are written in the diffusers /
-transformers layout to --output as each stage ends.
+(the same two, taught to obey the view words), judge, azimuth. The weights are written in the
+diffusers / transformers layout to --output as each stage ends.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import read_component, write_component
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
+from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
 from dreamfusion_jax.toybox.judge_task import judge_task
+from dreamfusion_jax.toybox.pictures import grid, to_signed
 
-_STAGES = ("pictures", "vae", "diffusion", "views", "judge")
+_STAGES = ("pictures", "vae", "diffusion", "views", "judge", "azimuth")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "Where weights/ and judge/ go; empty: <workdir>/trained."
+    "output", "", "Where weights/, judge/ and azimuth/ go; empty: <workdir>/trained."
 )
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
 _PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
@@ -53,6 +55,7 @@ def main() -> int:
         "diffusion": (train_diffusion, output / "weights"),
         "views": (train_views, output / "weights"),
         "judge": (train_judge, output / "judge"),
+        "azimuth": (train_azimuth, output / "azimuth"),
     }
     for name, (run, target) in runs.items():
         if _STAGE.value in ("all", name):
@@ -144,6 +147,14 @@ def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
     write_component(output, config, params, _STORED_DTYPE)
 
 
+def train_azimuth(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+    """Writes the classifier of azimuths."""
+    task = azimuth_task(AzimuthClassifier.from_config(recipes.AZIMUTH), pictures)
+    task = _start(task, lambda: read_component(output)[1], _WARM_START.value)
+    params = fit(task, _stage("azimuth"), workdir, _SEED.value)
+    write_component(output, recipes.AZIMUTH, params, _STORED_DTYPE)
+
+
 def draw_samples(directory: pathlib.Path) -> np.ndarray:
     """What the prior in `directory` draws: some subjects, and a chair and a car turning."""
     colors = tuple(captions.COLORS)
@@ -158,7 +169,7 @@ def draw_samples(directory: pathlib.Path) -> np.ndarray:
         latents = ddim_sample(prior, weights, text, empty, jax.random.key(0), 20, 4.0)
         return prior.decode(weights, latents)
 
-    return tasks.grid(np.asarray(draw(weights, text, empty) * 255.0).astype(np.uint8), columns=8)
+    return grid(np.asarray(draw(weights, text, empty) * 255.0).astype(np.uint8), columns=8)
 
 
 def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) -> np.ndarray:
@@ -166,7 +177,7 @@ def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) 
 
     @jax.jit
     def mean(params: Any, image: jax.Array) -> jax.Array:
-        return vae.apply({"params": params}, tasks.to_signed(image), method="encode")[0]
+        return vae.apply({"params": params}, to_signed(image), method="encode")[0]
 
     latents = []
     for start in range(0, len(image), chunk):

@@ -36,9 +36,9 @@ def test_a_picture_has_one_caption_and_a_sphere_every_kind_of_its_colour(batch):
     words = np.array(judge_task.subject_captions())
     assert batch.image.shape == (32, 64, 64, 3) and batch.image.dtype == np.uint8
     np.testing.assert_allclose(batch.subject.sum(axis=1), 1.0, rtol=1e-6)
-    for row, kind in enumerate(batch.kind):
+    for row in range(PICTURES):
         (caption,) = words[batch.subject[row] > 0]
-        assert captions.KINDS[kind] in caption
+        assert caption.split()[-1] in ("mug", "chair")
     for row in range(PICTURES, SPHERES + PICTURES):
         named = words[batch.subject[row] > 0]
         assert len(named) >= 20 and len({name.split()[-1] for name in named}) == len(named)
@@ -59,6 +59,5 @@ def test_the_loss_of_a_fresh_judge_is_that_of_guessing(task, batch):
     params = task.init(jax.random.key(0))
     loss, metrics = jax.jit(task.loss)(params, batch, jax.random.key(0))
     asked = len(captions.KINDS) + len(captions.all_pairs()) - captions.HELD_OUT_COUNT
-    sided = np.mean([captions.KINDS[kind] in captions.KINDS_WITH_FRONT for kind in batch.kind])
-    assert abs(loss - (np.log(asked) + sided * np.log(8))) < 1.5
-    assert 0.0 <= metrics["subject_accuracy"] < 0.3
+    assert abs(loss - np.log(asked)) < 1.0
+    assert 0.0 <= metrics["accuracy"] < 0.3

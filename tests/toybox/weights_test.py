@@ -16,11 +16,13 @@ from dreamfusion_jax.toybox import captions, judge, judge_task
 torch = pytest.importorskip("torch")
 
 HOME = Path(toybox.__file__).parent
-WEIGHTS, JUDGE = HOME / "weights", HOME / "judge"
+WEIGHTS, JUDGE, AZIMUTH = HOME / "weights", HOME / "judge", HOME / "azimuth"
 
 
 def test_all_weights_are_at_most_25_megabytes():
-    files = [path for folder in (WEIGHTS, JUDGE) for path in folder.rglob("*") if path.is_file()]
+    files = [
+        path for folder in (WEIGHTS, JUDGE, AZIMUTH) for path in folder.rglob("*") if path.is_file()
+    ]
     assert sum(path.stat().st_size for path in files) <= 25e6
 
 

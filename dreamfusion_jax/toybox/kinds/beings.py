@@ -88,21 +88,24 @@ def _rabbit(u: Uniform, main: Color, accent: Color) -> list[Part]:
 
 
 def _robot(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    chest, head = u(0.24, 0.29), u(0.16, 0.20)
-    top = 0.17
-    eyes = top + head + 0.03
+    chest, head = u(0.20, 0.25), u(0.16, 0.19)
+    neck = 0.14
+    crown = neck + 0.08 + 2 * head
+    eyes = crown - 0.13
+    arm, leg = chest + 0.14, 0.14
     return [
-        Part("box", (0, 0, -0.06), (0.17, chest, 0.23), main, 0.02),
-        Part("box", (0, 0, top + head), (head, head + 0.03, head * 0.85), main, 0.02),
-        Part("box", (0, chest + 0.09, -0.06), (0.06, 0.05, 0.24), accent, 0.02),
-        Part("box", (0, -chest - 0.09, -0.06), (0.06, 0.05, 0.24), accent, 0.02),
-        Part("box", (0, 0.13, -0.5), (0.08, 0.08, 0.2), accent, 0.015),
-        Part("box", (0, -0.13, -0.5), (0.08, 0.08, 0.2), accent, 0.015),
-        Part("ellipsoid", (head + 0.02, 0.09, eyes), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
-        Part("ellipsoid", (head + 0.02, -0.09, eyes), (0.03, 0.05, 0.05), (1, 0.9, 0.3)),
-        Part("box", (0.18, 0, 0.0), (0.02, 0.12, 0.08), DARK),
-        Part("cone", (0, 0, top + 2 * head + 0.05), (0.02, 0.02, 0.09), STEEL),
-        Part("ellipsoid", (0, 0, top + 2 * head + 0.15), (0.045, 0.045, 0.045), (0.9, 0.2, 0.2)),
+        Part("box", (0, 0, -0.08), (0.16, chest, 0.20), main, 0.02),
+        Part("cone", (0, 0, neck), (0.07, 0.07, 0.08), DARK),
+        Part("box", (0, 0, crown - head), (head, head + 0.04, head), main, 0.02),
+        Part("box", (0, arm, -0.1), (0.08, 0.07, 0.24), accent, 0.02),
+        Part("box", (0, -arm, -0.1), (0.08, 0.07, 0.24), accent, 0.02),
+        Part("box", (0, leg, -0.5), (0.09, 0.085, 0.22), accent, 0.015),
+        Part("box", (0, -leg, -0.5), (0.09, 0.085, 0.22), accent, 0.015),
+        Part("ellipsoid", (head + 0.02, 0.1, eyes), (0.04, 0.06, 0.06), (1, 0.9, 0.3)),
+        Part("ellipsoid", (head + 0.02, -0.1, eyes), (0.04, 0.06, 0.06), (1, 0.9, 0.3)),
+        Part("box", (0.17, 0, -0.02), (0.02, 0.12, 0.08), DARK),
+        Part("cone", (0, 0, crown + 0.05), (0.03, 0.03, 0.07), STEEL),
+        Part("ellipsoid", (0, 0, crown + 0.13), (0.06, 0.06, 0.06), (0.9, 0.2, 0.2)),
     ]
 
 

@@ -62,7 +62,7 @@ def _car(u: Uniform, main: Color, accent: Color) -> list[Part]:
 def _rocket(u: Uniform, main: Color, accent: Color) -> list[Part]:
     girth, nose = u(0.17, 0.21), u(0.15, 0.19)
     fins = [
-        Part("box", (x, y, -0.45), (0.015 + abs(x) * 0.5, 0.015 + abs(y) * 0.5, 0.13), accent, 0.01)
+        Part("box", (x, y, -0.45), (0.04 + abs(x) * 0.5, 0.04 + abs(y) * 0.5, 0.15), accent, 0.01)
         for x, y in ((girth + 0.08, 0), (-girth - 0.08, 0), (0, girth + 0.08), (0, -girth - 0.08))
     ]
     return [
@@ -75,17 +75,17 @@ def _rocket(u: Uniform, main: Color, accent: Color) -> list[Part]:
 
 
 def _truck(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    cargo, width, tall = u(0.36, 0.41), u(0.24, 0.28), u(0.24, 0.30)
+    cargo, width, tall = u(0.36, 0.41), u(0.24, 0.28), u(0.28, 0.34)
     wheels = [
-        Part("cone", (x, y, -0.32), (0.12, 0.12, 0.05), DARK, 0.01, ALONG_Y)
+        Part("cone", (x, y, -0.32), (0.14, 0.14, 0.06), DARK, 0.01, ALONG_Y)
         for x in (0.42, -0.45)
         for y in (width - 0.02, 0.02 - width)
     ]
     return [
-        Part("box", (cargo * -1 + 0.12, 0, -0.2 + tall), (cargo, width, tall), main, 0.01),
-        Part("box", (0.44, 0, -0.05), (0.18, width - 0.02, 0.2), accent, 0.02),
-        Part("box", (0.56, 0, 0.03), (0.085, width - 0.05, 0.07), GLASS, 0.0),
-        Part("box", (0.46, 0, 0.03), (0.09, width + 0.01, 0.07), GLASS, 0.0),
+        Part("box", (cargo * -1 + 0.12, 0, -0.22 + tall), (cargo, width, tall), main, 0.01),
+        Part("box", (0.44, 0, -0.07), (0.18, width - 0.02, 0.18), accent, 0.02),
+        Part("box", (0.56, 0, 0.01), (0.085, width - 0.05, 0.08), GLASS, 0.0),
+        Part("box", (0.46, 0, 0.01), (0.1, width + 0.01, 0.08), GLASS, 0.0),
         Part("box", (0, 0, -0.25), (0.6, width - 0.05, 0.05), DARK),
         *wheels,
         Part("box", (0.64, 0, -0.2), (0.01, 0.2, 0.04), (1.0, 0.95, 0.6)),

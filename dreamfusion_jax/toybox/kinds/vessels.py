@@ -19,11 +19,11 @@ def _bottle(u: Uniform, main: Color, accent: Color) -> list[Part]:
 
 def _mug(u: Uniform, main: Color, accent: Color) -> list[Part]:
     width, height = u(0.32, 0.38), u(0.36, 0.42)
-    handle = u(0.19, 0.23)
+    handle = u(0.22, 0.26)
     return [
         Part("cone", (0, 0, 0), (width, width, height), main, 0.03),
         Part("cone", (0, 0, height + 0.02), (width - 0.06, width - 0.06, 0.02), DARK),
-        Part("torus", (0, -width - 0.05, 0), (handle, 0.055, 0), accent, 0, turn("y", 90)),
+        Part("torus", (0, -width - 0.1, 0), (handle, 0.08, 0), accent, 0, turn("y", 90)),
     ]
 
 
@@ -32,7 +32,7 @@ def _teapot(u: Uniform, main: Color, accent: Color) -> list[Part]:
     return [
         Part("ellipsoid", (0, 0, -0.05), (body, body, height), main),
         Part("cone", (0, body + 0.1, 0.06), (0.1, 0.045, 0.22), accent, 0.01, turn("x", -50)),
-        Part("torus", (0, -body - 0.06, 0.0), (0.18, 0.04, 0), main, 0, turn("y", 90)),
+        Part("torus", (0, -body - 0.06, 0.0), (0.19, 0.06, 0), main, 0, turn("y", 90)),
         Part("cone", (0, 0, height - 0.06), (0.2, 0.14, 0.03), main, 0.015),
         Part("ellipsoid", (0, 0, height + 0.04), (0.07, 0.07, 0.07), main),
         Part("cone", (0, 0, -height - 0.03), (0.24, 0.22, 0.03), main, 0.01),
@@ -40,12 +40,12 @@ def _teapot(u: Uniform, main: Color, accent: Color) -> list[Part]:
 
 
 def _umbrella(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    span, dome = u(0.60, 0.68), u(0.16, 0.20)
+    span, dome = u(0.54, 0.62), u(0.18, 0.22)
     return [
         Part("cone", (0, 0, 0.3), (span, 0.05, dome), main, 0.015),
-        Part("cone", (0, 0, 0.35 + dome), (0.02, 0.015, 0.06), accent),
-        Part("cone", (0, 0, -0.15), (0.022, 0.022, 0.5), accent),
-        Part("torus", (0, 0.09, -0.63), (0.09, 0.03, 0), accent, 0, turn("y", 90)),
+        Part("cone", (0, 0, 0.34 + dome), (0.04, 0.03, 0.06), accent),
+        Part("cone", (0, 0, -0.15), (0.05, 0.05, 0.45), accent),
+        Part("torus", (0, 0.13, -0.58), (0.13, 0.05, 0), accent, 0, turn("y", 90)),
     ]
 
 

@@ -1,0 +1,59 @@
+"""What is done to batches of pictures before a network sees them, or a person does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_CHUNK = 32
+
+
+def to_signed(image: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [-1, 1]."""
+    return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
+
+
+def from_signed(rgb: jax.Array) -> jax.Array:
+    """[-1, 1] -> uint8, clipped."""
+    return jnp.clip(jnp.round((rgb + 1.0) * 127.5), 0.0, 255.0).astype(jnp.uint8)
+
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """[N, H, W, 3] -> one picture with `columns` across; N must be a multiple of it."""
+    _, height, width, channels = images.shape
+    rows = images.reshape(-1, columns, height, width, channels)
+    return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
+
+
+def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Shifts, slight blur, noise and brightness: who judges renders must not mind their flaws."""
+    size = image.shape[1]
+    padded = np.pad(image, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge").astype(np.float32)
+    moved = np.empty(image.shape, np.float32)
+    for i, (row, column) in enumerate(rng.integers(0, 13, (len(image), 2))):
+        moved[i] = padded[i, row : row + size, column : column + size]
+    blurred = (np.roll(moved, 1, 1) + np.roll(moved, -1, 1) + np.roll(moved, 1, 2)) / 6
+    blurred = blurred + np.roll(moved, -1, 2) / 6 + moved / 3
+    each = (len(image), 1, 1, 1)
+    changed = np.where(rng.random(each) < 0.5, blurred, moved) * rng.uniform(0.9, 1.1, each)
+    changed += rng.normal(size=image.shape) * 12.0 * rng.random(each) ** 2
+    return np.clip(changed, 0, 255).astype(np.uint8)
+
+
+def mirror(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Half of the pictures left to right, and [N] which: of symmetric objects, other views."""
+    mirrored = rng.random(len(image)) < 0.5
+    return np.where(mirrored[:, None, None, None], image[:, :, ::-1], image), mirrored
+
+
+def in_chunks(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray) -> np.ndarray:
+    """`function` of the rows, in chunks of one length so that one program is compiled."""
+    padded = np.concatenate([rows, np.zeros((-len(rows) % _CHUNK, *rows.shape[1:]), rows.dtype)])
+    chunks = [
+        np.asarray(function(padded[start : start + _CHUNK]))
+        for start in range(0, len(padded), _CHUNK)
+    ]
+    return np.concatenate(chunks)[: len(rows)]
