@@ -65,8 +65,7 @@ def measure_judge(judge: Judge) -> Numbers:
         seen.take(np.flatnonzero(seen.color >= 0)),
         seen.take(np.flatnonzero(seen.color < 0)),
     )
-    front = np.isin(seen.kind, [captions.KINDS.index(kind) for kind in captions.KINDS_WITH_FRONT])
-    sided = seen.take(np.flatnonzero(front))
+    sided = seen.take(seen.with_front())
     side = load_azimuth_classifier()(_rgb(sided), sided.kind)
     return {
         "pair_accuracy_seen_pairs": _mean(judge.name_pair(_rgb(colored)) == _pair(colored)),

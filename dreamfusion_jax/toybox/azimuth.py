@@ -74,7 +74,7 @@ class AzimuthBatch(NamedTuple):
 
 def azimuth_task(classifier: AzimuthClassifier, pictures: Pictures) -> Task:
     """Cross-entropy over the eight sides of the kind shown; only kinds with a front are shown."""
-    fronted = pictures.take(np.flatnonzero(_with_front(pictures.kind)))
+    fronted = pictures.take(pictures.with_front())
 
     def init(key: jax.Array) -> Params:
         return classifier.init(key, *classifier.dummy_inputs())["params"]
@@ -85,7 +85,7 @@ def azimuth_task(classifier: AzimuthClassifier, pictures: Pictures) -> Task:
         side = azimuth_of(shown)
         side = np.where(mirrored, mirrored_azimuth(shown.kind, side), side)
         kind = shown.kind.astype(np.int32)
-        return AzimuthBatch(augment(rng, image), kind, side.astype(np.int32))
+        return AzimuthBatch(augment(rng, image), kind, side)
 
     def loss(params: Params, batch: AzimuthBatch, key: jax.Array) -> tuple[jax.Array, dict]:
         del key
@@ -121,13 +121,9 @@ def load_azimuth_classifier(
 
 def azimuth_of(pictures: Pictures) -> np.ndarray:
     """[N] which of the eight sides each picture shows."""
-    return np.round(pictures.azimuth_deg / 45.0).astype(int) % SIDES
+    return np.asarray(captions.azimuth_index(pictures.azimuth_deg))
 
 
 def mirrored_azimuth(kind: np.ndarray, side: np.ndarray) -> np.ndarray:
     """[N] the side that the mirror image of a picture of `side` shows."""
     return np.where(_SAME_FROM_BEHIND[kind], SIDES // 2 - side, -side) % SIDES
-
-
-def _with_front(kind: np.ndarray) -> np.ndarray:
-    return np.isin(captions.KINDS, captions.KINDS_WITH_FRONT)[kind]

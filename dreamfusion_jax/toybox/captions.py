@@ -142,9 +142,13 @@ def view_phrases() -> list[str]:
 
 def view_index(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> jax.Array:
     """Index into `view_phrases` of cameras at these angles in degrees; int32, same shape."""
-    azimuth_bin = jnp.round(azimuth_deg / 45.0).astype(jnp.int32) % len(AZIMUTH_PHRASES)
     elevation_bin = sum((elevation_deg > edge).astype(jnp.int32) for edge in ELEVATION_EDGES_DEG)
-    return elevation_bin * len(AZIMUTH_PHRASES) + azimuth_bin
+    return elevation_bin * len(AZIMUTH_PHRASES) + azimuth_index(azimuth_deg)
+
+
+def azimuth_index(azimuth_deg: jax.Array | np.ndarray) -> jax.Array:
+    """Index into AZIMUTH_PHRASES of cameras at these azimuths in degrees; int32, same shape."""
+    return jnp.round(azimuth_deg / 45.0).astype(jnp.int32) % len(AZIMUTH_PHRASES)
 
 
 def coarse_phrase(azimuth_deg: float, elevation_deg: float) -> str:

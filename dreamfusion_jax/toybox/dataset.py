@@ -58,6 +58,11 @@ class Pictures:
         """The pictures at `index`, in that order."""
         return Pictures(*(column[index] for column in self.columns()))
 
+    def with_front(self) -> np.ndarray:
+        """[M] the indices of the pictures whose kind has a front."""
+        fronts = [captions.KINDS.index(kind) for kind in captions.KINDS_WITH_FRONT]
+        return np.flatnonzero(np.isin(self.kind, fronts))
+
     def subject(self, index: int) -> captions.Subject:
         """What one picture shows."""
         color, accent = int(self.color[index]), int(self.accent[index])

@@ -116,5 +116,5 @@ STAGES: dict[str, Stage] = {
     "diffusion": Stage(6_200, 32, 1e-3),
     "views": Stage(3_600, 32, 8e-4),
     "judge": Stage(5_000, 64, 2e-3),
-    "azimuth": Stage(4_000, 64, 2e-3),
+    "azimuth": Stage(2_000, 64, 2e-3),
 }

@@ -109,8 +109,7 @@ def diffusion_task(
       draw: params -> the preview.
       emphasis: what to look at most.
     """
-    with_front = np.array([kind in captions.KINDS_WITH_FRONT for kind in captions.KINDS])
-    fronted = np.flatnonzero(with_front[pictures.kind])
+    fronted = pictures.with_front()
 
     def init(key: jax.Array) -> Params:
         unet_key, text_key = jax.random.split(key)

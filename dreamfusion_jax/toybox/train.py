@@ -29,7 +29,7 @@ from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
 from dreamfusion_jax.toybox.judge_task import judge_task
-from dreamfusion_jax.toybox.pictures import grid, to_signed
+from dreamfusion_jax.toybox.pictures import grid, in_chunks, to_signed
 
 _STAGES = ("pictures", "vae", "diffusion", "views", "judge", "azimuth")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
@@ -172,18 +172,14 @@ def draw_samples(directory: pathlib.Path) -> np.ndarray:
     return grid(np.asarray(draw(weights, text, empty) * 255.0).astype(np.uint8), columns=8)
 
 
-def encode(vae: AutoencoderKL, params: Any, image: np.ndarray, chunk: int = 64) -> np.ndarray:
+def encode(vae: AutoencoderKL, params: Any, image: np.ndarray) -> np.ndarray:
     """Latent means [N, h, w, c] of uint8 pictures, unscaled."""
 
     @jax.jit
     def mean(params: Any, image: jax.Array) -> jax.Array:
         return vae.apply({"params": params}, to_signed(image), method="encode")[0]
 
-    latents = []
-    for start in range(0, len(image), chunk):
-        rows = np.arange(start, start + chunk) % len(image)
-        latents.append(np.asarray(mean(params, image[rows])))
-    return np.concatenate(latents)[: len(image)]
+    return in_chunks(lambda chunk: mean(params, chunk), image)
 
 
 def _start(task: tasks.Task, read: Callable[[], Any], warm: bool) -> tasks.Task:
