@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 Dtype = Any
 PAD_ONE = ((1, 1), (1, 1))
+SCORES_BYTES = 2**28  # of attention that are held at once, where no kernel is fused
 
 
 def conv3x3(features: int, name: str, dtype: Dtype) -> nn.Conv:
@@ -161,12 +162,20 @@ def dot_product_attention(
     # batch axes are not in front.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
     q = q / math.sqrt(q.shape[-1])
+    pieces = 1 if causal else -(-4 * math.prod(q.shape[:3]) * k.shape[2] // SCORES_BYTES)
+    out = jnp.concatenate(
+        [_attend(piece, k, v, causal) for piece in jnp.array_split(q, pieces, axis=2)], axis=2
+    )
+    return out.transpose(0, 2, 1, 3).reshape(query.shape)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
+    """Attention of scaled queries: q [B, heads, Q, d], k and v [B, heads, K, d] -> as q."""
     scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool))
         scores = jnp.where(allowed, scores, -jnp.inf)
-    out = jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
-    return out.transpose(0, 2, 1, 3).reshape(query.shape)
+    return jnp.matmul(jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
 def _has_fused_kernel(query: jax.Array) -> bool:

@@ -54,6 +54,18 @@ def test_attention_heads_do_not_mix():
         chex.assert_trees_all_close(out[..., part], alone, atol=1e-5)
 
 
+def test_attention_in_pieces_is_attention(monkeypatch):
+    q = jax.random.normal(jax.random.key(0), (2, 7, 12))
+    k, v = jax.random.normal(jax.random.key(1), (2, 2, 5, 12))
+    whole = layers.dot_product_attention(q, k, v, heads=3)
+    seen = []
+    attend = layers._attend
+    monkeypatch.setattr(layers, "SCORES_BYTES", 4 * 2 * 3 * 5 * 2)  # the scores of two queries
+    monkeypatch.setattr(layers, "_attend", lambda q, *rest: seen.append(q) or attend(q, *rest))
+    chex.assert_trees_all_close(layers.dot_product_attention(q, k, v, 3), whole, atol=1e-6)
+    assert [piece.shape[2] for piece in seen] == [2, 2, 2, 1]
+
+
 def test_causal_attention_does_not_see_the_future():
     q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 6, 4))
     before = attention(q, k, v, heads=2, causal=True)
