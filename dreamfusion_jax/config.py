@@ -87,6 +87,26 @@ class CameraConfig:
     fov_deg: Range = _setting((40.0, 55.0), "range of fields of view, in degrees", 1, 170)
     elevation_deg: Range = _setting((-10.0, 75.0), "range of elevations, in degrees", -90, 90)
     azimuth_deg: Range = _setting((0.0, 360.0), "range of azimuths, in degrees", -360, 360)
+    area_share: float = _setting(
+        0.0,
+        "share of cameras whose elevation is uniform by area on the upper half-sphere instead"
+        " (paper: 0.5)",
+        0,
+        1,
+    )
+    focal_multiplier: Range = _setting(
+        (0.0, 0.0),
+        "range of focal lengths in image widths (paper: 0.7,1.35; 0: from --fov_deg)",
+        0,
+        100,
+    )
+    position_jitter: float = _setting(
+        0.0, "each coordinate of a camera is moved by up to this (paper: 0.1)", 0, 1e3
+    )
+    look_at_std: float = _setting(
+        0.0, "spread, in each coordinate, of the point looked at (paper: 0.2)", 0, 1e3
+    )
+    up_std: float = _setting(0.0, "spread of the up vector about the vertical (paper: 0.02)", 0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,20 +26,43 @@ class Camera(NamedTuple):
 
 
 class CameraRanges(NamedTuple):
-    """Uniform ranges that `sample_camera` draws from. The defaults are the toybox's own."""
+    """What `sample_camera` draws from. The defaults are the toybox's own.
+
+    Attributes:
+      distance: uniform range from the origin, before any jitter.
+      fov_deg: uniform range of horizontal fields of view in degrees.
+      elevation_deg: uniform range of angles.
+      azimuth_deg: uniform range of angles.
+      area_share: of the cameras whose elevation is instead uniform by area on the upper half of the
+        sphere: its sine is uniform in [0, 1].
+      focal_multiplier: uniform range of focal lengths in image widths, used instead of `fov_deg`
+        where its upper end is not 0.
+      position_jitter: each coordinate of the position is moved by up to this.
+      look_at_std: standard deviation, in each coordinate, of the point looked at about the origin.
+      up_std: the same of the up vector about +z.
+    """
 
     distance: tuple[float, float] = (2.3, 3.2)
     fov_deg: tuple[float, float] = (40.0, 55.0)
     elevation_deg: tuple[float, float] = (-10.0, 75.0)
     azimuth_deg: tuple[float, float] = (0.0, 360.0)
+    area_share: float = 0.0
+    focal_multiplier: tuple[float, float] = (0.0, 0.0)
+    position_jitter: float = 0.0
+    look_at_std: float = 0.0
+    up_std: float = 0.0
 
 
 class CameraDraw(NamedTuple):
-    """A drawn camera with the angles that its view words are chosen by."""
+    """A drawn camera with the angles that its view words are chosen by.
+
+    The angles are those drawn, before the jitter; `target` [..., 3] is the point looked at.
+    """
 
     camera: Camera
     azimuth_deg: jax.Array
     elevation_deg: jax.Array
+    target: jax.Array
 
 
 class Rays(NamedTuple):
@@ -106,18 +129,34 @@ def orbit_camera(
 
 
 def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
-    """Draws one camera uniformly from `ranges`. Azimuths come back in [0, 360)."""
+    """Draws one camera (Poole et al. 2022, section 3.1 and appendix A.2). Azimuths in [0, 360)."""
     keys = jax.random.split(key, 4)
+    azimuth_deg = _uniform(keys[0], ranges.azimuth_deg) % 360.0
+    elevation_deg = _sample_elevation(keys[1], ranges)
+    distance = _uniform(keys[2], ranges.distance)
+    if ranges.focal_multiplier[1] > 0.0:
+        focal = _uniform(keys[3], ranges.focal_multiplier)
+    else:
+        focal = focal_from_fov(_uniform(keys[3], ranges.fov_deg))
+    jitter_key, target_key, up_key = jax.random.split(jax.random.fold_in(key, 1), 3)
+    jitter = ranges.position_jitter * jax.random.uniform(jitter_key, (3,), minval=-1.0, maxval=1.0)
+    position = orbit_position(azimuth_deg, elevation_deg, distance) + jitter
+    target = ranges.look_at_std * jax.random.normal(target_key, (3,))
+    up = jnp.array([0.0, 0.0, 1.0]) + ranges.up_std * jax.random.normal(up_key, (3,))
+    camera = Camera(look_at(position, target, up), focal)
+    return CameraDraw(camera, azimuth_deg, elevation_deg, target)
 
-    def uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
-        return jax.random.uniform(key, (), jnp.float32, bounds[0], bounds[1])
 
-    azimuth_deg = uniform(keys[0], ranges.azimuth_deg) % 360.0
-    elevation_deg = uniform(keys[1], ranges.elevation_deg)
-    distance = uniform(keys[2], ranges.distance)
-    fov_deg = uniform(keys[3], ranges.fov_deg)
-    camera = orbit_camera(azimuth_deg, elevation_deg, distance, fov_deg)
-    return CameraDraw(camera, azimuth_deg, elevation_deg)
+def _sample_elevation(key: jax.Array, ranges: CameraRanges) -> jax.Array:
+    """Uniform in angle, or with the odds `area_share` uniform by area on the upper half-sphere."""
+    by_angle = _uniform(key, ranges.elevation_deg)
+    choice_key, area_key = jax.random.split(jax.random.fold_in(key, 1))
+    by_area = jnp.rad2deg(jnp.arcsin(jax.random.uniform(area_key)))
+    return jnp.where(jax.random.bernoulli(choice_key, ranges.area_share), by_area, by_angle)
+
+
+def _uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
+    return jax.random.uniform(key, (), jnp.float32, bounds[0], bounds[1])
 
 
 def pixel_rays(camera: Camera, height: int, width: int) -> Rays:

@@ -52,13 +52,9 @@ def view_key(seed: int, step: jax.Array, view_index: jax.Array) -> jax.Array:
 def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
     """Draws camera, light, shading, background, t, and the keys of what is drawn later."""
     keys = jax.random.split(view_key(config.train.seed, step, view_index), 8)
-    ranges = CameraRanges(
-        config.camera.distance,
-        config.camera.fov_deg,
-        config.camera.elevation_deg,
-        config.camera.azimuth_deg,
+    camera, azimuth_deg, elevation_deg, _ = sample_camera(
+        keys[0], CameraRanges(**vars(config.camera))
     )
-    camera, azimuth_deg, elevation_deg = sample_camera(keys[0], ranges)
     shading = draw_shading(keys[1], step, config.train)
     view = View(
         camera=camera,

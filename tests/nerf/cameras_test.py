@@ -1,5 +1,7 @@
 """Poses, pixel rays and their footprints."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -81,7 +83,7 @@ def test_samples_fill_their_ranges_and_nothing_else():
     azimuth = (draws.azimuth_deg + 180.0) % 360.0 - 180.0
     assert jnp.all((draws.azimuth_deg >= 0.0) & (draws.azimuth_deg < 360.0))
     drawn = (distance, fov, draws.elevation_deg, azimuth)
-    for values, (low, high) in zip(drawn, ranges, strict=True):
+    for values, (low, high) in zip(drawn, ranges[:4], strict=True):
         slack = 0.02 * (high - low)
         assert low - 1e-3 <= values.min() <= low + slack
         assert high - slack <= values.max() <= high + 1e-3
@@ -90,3 +92,99 @@ def test_samples_fill_their_ranges_and_nothing_else():
         orbit_position(draws.azimuth_deg, draws.elevation_deg, distance),
         atol=1e-5,
     )
+
+
+# DreamFusion, section 3.1 and appendix A.2.
+_PAPER = CameraRanges(
+    distance=(1.0, 1.5),
+    elevation_deg=(-10.0, 90.0),
+    area_share=0.5,
+    focal_multiplier=(0.7, 1.35),
+    position_jitter=0.1,
+    look_at_std=0.2,
+    up_std=0.02,
+)
+_COUNT = 20_000
+
+
+@functools.cache
+def _paper_draws():
+    draw = jax.jit(jax.vmap(lambda key: sample_camera(key, _PAPER)))
+    return jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(3), _COUNT)))
+
+
+def _distance_of_cdfs(values, cdf):
+    """Kolmogorov and Smirnov's: the greatest gap between the empirical CDF and `cdf`."""
+    expected = cdf(np.sort(values))
+    rank = np.arange(1, len(values) + 1) / len(values)
+    return max(np.max(np.abs(rank - expected)), np.max(np.abs(rank - 1 / len(values) - expected)))
+
+
+def _uniform_cdf(low, high):
+    return lambda x: np.clip((x - low) / (high - low), 0.0, 1.0)
+
+
+def _mixture_cdf(elevation_deg):
+    """Half uniform in angle, half with a uniform sine on the upper half-sphere."""
+    by_area = np.clip(np.sin(np.deg2rad(elevation_deg)), 0.0, 1.0)
+    return 0.5 * _uniform_cdf(-10.0, 90.0)(elevation_deg) + 0.5 * by_area
+
+
+# The gap that chance exceeds once in a million: sqrt(ln(2e6) / 2 n).
+_GAP = np.sqrt(np.log(2e6) / (2 * _COUNT))
+
+
+@pytest.mark.parametrize(
+    ("values", "cdf"),
+    [
+        (lambda draws: draws.elevation_deg, _mixture_cdf),
+        (lambda draws: draws.azimuth_deg, _uniform_cdf(0.0, 360.0)),
+        (lambda draws: draws.camera.focal, _uniform_cdf(0.7, 1.35)),
+    ],
+    ids=["elevation", "azimuth", "focal"],
+)
+def test_the_papers_cameras_are_distributed_as_it_says(values, cdf):
+    assert _distance_of_cdfs(values(_paper_draws()), cdf) < _GAP
+
+
+def test_the_mixture_is_told_from_either_of_its_parts():
+    elevation_deg = _paper_draws().elevation_deg
+    assert _distance_of_cdfs(elevation_deg, _uniform_cdf(-10.0, 90.0)) > 3 * _GAP
+    by_area = lambda x: np.clip(np.sin(np.deg2rad(x)), 0.0, 1.0)  # noqa: E731
+    assert _distance_of_cdfs(elevation_deg, by_area) > 3 * _GAP
+
+
+def test_the_position_jitters_in_a_cube_about_a_uniform_distance():
+    draws = _paper_draws()
+    unit = np.asarray(orbit_position(draws.azimuth_deg, draws.elevation_deg, 1.0))
+    position = draws.camera.pose[:, :, 3]
+    # Across the line of sight nothing but the jitter is left.
+    along = np.sum(position * unit, axis=-1, keepdims=True)
+    across = position - along * unit
+    assert np.abs(across).max() < 0.1 * np.sqrt(3.0)
+    variance = 0.1**2 / 3.0
+    np.testing.assert_allclose(np.sum(across**2, axis=-1).mean(), 2.0 * variance, rtol=0.03)
+    np.testing.assert_allclose(along.mean(), 1.25, atol=5e-3)
+    np.testing.assert_allclose(along.var(), 0.5**2 / 12.0 + variance, rtol=0.03)
+
+
+def test_the_look_at_point_and_the_up_vector_are_normal():
+    draws = _paper_draws()
+    assert np.abs(draws.target.mean(0)).max() < 5 * 0.2 / np.sqrt(_COUNT)
+    np.testing.assert_allclose(np.cov(draws.target.T), 0.04 * np.eye(3), atol=2e-3)
+    # Pictures lean by the part of the up vector that is across the line of sight and level.
+    level = np.cross([0.0, 0.0, 1.0], draws.camera.pose[:, :, 2])
+    slope = np.linalg.norm(level, axis=-1)
+    low = slope > 0.9  # where the camera looks nearly level, a lean is a lean of the up vector
+    lean = np.sum(draws.camera.pose[low, :, 1] * level[low] / slope[low, None], axis=-1)
+    np.testing.assert_allclose(lean.std(), 0.02, rtol=0.1)
+
+
+def test_the_centre_pixels_ray_meets_the_look_at_point():
+    def miss(draw):
+        rays = pixel_rays(draw.camera, 3, 3)
+        towards = draw.target - rays.origin[1, 1]
+        return jnp.linalg.norm(jnp.cross(rays.direction[1, 1], towards))
+
+    few = jax.tree.map(lambda leaf: leaf[:200], _paper_draws())
+    assert jnp.max(jax.jit(jax.vmap(miss))(few)) < 1e-5
