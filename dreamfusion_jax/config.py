@@ -145,6 +145,12 @@ class PriorConfig:
         choices=("sigma_over_alpha", "sigma2", "one", "alpha_over_sigma"),
     )
     weight_cap: float = _setting(10.0, "upper bound of w(t)", 1e-6, 1e9)
+    gradient: str = _setting(
+        "sds",
+        "sds: the paper's; for study: sds_without_baseline, and full, the diffusion loss's own with"
+        " the network's derivative",
+        choices=("sds", "sds_without_baseline", "full"),
+    )
     t_min: float = _setting(0.1, "least diffusion time t in (0, 1)", 1e-4, 0.9999)
     t_max_start: float = _setting(0.95, "greatest t at the first step", 1e-4, 0.9999)
     t_max_end: float = _setting(0.5, "greatest t at the last step, reached linearly", 1e-4, 0.9999)

@@ -7,11 +7,15 @@ the frozen prior estimates the noise; and the residual
 
 is pulled back through the renderer as if it were the gradient with respect to z. The Jacobian of
 the prior's network is left out, so no derivative of the network is ever taken.
+
+Here stand also the gradients that it simplifies, for study (`--gradient`): SDS without its baseline
+-eps, and the diffusion loss's full gradient with that Jacobian in it. What is said of them here is
+shown on a Gaussian prior by tests/distillation_theory_test.py.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,56 +64,134 @@ def timestep_weight(
     return jnp.minimum(weight, cap)
 
 
-def sds_residual(
-    prior: Prior,
-    weights: Any,
-    z: jax.Array,
-    t: jax.Array,
-    eps: jax.Array,
-    text: jax.Array,
-    empty_text: jax.Array,
-    guidance_scale: float | jax.Array,
-    weighting: str = "sigma_over_alpha",
-    weight_cap: float | jax.Array = jnp.inf,
-    guidance_rescale: float | jax.Array = 0.0,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The SDS residual of a batch of rendered latents: a constant cotangent for `z`.
+class Noised(NamedTuple):
+    """A batch of latents, the noise they are given, and the texts to judge them by.
 
-    Args:
-      prior: the frozen prior.
-      weights: its parameters, an argument so that they are placed on each device once.
+    Attributes:
       z: [B, h, w, c] latents of the renders.
       t: [B] diffusion times in (0, 1).
       eps: [B, h, w, c] standard normal noise.
       text: [B, L, D] embedding of each view's prompt.
       empty_text: [B, L, D] or [1, L, D] embedding of the empty (or negative) prompt.
+    """
+
+    z: jax.Array
+    t: jax.Array
+    eps: jax.Array
+    text: jax.Array
+    empty_text: jax.Array
+
+
+class Distillation(NamedTuple):
+    """How the prior's estimate becomes a gradient.
+
+    Attributes:
       guidance_scale: classifier-free guidance as in diffusers; 1 is none.
+      guidance_rescale: share of Lin et al.'s rescaled guidance, in [0, 1].
       weighting: name of w(t), see `timestep_weight`.
       weight_cap: upper bound of w(t).
-      guidance_rescale: share of Lin et al.'s rescaled guidance, in [0, 1].
-
-    Returns:
-      [B, h, w, c] residual, its gradient stopped, and scalars to be logged (the residual is not the
-      gradient of a loss with a meaningful value).
+      gradient: sds | sds_without_baseline | full.
     """
-    alpha, sigma = alpha_sigma(prior.schedule, t)
-    z_t = add_noise(z, eps, alpha, sigma)
-    prediction = guided_prediction(
-        prior, weights, z_t, t, text, empty_text, guidance_scale, guidance_rescale
-    )
-    said = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
-    eps_hat, x0 = to_epsilon(*said), to_x0(*said)
-    weight = timestep_weight(weighting, alpha, sigma, weight_cap)
-    residual = jax.lax.stop_gradient(_per_view(weight, z) * (eps_hat - eps))
+
+    guidance_scale: float | jax.Array = 6.0
+    guidance_rescale: float | jax.Array = 0.0
+    weighting: str = "sigma_over_alpha"
+    weight_cap: float | jax.Array = jnp.inf
+    gradient: str = "sds"
+
+
+def latent_gradient(
+    prior: Prior, weights: Any, noised: Noised, options: Distillation
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What `options.gradient` names: a constant cotangent [B, h, w, c] for z, and scalars to log.
+
+    (None of them is the gradient of a loss whose value would mean anything.)
+    """
+    alpha, sigma = alpha_sigma(prior.schedule, noised.t)
+    weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
+    eps_hat, x0 = estimate(prior, weights, noised, options)
+    match options.gradient:
+        case "sds":
+            gradient = sds_residual(weight, eps_hat, noised.eps)
+        case "sds_without_baseline":
+            gradient = sds_residual(weight, eps_hat, jnp.zeros_like(eps_hat))
+        case "full":
+            gradient = full_gradient(prior, weights, noised, options)
+        case _:
+            raise UserError(
+                f"--gradient={options.gradient}: use sds, sds_without_baseline or full."
+            )
     scalars = {
-        "residual_rms": _rms(residual),
-        "noise_error_rms": _rms(eps_hat - eps),
+        "residual_rms": _rms(gradient),
+        "noise_error_rms": _rms(eps_hat - noised.eps),
         "x0_rms": _rms(x0),
-        "z_rms": _rms(z),
-        "t": jnp.mean(t),
+        "z_rms": _rms(noised.z),
+        "t": jnp.mean(noised.t),
         "timestep_weight": jnp.mean(weight),
     }
-    return residual, jax.lax.stop_gradient(scalars)
+    return jax.lax.stop_gradient((gradient, scalars))
+
+
+def sds_residual(weight: jax.Array, eps_hat: jax.Array, baseline: jax.Array) -> jax.Array:
+    """w (eps_hat - baseline), eq. 3: with the baseline eps its mean is w sigma / alpha grad KL.
+
+    A baseline of mean zero changes the variance alone, and eps is the one that lowers it where the
+    noise is large. weight [B], eps_hat and baseline [B, ...].
+    """
+    return _per_view(weight, eps_hat) * (eps_hat - baseline)
+
+
+def diffusion_loss(weight: jax.Array, eps_hat: jax.Array, eps: jax.Array) -> jax.Array:
+    """w |eps_hat - eps|^2 [B], eq. 1: what a diffusion model is trained by."""
+    return weight * jnp.sum((eps_hat - eps) ** 2, axis=tuple(range(1, eps.ndim)))
+
+
+def full_gradient(prior: Prior, weights: Any, noised: Noised, options: Distillation) -> jax.Array:
+    """2 w alpha (d eps_hat / d z_t)^T (eps_hat - eps), eq. 2: the loss's own gradient in z.
+
+    It takes the derivative of the network, which SDS leaves out.
+    """
+
+    def loss(z: jax.Array) -> jax.Array:
+        alpha, sigma = alpha_sigma(prior.schedule, noised.t)
+        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
+        eps_hat, _ = estimate(prior, weights, noised._replace(z=z), options)
+        return jnp.sum(diffusion_loss(weight, eps_hat, noised.eps))
+
+    return jax.grad(loss)(noised.z)
+
+
+def entropy_gradient(
+    eps: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The two parts of d log q(z_t | z) / dz, z_t = alpha z + sigma eps: along the path of z_t, and
+    through q's own mean (appendix A.4).
+
+    Their sum, the entropy's share of the KL divergence's gradient, is zero for every sample, and
+    the mean of each is zero. SDS keeps the first, as its baseline.
+    """
+    path = -_per_view(alpha / sigma, eps) * eps
+    return path, -path
+
+
+def estimate(
+    prior: Prior, weights: Any, noised: Noised, options: Distillation
+) -> tuple[jax.Array, jax.Array]:
+    """The guided estimates of eps and of z, each [B, h, w, c]."""
+    alpha, sigma = alpha_sigma(prior.schedule, noised.t)
+    z_t = add_noise(noised.z, noised.eps, alpha, sigma)
+    prediction = guided_prediction(
+        prior,
+        weights,
+        z_t,
+        noised.t,
+        noised.text,
+        noised.empty_text,
+        options.guidance_scale,
+        options.guidance_rescale,
+    )
+    said = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
+    return to_epsilon(*said), to_x0(*said)
 
 
 def _per_view(scalar: jax.Array, like: jax.Array) -> jax.Array:

@@ -21,9 +21,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamfusion_jax.config import Config, TrainConfig
+from dreamfusion_jax.config import Config, PriorConfig, TrainConfig
 from dreamfusion_jax.diffusion.prior import Prior
-from dreamfusion_jax.distillation import sds_residual
+from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
 from dreamfusion_jax.nerf.scene import Render, Scene
 from dreamfusion_jax.prompts import TextTable
 from dreamfusion_jax.training.state import TrainState
@@ -85,8 +85,8 @@ def sds_gradient(
 ) -> tuple[Any, dict[str, jax.Array]]:
     """The mean gradient over this device's views, `draws` with a leading axis [V], and metrics.
 
-    The diffusion model only ever runs forward: its residual is pulled back through the render and
-    the encoder alone.
+    The diffusion model only ever runs forward (unless `--gradient=full`): its residual is pulled
+    back through the render and the encoder alone.
     """
     size = config.train.render_size or prior.image_size
 
@@ -103,19 +103,8 @@ def sds_gradient(
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
     empty = jnp.broadcast_to(table.empty, (z.shape[0], *table.empty.shape))
-    residual, scalars = sds_residual(
-        prior,
-        weights,
-        z,
-        draws.t,
-        eps,
-        table.rows[draws.row],
-        empty,
-        config.prior.guidance_scale,
-        config.prior.weighting,
-        config.prior.weight_cap,
-        config.prior.guidance_rescale,
-    )
+    noised = Noised(z, draws.t, eps, table.rows[draws.row], empty)
+    residual, scalars = latent_gradient(prior, weights, noised, distillation(config.prior))
     (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     metrics = {
         **scalars,
@@ -123,6 +112,17 @@ def sds_gradient(
         **{f"regularizer/{name}": jnp.mean(x) for name, x in rendered.regularizers.items()},
     }
     return grads, metrics
+
+
+def distillation(config: PriorConfig) -> Distillation:
+    """What the settings say of the gradient in latent space."""
+    return Distillation(
+        config.guidance_scale,
+        config.guidance_rescale,
+        config.weighting,
+        config.weight_cap,
+        config.gradient,
+    )
 
 
 def regularization(config: TrainConfig, regularizers: dict[str, jax.Array]) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_jax.distillation import sds_residual
+from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
 
 RENDER = 6  # pixels; not the prior's 16
 
@@ -36,11 +36,9 @@ def test_the_residual_is_torchs(
     theirs = channels_last(sigma_squared * (eps_hat - noise))
 
     t = jnp.array([120, 870]) / 999
-    scales = {"guidance_scale": scale, "guidance_rescale": guidance_rescale}
+    options = Distillation(scale, guidance_rescale, weighting="sigma2")
     ours = jax.jit(
-        lambda z, eps: sds_residual(
-            prior, weights, z, t, eps, text, empty_text, weighting="sigma2", **scales
-        )
+        lambda z, eps: latent_gradient(prior, weights, Noised(z, t, eps, text, empty_text), options)
     )
     assert relative_error(ours(z, eps)[0], theirs) < 1e-4
     assert relative_error(ours(z, eps[::-1])[0], theirs) > 1e-2
