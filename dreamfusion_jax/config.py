@@ -23,6 +23,7 @@ from dreamfusion_jax.errors import UserError
 
 Range = tuple[float, float]
 
+OPTIMIZERS = ("adam", "adan")
 _CACHE_HELP = "folder for compiled programs ('auto': in the user's cache folder; 'none': no cache)"
 
 
@@ -145,6 +146,9 @@ class PriorConfig:
         choices=("sigma_over_alpha", "sigma2", "one", "alpha_over_sigma"),
     )
     weight_cap: float = _setting(10.0, "upper bound of w(t)", 1e-6, 1e9)
+    residual_clip: float = _setting(
+        0.0, "greatest norm of the residual in any one latent pixel (0: any)", 0, 1e9
+    )
     gradient: str = _setting(
         "sds",
         "sds: the paper's; for study: sds_without_baseline, and full, the diffusion loss's own with"
@@ -167,10 +171,6 @@ class TrainConfig:
     render_size: int = _setting(
         0, "side of a training render in pixels (0: the prior's own image size)", 0, 4096
     )
-    learning_rate: float = _setting(5e-3, "Adam's learning rate at the first step", 1e-9, 10)
-    learning_rate_final: float = _setting(
-        5e-4, "learning rate at the last step, approached exponentially", 1e-9, 10
-    )
     opacity_weight: float = _setting(0.0, "weight of sqrt(opacity^2 + 0.01)", 0, 1e9)
     orientation_weight: float = _setting(
         0.0, "weight of the penalty on normals that face away from the camera", 0, 1e9
@@ -190,6 +190,40 @@ class TrainConfig:
         "words added for the camera: toybox (eight azimuths, three elevations), paper"
         " (overhead, front, side, back) or none",
         choices=("toybox", "paper", "none"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How gradients become updates, and at which rate."""
+
+    optimizer: str = _setting("adam", "the paper's Shampoo has no kept library", choices=OPTIMIZERS)
+    learning_rate: float = _setting(
+        5e-3, "learning rate at the first step after the warm-up (paper: 1e-4)", 1e-12, 10
+    )
+    learning_rate_final: float = _setting(
+        5e-4, "learning rate at the last step (paper: 1e-6)", 1e-12, 10
+    )
+    learning_rate_decay: str = _setting(
+        "exponential", "how it falls in between (paper: cosine)", choices=("exponential", "cosine")
+    )
+    warmup_steps: int = _setting(
+        0, "steps over which the learning rate first rises, linearly (paper: 3000)", 0, None
+    )
+    warmup_learning_rate: float = _setting(
+        1e-9, "learning rate that the warm-up starts from (paper: 1e-9)", 0, 10
+    )
+    adam_b1: float = _setting(0.9, "Adam's decay of the first moment", 0, 0.999999)
+    adam_b2: float = _setting(0.999, "Adam's decay of the second moment", 0, 0.999999)
+    adam_eps: float = _setting(1e-8, "Adam's and Adan's epsilon", 1e-30, 1)
+    gradient_clip: float = _setting(
+        0.0, "greatest norm of all gradients together (0: any)", 0, 1e12
+    )
+    proposal_rate: float = _setting(
+        1.0, "the proposal's learning rate as a multiple of the others'", 0, 1e3
+    )
+    background_rate: float = _setting(
+        1.0, "the learned background's learning rate as a multiple of the others'", 0, 1e3
     )
 
 
@@ -221,6 +255,7 @@ class Config:
     camera: CameraConfig = CameraConfig()
     prior: PriorConfig = PriorConfig()
     train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     run: RunConfig = RunConfig()
 
 
@@ -230,6 +265,7 @@ SECTIONS: Mapping[str, type] = types.MappingProxyType(
         "camera": CameraConfig,
         "prior": PriorConfig,
         "train": TrainConfig,
+        "optimizer": OptimizerConfig,
         "run": RunConfig,
     }
 )
@@ -360,7 +396,7 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
     The `run` section may change freely, and the number of steps may grow.
     """
     names = []
-    for section in ("scene", "camera", "prior", "train"):
+    for section in SECTIONS.keys() - {"run"}:
         old, new = getattr(stored, section), getattr(asked, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)

@@ -90,6 +90,7 @@ class Distillation(NamedTuple):
       guidance_rescale: share of Lin et al.'s rescaled guidance, in [0, 1].
       weighting: name of w(t), see `timestep_weight`.
       weight_cap: upper bound of w(t).
+      residual_clip: greatest norm in any one latent pixel; 0: any.
       gradient: sds | sds_without_baseline | full.
     """
 
@@ -97,6 +98,7 @@ class Distillation(NamedTuple):
     guidance_rescale: float | jax.Array = 0.0
     weighting: str = "sigma_over_alpha"
     weight_cap: float | jax.Array = jnp.inf
+    residual_clip: float = 0.0
     gradient: str = "sds"
 
 
@@ -121,6 +123,8 @@ def latent_gradient(
             raise UserError(
                 f"--gradient={options.gradient}: use sds, sds_without_baseline or full."
             )
+    if options.residual_clip:
+        gradient = clip_pixels(gradient, options.residual_clip)
     scalars = {
         "residual_rms": _rms(gradient),
         "noise_error_rms": _rms(eps_hat - noised.eps),
@@ -159,6 +163,12 @@ def full_gradient(prior: Prior, weights: Any, noised: Noised, options: Distillat
         return jnp.sum(diffusion_loss(weight, eps_hat, noised.eps))
 
     return jax.grad(loss)(noised.z)
+
+
+def clip_pixels(gradient: jax.Array, limit: float) -> jax.Array:
+    """Shortens each latent pixel's vector [..., c] to a norm of at most `limit`."""
+    norm = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+    return gradient * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
 
 
 def entropy_gradient(

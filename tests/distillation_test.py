@@ -16,6 +16,7 @@ from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma
 from dreamfusion_jax.distillation import (
     Distillation,
     Noised,
+    clip_pixels,
     latent_gradient,
     time_range,
     timestep_weight,
@@ -83,6 +84,23 @@ def test_weights_are_capped_and_finite_at_both_ends_of_time():
     assert sigma / alpha > 2.0
     chex.assert_trees_all_close(capped, free * 2.0 * alpha / sigma, atol=1e-4, rtol=1e-4)
     np.testing.assert_allclose(scalars["timestep_weight"], 2.0)
+
+
+def test_clipping_shortens_long_pixels_and_no_others():
+    gradient = jnp.array(
+        [[[[3.0, 4.0, 0.0], [0.0, 0.3, 0.4]]], [[[0.0, 0.0, 0.0], [0.0, 0.0, -9.0]]]]
+    )
+    expected = gradient.at[0, 0, 0].divide(5.0).at[1, 0, 1].divide(9.0)
+    chex.assert_trees_all_close(clip_pixels(gradient, 1.0), expected)
+    z, eps = 5.0 * jax.random.normal(jax.random.key(0), (2, 1, 2, 2, 3))
+    noised = Noised(z, jnp.array([0.5]), eps, _TEXT, _TEXT)
+    prior = analytic_prior(_MEAN, _STD, image_size=2)
+    free, clipped = (
+        latent_gradient(prior, {}, noised, Distillation(residual_clip=limit))[0]
+        for limit in (0.0, 0.1)
+    )
+    chex.assert_trees_all_close(clipped, clip_pixels(free, 0.1))
+    chex.assert_trees_all_close(jnp.linalg.norm(clipped, axis=-1), jnp.full((1, 2, 2), 0.1))
 
 
 def test_guidance_and_times_belong_to_their_own_views():

@@ -11,7 +11,8 @@ import orbax.checkpoint as ocp
 from dreamfusion_jax.config import Config, read_config
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.scene import Scene
-from dreamfusion_jax.training.state import TrainState, build_scene, init_state, make_optimizer
+from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 
 KEPT = 2
 
@@ -70,7 +71,8 @@ def load_run(workdir: Path) -> SavedRun:
     try:
         if not checkpoints.latest_step():
             raise UserError(f"{workdir} holds no checkpoint yet; let the run go on for longer.")
-        like = init_state(scene, make_optimizer(config.train), config.train.seed)
+        optimizer = make_optimizer(config.optimizer, config.train.steps)
+        like = init_state(scene, optimizer, config.train.seed)
         return SavedRun(config, scene, checkpoints.restore(like))
     finally:
         checkpoints.close()

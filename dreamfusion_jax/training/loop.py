@@ -37,7 +37,8 @@ from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.training.checkpoint import Checkpoints
 from dreamfusion_jax.training.metrics import MetricsWriter
-from dreamfusion_jax.training.state import TrainState, build_scene, init_state, make_optimizer
+from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import make_train_step, place_index, replicate
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
@@ -85,7 +86,7 @@ def prepare(config: Config) -> Run:
         prior,
         weights,
         table,
-        make_optimizer(config.train),
+        make_optimizer(config.optimizer, config.train.steps),
         devices,
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamfusion_jax.config import SceneConfig, TrainConfig
+from dreamfusion_jax.config import SceneConfig
 from dreamfusion_jax.nerf.scene import Scene, SceneOptions, make_scene
 
 
@@ -29,12 +29,6 @@ class TrainState(NamedTuple):
 def build_scene(config: SceneConfig) -> Scene:
     """The scene that the configuration describes."""
     return make_scene(SceneOptions(**vars(config)))
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Adam whose learning rate decays exponentially over the run."""
-    decay = config.learning_rate_final / config.learning_rate
-    return optax.adam(optax.exponential_decay(config.learning_rate, config.steps, decay))
 
 
 def init_state(scene: Scene, optimizer: optax.GradientTransformation, seed: int) -> TrainState:

@@ -121,6 +121,7 @@ def distillation(config: PriorConfig) -> Distillation:
         config.guidance_rescale,
         config.weighting,
         config.weight_cap,
+        config.residual_clip,
         config.gradient,
     )
 

@@ -17,7 +17,8 @@ from dreamfusion_jax.config import (
 from dreamfusion_jax.diffusion.prior import analytic_prior
 from dreamfusion_jax.prompts import text_table
 from dreamfusion_jax.training.loop import Run
-from dreamfusion_jax.training.state import build_scene, make_optimizer
+from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.state import build_scene
 
 SCENE = SceneConfig(
     width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
@@ -33,7 +34,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
             CameraConfig(),
             PriorConfig(),
             TrainConfig(**{**settings, **train}),
-            RunConfig(workdir=str(tmp_path / "run"), log_every=1, preview_size=8),
+            run=RunConfig(workdir=str(tmp_path / "run"), log_every=1, preview_size=8),
         )
 
     return make
@@ -52,7 +53,7 @@ def make_run() -> Callable[[Config], Run]:
             prior,
             {"unused": jax.numpy.zeros(3)},
             table,
-            make_optimizer(config.train),
+            make_optimizer(config.optimizer, config.train.steps),
             jax.local_devices()[:1],
         )
 

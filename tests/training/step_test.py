@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import CameraConfig, PriorConfig
+from dreamfusion_jax.config import CameraConfig, OptimizerConfig, PriorConfig
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view
@@ -69,12 +69,13 @@ def test_each_regulariser_has_its_own_weight(make_config):
 def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_holds_likely(
     make_config, make_run
 ):
-    config = make_config(steps=100, learning_rate=2e-2, shading_start_step=1000)
+    config = make_config(steps=100, shading_start_step=1000)
     # Little noise: there the residual in x0 is all but z - 0.2.
     prior = PriorConfig(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
     # Close up: where the random background shines past the object, the object would make up for it.
     camera = CameraConfig(fov_deg=(15.0, 20.0))
-    config = dataclasses.replace(config, prior=prior, camera=camera)
+    optimizer = OptimizerConfig(learning_rate=2e-2)
+    config = dataclasses.replace(config, prior=prior, camera=camera, optimizer=optimizer)
     run = make_run(config)
     counted = chex.assert_max_traces(n=1)(run.prior.predict)
     prior = run.prior._replace(predict=counted)
@@ -103,7 +104,8 @@ from conftest import SCENE
 from dreamfusion_jax.config import Config, TrainConfig
 from dreamfusion_jax.diffusion.prior import analytic_prior
 from dreamfusion_jax.prompts import text_table
-from dreamfusion_jax.training.state import build_scene, init_state, make_optimizer
+from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.state import build_scene, init_state
 from dreamfusion_jax.training.step import make_train_step, place_index, replicate
 
 def run(devices, views_per_device):
@@ -115,7 +117,8 @@ def run(devices, views_per_device):
         views_per_device=views_per_device,
     )
     config = Config(scene=SCENE, train=train)
-    scene, optimizer, prior = build_scene(SCENE), make_optimizer(train), analytic_prior(0.2, 0.05)
+    scene, prior = build_scene(SCENE), analytic_prior(0.2, 0.05)
+    optimizer = make_optimizer(config.optimizer, train.steps)
     step = make_train_step(config, scene, prior, optimizer, devices)
     table = text_table(prior, "a cup", "", "toybox")
     state, table = replicate((init_state(scene, optimizer, 0), table), devices)
@@ -130,7 +133,7 @@ assert len(devices) == 4
 (one_times, one), (four_times, four) = run(devices[:1], 4), run(devices, 1)
 chex.assert_trees_all_close(one_times, four_times, rtol=1e-6)
 chex.assert_trees_all_close(one, four, rtol=0, atol=1e-5)
-start = init_state(build_scene(SCENE), make_optimizer(TrainConfig()), 0).params
+start = build_scene(SCENE).init(jax.random.key(0))
 moved = jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), start, four))
 assert max(moved) > 1e-2, "nothing was learned"
 """

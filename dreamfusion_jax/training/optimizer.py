@@ -1,0 +1,55 @@
+"""From the settings to an optax optimiser: clip, Adam or Adan, rates by group, a schedule.
+
+The paper's Distributed Shampoo is left out: optax has none, and the package that once carried it
+(optax-shampoo, 2022) calls what JAX has since removed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from dreamfusion_jax.config import OptimizerConfig
+from dreamfusion_jax.errors import UserError
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """The optimiser of a run of `steps`."""
+    parts = [
+        _direction(config),
+        optax.stateless(lambda updates, params: _scale_groups(config, updates)),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    ]
+    if config.gradient_clip:
+        parts.insert(0, optax.clip_by_global_norm(config.gradient_clip))
+    return optax.chain(*parts)
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """A linear rise over `warmup_steps`, then a fall that ends at step `steps`."""
+    highest, lowest = config.learning_rate, config.learning_rate_final
+    falling = max(steps - config.warmup_steps, 1)
+    if config.learning_rate_decay == "cosine":
+        fall = optax.cosine_decay_schedule(highest, falling, lowest / highest)
+    else:
+        fall = optax.exponential_decay(highest, falling, lowest / highest)
+    if not config.warmup_steps:
+        return fall
+    rise = optax.linear_schedule(config.warmup_learning_rate, highest, config.warmup_steps)
+    return optax.join_schedules([rise, fall], [config.warmup_steps])
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    match config.optimizer:
+        case "adam":
+            return optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
+        case "adan":  # Xie et al. 2022, with its own three decays
+            return optax.scale_by_adan(eps=config.adam_eps)
+    raise UserError(f"--optimizer={config.optimizer}: use adam or adan.")
+
+
+def _scale_groups(config: OptimizerConfig, updates: Any) -> Any:
+    """The scene's parameters are a dict of "field", "proposal" and "background"."""
+    rates = {"proposal": config.proposal_rate, "background": config.background_rate}
+    return {group: optax.tree.scale(rates.get(group, 1.0), tree) for group, tree in updates.items()}

@@ -1,0 +1,85 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreamfusion_jax.config import OptimizerConfig
+from dreamfusion_jax.training.optimizer import learning_rate, make_optimizer
+
+_PARAMS = {
+    "field": {"kernel": jnp.zeros((2, 3))},
+    "proposal": {"grid": jnp.zeros(4)},
+    "background": {"bias": jnp.zeros(2)},
+}
+_GRADIENTS = jax.tree.map(
+    lambda leaf: 1.0 + jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape), _PARAMS
+)
+
+
+def _updates(config, gradients=(_GRADIENTS,), steps=100):
+    optimizer = make_optimizer(config, steps)
+    state = optimizer.init(_PARAMS)
+    for gradient in gradients:
+        updates, state = optimizer.update(gradient, state, _PARAMS)
+    return updates
+
+
+def test_the_default_is_adam_with_a_rate_that_falls_exponentially():
+    theirs = optax.adam(optax.exponential_decay(5e-3, 100, 0.1))
+    state = theirs.init(_PARAMS)
+    for _ in range(3):
+        expected, state = theirs.update(_GRADIENTS, state)
+    chex.assert_trees_all_close(_updates(OptimizerConfig(), [_GRADIENTS] * 3), expected)
+
+
+def test_the_papers_rate_rises_for_3000_steps_and_falls_as_a_cosine():
+    """DreamFusion, appendix A.2: 1e-9 to 1e-4 over 3,000 steps, then to 1e-6 at 15,000."""
+    rate = learning_rate(
+        OptimizerConfig(
+            learning_rate=1e-4,
+            learning_rate_final=1e-6,
+            learning_rate_decay="cosine",
+            warmup_steps=3000,
+        ),
+        15_000,
+    )
+    steps = np.array([0, 1500, 3000, 9000, 15_000, 20_000])
+    expected = [1e-9, 0.5 * (1e-9 + 1e-4), 1e-4, 0.5 * (1e-4 + 1e-6), 1e-6, 1e-6]
+    np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-3, atol=1e-11)
+
+
+def test_groups_have_rates_of_their_own():
+    plain = _updates(OptimizerConfig())
+    scaled = _updates(OptimizerConfig(proposal_rate=10.0, background_rate=0.5))
+    for group, rate in (("field", 1.0), ("proposal", 10.0), ("background", 0.5)):
+        expected = jax.tree.map(lambda leaf, rate=rate: rate * leaf, plain[group])
+        chex.assert_trees_all_close(scaled[group], expected, rtol=1e-6)
+
+
+def test_gradients_are_clipped_together():
+    """What Adam is given after a small gradient shows in the ratio of its moments."""
+    small, large = (jax.tree.map(lambda leaf, s=s: s * leaf, _GRADIENTS) for s in (1e-2, 1e3))
+    limit = 3.0
+    norm = optax.global_norm(large)
+    by_hand = jax.tree.map(lambda leaf: leaf * limit / norm, large)
+    clipped = _updates(OptimizerConfig(gradient_clip=limit), [small, large])
+    chex.assert_trees_all_close(clipped, _updates(OptimizerConfig(), [small, by_hand]), rtol=1e-5)
+    difference = optax.tree.sub(clipped, _updates(OptimizerConfig(), [small, large]))
+    assert optax.global_norm(difference) > 1e-3 * optax.global_norm(clipped)
+
+
+@pytest.mark.parametrize("name", ["adam", "adan"])
+def test_every_optimizer_finds_the_bottom_of_a_bowl(name):
+    config = OptimizerConfig(optimizer=name, learning_rate=0.1, learning_rate_final=1e-3)
+    optimizer = make_optimizer(config, 500)
+
+    def step(carry, _):
+        params, state = carry
+        gradients = jax.tree.map(lambda x: 2.0 * (x - 1.5), params)
+        updates, state = optimizer.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (_PARAMS, optimizer.init(_PARAMS)), length=500)
+    chex.assert_trees_all_close(params, jax.tree.map(lambda x: x + 1.5, _PARAMS), atol=2e-2)
