@@ -191,6 +191,16 @@ class TrainConfig:
         " (overhead, front, side, back) or none",
         choices=("toybox", "paper", "none"),
     )
+    interpolate_views: bool = _setting(
+        False, "mix the embeddings of the two nearest views' words instead of taking the nearest"
+    )
+    negative_views: bool = _setting(
+        False, "complete the negative prompt with all other views' words (--view_words=paper)"
+    )
+    perp_neg: bool = _setting(
+        False,
+        "Perp-Neg: guide away from neighbouring views, too, at twice the cost (--view_words=paper)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +329,7 @@ def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> N
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
+            bool: flags.DEFINE_bool,
         }
         define[type(default)](name, default, help, flag_values=flag_values)
 
@@ -384,6 +395,9 @@ def validate(config: Config) -> Config:
             raise UserError(f"--{name} must be greater than --t_min ({config.prior.t_min}).")
     if config.scene.max_degree <= config.scene.min_degree:
         raise UserError(f"--max_degree must exceed --min_degree ({config.scene.min_degree}).")
+    for name in ("negative_views", "perp_neg"):
+        if getattr(config.train, name) and config.train.view_words != "paper":
+            raise UserError(f"--{name} needs --view_words=paper.")
     if config.run.workdir:
         return config
     workdir = str(Path("workdir") / _slug(config.train.prompt))
@@ -396,7 +410,7 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
     The `run` section may change freely, and the number of steps may grow.
     """
     names = []
-    for section in SECTIONS.keys() - {"run"}:
+    for section in (name for name in SECTIONS if name != "run"):
         old, new = getattr(stored, section), getattr(asked, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.guidance import guided_prediction
+from dreamfusion_jax.diffusion.guidance import Against, guided_prediction
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_epsilon, to_x0
 from dreamfusion_jax.errors import UserError
@@ -73,6 +73,7 @@ class Noised(NamedTuple):
       eps: [B, h, w, c] standard normal noise.
       text: [B, L, D] embedding of each view's prompt.
       empty_text: [B, L, D] or [1, L, D] embedding of the empty (or negative) prompt.
+      against: what Perp-Neg leads away from, if anything.
     """
 
     z: jax.Array
@@ -80,6 +81,7 @@ class Noised(NamedTuple):
     eps: jax.Array
     text: jax.Array
     empty_text: jax.Array
+    against: Against | None = None
 
 
 class Distillation(NamedTuple):
@@ -199,6 +201,7 @@ def estimate(
         noised.empty_text,
         options.guidance_scale,
         options.guidance_rescale,
+        noised.against,
     )
     said = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
     return to_epsilon(*said), to_x0(*said)

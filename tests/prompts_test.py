@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -32,29 +33,110 @@ def test_toybox_words_tell_left_from_right():
         assert prompts.phrases("toybox")[index] == f"{words} view, medium angle"
 
 
-@pytest.mark.parametrize("scheme", ["toybox", "paper", "none"])
-def test_a_row_holds_the_prompt_with_the_words_of_its_view(scheme):
-    azimuth_deg, elevation_deg = jnp.meshgrid(
-        jnp.arange(-180.0, 360.0, 40.0), jnp.arange(-10.0, 91.0, 20.0)
+def _view_text(azimuth_deg, elevation_deg=0.0, textureless=False, **options):
+    return prompts.view_text(
+        prompts.TextOptions(**options),
+        jnp.float32(azimuth_deg),
+        jnp.float32(elevation_deg),
+        jnp.asarray(textureless),
     )
-    index = prompts.phrase_index(scheme, azimuth_deg, elevation_deg)
-    chex.assert_shape(index, azimuth_deg.shape)
-    row = prompts.table_row(scheme, azimuth_deg, elevation_deg, jnp.asarray(False))
-    table = prompts.table_prompts("a red chair", scheme)
-    for r, i in zip(np.ravel(row), np.ravel(index), strict=True):
-        assert table[r] == ", ".join(filter(None, ["a red chair", prompts.phrases(scheme)[i]]))
+
+
+def _mix(azimuth_deg, elevation_deg=0.0, textureless=False, scheme="paper", interpolate=True):
+    """{prompt: share} of one view."""
+    text = _view_text(
+        azimuth_deg, elevation_deg, textureless, scheme=scheme, interpolate=interpolate
+    )
+    table, mix = prompts.table_prompts("a red chair", scheme), {}
+    for row, share in zip(text.rows.tolist(), text.shares.tolist(), strict=True):
+        mix[table[row]] = mix.get(table[row], 0.0) + share
+    return {prompt: pytest.approx(share, abs=1e-5) for prompt, share in mix.items() if share > 1e-5}
+
+
+@pytest.mark.parametrize("scheme", ["toybox", "paper", "none"])
+def test_a_view_has_the_prompt_with_the_words_of_its_camera(scheme):
+    for azimuth_deg in range(-180, 360, 40):
+        for elevation_deg in (-10, 30, 50, 80):
+            angles = jnp.float32(azimuth_deg), jnp.float32(elevation_deg)
+            words = prompts.phrases(scheme)[prompts.phrase_index(scheme, *angles)]
+            expected = ", ".join(filter(None, ["a red chair", words]))
+            mix = _mix(azimuth_deg, elevation_deg, scheme=scheme, interpolate=False)
+            assert mix == {expected: 1.0}
 
 
 def test_textureless_toybox_views_are_described_without_colour():
-    front = jnp.float32(0), jnp.float32(0)
-    row = prompts.table_row("toybox", *front, jnp.asarray(True))
-    table = prompts.table_prompts("a red chair with blue legs", "toybox")
-    assert table[row].startswith("a chair with legs, front view")
-    row = prompts.table_row("paper", *front, jnp.asarray(True))
-    assert prompts.table_prompts("a red chair", "paper")[row] == "a red chair, front view"
+    (words,) = _mix(0.0, textureless=True, scheme="toybox", interpolate=False)
+    assert words == "a chair, front view, low angle"
+    (words,) = _mix(0.0, textureless=True, scheme="paper", interpolate=False)
+    assert words == "a red chair, front view"
 
 
-def test_the_table_embeds_every_row_and_the_negative_prompt_once():
+@pytest.mark.parametrize(
+    ("azimuth_deg", "elevation_deg", "mix"),
+    [
+        (0, 0, {"front": 1.0}),
+        (30, 0, {"front": 2 / 3, "side": 1 / 3}),
+        (-30, 59, {"front": 2 / 3, "side": 1 / 3}),
+        (90, 0, {"side": 1.0}),
+        (225, 0, {"side": 0.5, "back": 0.5}),
+        (180, 0, {"back": 1.0}),
+        (30, 61, {"overhead": 1.0}),
+    ],
+)
+def test_paper_words_are_mixed_by_the_angle_to_the_front(azimuth_deg, elevation_deg, mix):
+    expected = {f"a red chair, {name} view": share for name, share in mix.items()}
+    assert _mix(azimuth_deg, elevation_deg) == expected
+
+
+@pytest.mark.parametrize(
+    ("azimuth_deg", "mix"),
+    [
+        (45, {"front left": 1.0}),
+        (60, {"front left": 2 / 3, "left side": 1 / 3}),
+        (330, {"front right": 2 / 3, "front": 1 / 3}),
+        (-9, {"front": 0.8, "front right": 0.2}),
+    ],
+)
+def test_toybox_words_are_mixed_between_neighbouring_azimuths(azimuth_deg, mix):
+    expected = {f"a red chair, {name} view, high angle": share for name, share in mix.items()}
+    assert _mix(azimuth_deg, 50.0, scheme="toybox") == expected
+    without = {key.replace("red ", ""): share for key, share in expected.items()}
+    assert _mix(azimuth_deg, 50.0, textureless=True, scheme="toybox") == without
+
+
+def test_perp_neg_leads_away_from_the_neighbours_and_never_from_the_view_itself():
+    """Weights of front and side are continuous all around, and 0 where that is the view."""
+    azimuth_deg = jnp.linspace(-180.0, 180.0, 721)
+    text = jax.vmap(lambda a: _view_text(a, scheme="paper", perp_neg=True))(azimuth_deg)
+    index = {name: prompts.PAPER_PHRASES.index(f"{name} view") for name in ("front", "side")}
+    weight = {
+        name: jnp.sum(jnp.where(text.against == row, text.against_weights, 0.0), axis=-1)
+        for name, row in index.items()
+    }
+    at = {angle: int((angle + 180) * 2) for angle in (0, 90, 180)}
+    np.testing.assert_allclose(weight["front"][at[0]], 0.0, atol=1e-3)
+    np.testing.assert_allclose(weight["side"][at[90]], 0.0, atol=1e-3)
+    for name, angle in (("side", 0), ("side", 180), ("front", 90), ("front", 180)):
+        assert weight[name][at[angle]] > 0.3
+    for values in weight.values():
+        assert values.min() >= 0.0 and jnp.abs(jnp.diff(values)).max() < 0.02
+        np.testing.assert_allclose(values, values[::-1], atol=1e-4)
+    overhead = _view_text(30.0, 61.0, scheme="paper", perp_neg=True)
+    chex.assert_trees_all_equal(overhead.against_weights, jnp.zeros(2))
+
+
+def test_negative_prompts_list_the_other_views():
+    options = prompts.TextOptions("paper", negative_views=True)
+    texts = prompts.negative_prompts("blurry", options)
+    for azimuth_deg, words in ((0.0, "front"), (90.0, "side"), (180.0, "back")):
+        text = texts[_view_text(azimuth_deg, **options._asdict()).negative]
+        others = [name for name in prompts.PAPER_PHRASES if name != f"{words} view"]
+        assert text == ", ".join(["blurry", *others])
+    assert prompts.negative_prompts("", prompts.TextOptions("paper")) == [""]
+    assert _view_text(180.0, scheme="paper").negative == 0
+
+
+def test_the_table_embeds_every_prompt_once_and_views_mix_its_rows():
     asked = []
 
     def encode_text(texts):
@@ -62,7 +144,14 @@ def test_the_table_embeds_every_row_and_the_negative_prompt_once():
         return jnp.asarray([[[float(len(text))]] for text in texts])
 
     prior = analytic_prior(0.5, 0.1)._replace(encode_text=encode_text)
-    table = prompts.text_table(prior, "a cup", "blurry", "paper")
+    options = prompts.TextOptions("paper", interpolate=True, perp_neg=True)
+    table = prompts.text_table(prior, "a cup", "blurry", options)
     assert asked == [prompts.table_prompts("a cup", "paper"), ["blurry"]]
     chex.assert_shape(table.rows, (4, 1, 1))
-    chex.assert_trees_all_equal(table.empty, jnp.array([[6.0]]))
+    angles = jnp.array([0.0, 30.0]), jnp.zeros(2)
+    views = prompts.view_text(options, *angles, jnp.zeros(2, bool))
+    text, empty_text, against = prompts.embed(table, views)
+    front, side = (float(len(f"a cup, {name} view")) for name in ("front", "side"))
+    chex.assert_trees_all_close(text[:, 0, 0], jnp.array([front, (2 * front + side) / 3]))
+    chex.assert_trees_all_equal(empty_text, jnp.full((2, 1, 1), 6.0))
+    chex.assert_trees_all_equal(against[..., 0, 0], jnp.array([[front, side]] * 2))

@@ -40,6 +40,7 @@ from dreamfusion_jax.training.metrics import MetricsWriter
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import make_train_step, place_index, replicate
+from dreamfusion_jax.training.views import text_options
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
@@ -78,7 +79,7 @@ def prepare(config: Config) -> Run:
     devices = choose_devices(config.run.devices)
     prior, weights = open_prior(config.prior, lambda array: replicate(array, devices))
     table = text_table(
-        prior, config.train.prompt, config.prior.negative_prompt, config.train.view_words
+        prior, config.train.prompt, config.prior.negative_prompt, text_options(config.train)
     )
     return Run(
         workdir,

@@ -22,10 +22,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreamfusion_jax.config import Config, PriorConfig, TrainConfig
+from dreamfusion_jax.diffusion.guidance import Against
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
 from dreamfusion_jax.nerf.scene import Render, Scene
-from dreamfusion_jax.prompts import TextTable
+from dreamfusion_jax.prompts import TextTable, embed
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import Draw, draw_view
 
@@ -102,8 +103,10 @@ def sds_gradient(
 
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
-    empty = jnp.broadcast_to(table.empty, (z.shape[0], *table.empty.shape))
-    noised = Noised(z, draws.t, eps, table.rows[draws.row], empty)
+    text, empty_text, against = embed(table, draws.text)
+    noised = Noised(z, draws.t, eps, text, empty_text)
+    if config.train.perp_neg:
+        noised = noised._replace(against=Against(against, draws.text.against_weights))
     residual, scalars = latent_gradient(prior, weights, noised, distillation(config.prior))
     (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     metrics = {

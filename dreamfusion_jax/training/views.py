@@ -23,14 +23,14 @@ class Draw(NamedTuple):
 
     Attributes:
       view: camera, light, shading and background.
-      row: [] int32, row of the text table that names the camera.
+      text: what the view takes from the text table.
       t: [] diffusion time.
       noise_key: key of the noise eps.
       render_key: key of the jitter of the samples along the rays.
     """
 
     view: View
-    row: jax.Array
+    text: prompts.ViewText
     t: jax.Array
     noise_key: jax.Array
     render_key: jax.Array
@@ -67,15 +67,22 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
         # paint what the object should be made of.
         solid_background=(config.scene.background == "solid") | jax.random.bernoulli(keys[4]),
     )
-    row = prompts.table_row(
-        config.train.view_words, azimuth_deg, elevation_deg, shading.textureless
+    text = prompts.view_text(
+        text_options(config.train), azimuth_deg, elevation_deg, shading.textureless
     )
     prior = config.prior
     t_low, t_high = time_range(
         step, config.train.steps, prior.t_min, prior.t_max_start, prior.t_max_end
     )
     t = jax.random.uniform(keys[5], (), jnp.float32, t_low, t_high)
-    return Draw(view, row, t, noise_key=keys[6], render_key=keys[7])
+    return Draw(view, text, t, noise_key=keys[6], render_key=keys[7])
+
+
+def text_options(config: TrainConfig) -> prompts.TextOptions:
+    """What the settings say of the words for views."""
+    return prompts.TextOptions(
+        config.view_words, config.interpolate_views, config.negative_views, config.perp_neg
+    )
 
 
 def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainConfig) -> jax.Array:

@@ -19,6 +19,7 @@ from dreamfusion_jax.prompts import text_table
 from dreamfusion_jax.training.loop import Run
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene
+from dreamfusion_jax.training.views import text_options
 
 SCENE = SceneConfig(
     width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
@@ -44,7 +45,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
 def make_run() -> Callable[[Config], Run]:
     def make(config: Config) -> Run:
         prior = analytic_prior(0.2, 0.05)
-        table = text_table(prior, config.train.prompt, "", config.train.view_words)
+        table = text_table(prior, config.train.prompt, "", text_options(config.train))
         workdir = Path(config.run.workdir)
         workdir.mkdir(exist_ok=True)
         return Run(

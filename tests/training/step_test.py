@@ -103,7 +103,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import SCENE
 from dreamfusion_jax.config import Config, TrainConfig
 from dreamfusion_jax.diffusion.prior import analytic_prior
-from dreamfusion_jax.prompts import text_table
+from dreamfusion_jax.prompts import TextOptions, text_table
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene, init_state
 from dreamfusion_jax.training.step import make_train_step, place_index, replicate
@@ -120,7 +120,7 @@ def run(devices, views_per_device):
     scene, prior = build_scene(SCENE), analytic_prior(0.2, 0.05)
     optimizer = make_optimizer(config.optimizer, train.steps)
     step = make_train_step(config, scene, prior, optimizer, devices)
-    table = text_table(prior, "a cup", "", "toybox")
+    table = text_table(prior, "a cup", "", TextOptions())
     state, table = replicate((init_state(scene, optimizer, 0), table), devices)
     times = []
     for _ in range(4):

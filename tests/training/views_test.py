@@ -35,7 +35,7 @@ def test_a_view_depends_on_seed_step_and_its_own_index_alone():
 def test_the_row_names_the_drawn_camera():
     behind = CameraConfig(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
     draw = draw_view(Config(camera=behind, train=TrainConfig(view_words="paper")), jnp.int32(0), 0)
-    chex.assert_trees_all_equal(draw.row, jnp.int32(3))  # overhead, front, side, back
+    chex.assert_trees_all_equal(draw.text.rows, jnp.int32([3, 3]))  # overhead, front, side, back
     np.testing.assert_allclose(draw.view.camera.pose[1:, 3], 0.0, atol=1e-5)
     assert draw.view.camera.pose[0, 3] < -2.0
 
