@@ -47,8 +47,15 @@ class SceneConfig:
         "mip", "scene: an MLP on integrated positions, or a voxel grid", choices=("mip", "grid")
     )
     bound_radius: float = _setting(1.0, "radius of the sphere that holds the scene", 0.1, 100)
-    width: int = _setting(64, "units in a hidden layer of the MLP", 1, 4096)
-    depth: int = _setting(3, "hidden layers of the MLP", 1, 64)
+    width: int = _setting(64, "units in a hidden layer of the MLP (paper: 128)", 1, 4096)
+    depth: int = _setting(
+        3, "hidden layers of the MLP, or its residual blocks (paper: 5 blocks)", 1, 64
+    )
+    network: str = _setting(
+        "plain",
+        "the MLP: plain layers with relu, or the paper's residual blocks with swish and LayerNorm",
+        choices=("plain", "residual"),
+    )
     min_degree: int = _setting(0, "lowest positional frequency, 2^min_degree", 0, 16)
     max_degree: int = _setting(5, "positional frequencies end before 2^max_degree", 1, 24)
     blur_start: float = _setting(

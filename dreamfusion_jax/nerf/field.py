@@ -99,6 +99,26 @@ class MipField(nn.Module):
         return nn.Dense(4, name="density_and_albedo")(x)
 
 
+class ResidualMipField(nn.Module):
+    """The same by DreamFusion's network: residual blocks, LayerNorm between them, swish (A.2).
+
+    The paper leaves a block's inside open: here two layers, each followed by a swish.
+    """
+
+    width: int
+    depth: int  # blocks
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        x = nn.Dense(self.width, name="embedding")(features)
+        for block in range(self.depth):
+            if block:
+                x = nn.LayerNorm(use_fast_variance=False, name=f"norm_{block}")(x)
+            h = nn.swish(nn.Dense(self.width, name=f"first_{block}")(x))
+            x = x + nn.swish(nn.Dense(self.width, name=f"second_{block}")(h))
+        return nn.Dense(4, name="density_and_albedo")(x)
+
+
 class Blur(NamedTuple):
     """An isotropic variance added to every Gaussian, falling linearly over the first steps.
 
@@ -123,9 +143,10 @@ def mip_field(
     max_degree: int,
     density: Density,
     blur: Blur = Blur(),  # noqa: B008 (immutable)
+    residual: bool = False,
 ) -> Field:
     """mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""
-    network = MipField(width, depth)
+    network = (ResidualMipField if residual else MipField)(width, depth)
 
     def init(key: jax.Array) -> Any:
         return network.init(key, jnp.zeros((1, 6 * (max_degree - min_degree))))["params"]

@@ -44,7 +44,8 @@ class SceneOptions(NamedTuple):
     field: str = "mip"  # mip | grid
     bound_radius: float = 1.0
     width: int = 64  # of the MLP
-    depth: int = 3  # hidden layers
+    depth: int = 3  # hidden layers, or residual blocks
+    network: str = "plain"  # plain | residual
     min_degree: int = 0  # frequencies 2^min_degree ..
     max_degree: int = 5  # .. 2^(max_degree - 1)
     blur_start: float = 5e-2  # variance added to every Gaussian at the first step
@@ -238,6 +239,7 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
                 options.max_degree,
                 density,
                 Blur(options.blur_start, options.blur_end, options.blur_steps),
+                residual=options.network == "residual",
             )
         case "grid":
             return grid_field(options.grid_resolution, options.bound_radius, density)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf.encoding import integrated_positional_encoding
 from dreamfusion_jax.nerf.field import (
     Background,
     Blur,
@@ -91,6 +92,29 @@ def test_mip_field_depends_on_the_size_of_what_it_sees():
     assert jnp.std(density) > 1e-2 and jnp.all((albedo > 0.0) & (albedo < 1.0))
     blurred, _ = query(params, points, jnp.full_like(points, 1e3), 0)
     np.testing.assert_allclose(blurred, blurred[0, 0], rtol=1e-6)
+
+
+def test_the_residual_field_is_the_papers_network():
+    """Five blocks of 128 in float64 NumPy; LayerNorm stands between blocks and nowhere else."""
+    field = mip_field(128, 5, 0, 8, Density(blob_scale=0.0, activation="exp"), residual=True)
+    params = jax.jit(field.init)(jax.random.key(0))
+    mean, covariance_diag = jax.random.uniform(jax.random.key(1), (2, 9, 3), maxval=0.3)
+    density, albedo = jax.jit(field.query)(params, mean, covariance_diag, jnp.int32(0))
+
+    layers = jax.tree.map(np.float64, params)
+    dense = lambda name, x: x @ layers[name]["kernel"] + layers[name]["bias"]  # noqa: E731
+    swish = lambda x: x / (1.0 + np.exp(-x))  # noqa: E731
+    x = dense("embedding", np.float64(integrated_positional_encoding(mean, covariance_diag, 0, 8)))
+    for block in range(5):
+        if block:
+            spread = np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            norm = layers[f"norm_{block}"]
+            x = (x - x.mean(-1, keepdims=True)) / spread * norm["scale"] + norm["bias"]
+        x = x + swish(dense(f"second_{block}", swish(dense(f"first_{block}", x))))
+    raw = dense("density_and_albedo", x)
+    assert sum(name.startswith("norm") for name in layers) == 4
+    np.testing.assert_allclose(density, 20.0 * np.exp(raw[:, 0]), rtol=1e-4)
+    np.testing.assert_allclose(albedo, 1.0 / (1.0 + np.exp(-raw[:, 1:])), rtol=1e-4)
 
 
 def test_blur_is_added_variance_that_falls_and_stays():
