@@ -80,6 +80,9 @@ class SceneConfig:
     proposal_resolution: int = _setting(32, "cells along a side of the proposal grid", 2, 512)
     fine_samples: int = _setting(20, "samples of the field a ray", 1, 1024)
     grid_resolution: int = _setting(64, "cells along a side of --field=grid", 2, 512)
+    normal_spacing: float = _setting(
+        0.0, "normals by finite differences over this length (0: analytic, as in the paper)", 0, 1
+    )
     background: str = _setting(
         "solid",
         "solid: a new random colour every step; mlp: learned from the direction",

@@ -28,7 +28,7 @@ from dreamfusion_jax.nerf.field import (
 )
 from dreamfusion_jax.nerf.intervals import resample_edges, sphere_bounds, uniform_edges
 from dreamfusion_jax.nerf.rendering import composite, compositing_weights, expected_depth, over
-from dreamfusion_jax.nerf.shading import density_normals, point_light
+from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
 
 # A bare point is given the width of about one training pixel: the field knows nothing finer.
 _POINT_STD = 0.01
@@ -60,6 +60,7 @@ class SceneOptions(NamedTuple):
     proposal_resolution: int = 32
     fine_samples: int = 20
     grid_resolution: int = 64  # of --field=grid
+    normal_spacing: float = 0.0  # of finite differences; 0: analytic normals
     background: str = "solid"  # solid | mlp
 
 
@@ -157,7 +158,9 @@ def make_scene(options: SceneOptions) -> Scene:
         rays = pixel_rays(view.camera, height, width)
         intervals = _choose_intervals(options, proposal, params, rays, key)
         seen = _in_blocks(
-            lambda rays, edges: _look(field, params["field"], view, rays, edges, step),
+            lambda rays, edges: _look(
+                field, params["field"], view, rays, edges, step, options.normal_spacing
+            ),
             rays,
             intervals.edges,
         )
@@ -290,15 +293,24 @@ class _Seen(NamedTuple):
 
 
 def _look(
-    field: Field, params: Any, view: View, rays: Rays, edges: jax.Array, step: jax.Array
+    field: Field,
+    params: Any,
+    view: View,
+    rays: Rays,
+    edges: jax.Array,
+    step: jax.Array,
+    normal_spacing: float,
 ) -> _Seen:
     """Asks the field in the intervals `edges` [..., S+1] of `rays` and composites the answers."""
     mean, covariance_diag = frustum_gaussians(rays, edges)
 
     def lit() -> tuple[jax.Array, jax.Array, jax.Array]:
-        return density_normals(
-            lambda points: field.query(params, points, covariance_diag, step), mean
-        )
+        def query(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return field.query(params, points, covariance_diag, step)
+
+        if normal_spacing:
+            return finite_difference_normals(query, mean, normal_spacing)
+        return density_normals(query, mean)
 
     def unlit() -> tuple[jax.Array, jax.Array, jax.Array]:
         density, albedo = field.query(params, mean, covariance_diag, step)

@@ -5,7 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.nerf.shading import density_normals, point_light, safe_normalize
+from dreamfusion_jax.nerf.shading import (
+    density_normals,
+    finite_difference_normals,
+    point_light,
+    safe_normalize,
+)
 
 
 def _ball(points):
@@ -18,6 +23,28 @@ def test_normals_of_a_ball_point_outward():
     outward = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
     chex.assert_trees_all_close(normals, outward, atol=1e-4)
     chex.assert_trees_all_close(density, _ball(points)[0])
+
+
+def test_finite_differences_give_the_same_normals_on_a_smooth_density():
+    points = jax.random.uniform(jax.random.key(0), (20, 3), minval=-0.6, maxval=0.6)
+    density, _, normals = finite_difference_normals(_ball, points, 1e-2)
+    expected = density_normals(_ball, points)
+    chex.assert_trees_all_close(density, expected[0])
+    chex.assert_trees_all_close(normals, expected[2], atol=1e-2)
+
+
+def test_finite_differences_do_not_see_what_is_finer_than_their_spacing():
+    """A slope along x under ripples whose wavelength is the span of the differences."""
+
+    def rippled(points):
+        return points[..., 0] + 0.1 * jnp.sin(2.0 * jnp.pi / 0.2 * points[..., 1]), None
+
+    points = jax.random.uniform(jax.random.key(0), (20, 3))
+    smooth = finite_difference_normals(rippled, points, 0.1)[2]
+    chex.assert_trees_all_close(
+        smooth, jnp.broadcast_to(jnp.array([-1.0, 0, 0]), (20, 3)), atol=1e-4
+    )
+    assert jnp.abs(density_normals(rippled, points)[2][:, 1]).max() > 0.5
 
 
 def test_normals_where_there_is_no_slope_are_zero_and_differentiable():
