@@ -44,7 +44,9 @@ class SceneConfig:
     """What is in the scene: the very fields of `nerf.scene.SceneOptions`."""
 
     field: str = _setting(
-        "mip", "scene: an MLP on integrated positions, or a voxel grid", choices=("mip", "grid")
+        "mip",
+        "scene: an MLP on integrated positions, a voxel grid, or hashed grids with a small MLP",
+        choices=("mip", "grid", "hash"),
     )
     bound_radius: float = _setting(1.0, "radius of the sphere that holds the scene", 0.1, 100)
     width: int = _setting(64, "units in a hidden layer of the MLP (paper: 128)", 1, 4096)
@@ -83,6 +85,14 @@ class SceneConfig:
     normal_spacing: float = _setting(
         0.0, "normals by finite differences over this length (0: analytic, as in the paper)", 0, 1
     )
+    hash_levels: int = _setting(16, "grids of --field=hash", 1, 32)
+    hash_features: int = _setting(2, "numbers that each of its corners holds", 1, 16)
+    hash_log2_rows: int = _setting(19, "logarithm of the rows of each grid's table", 4, 24)
+    hash_coarsest: int = _setting(16, "cells along a side of the coarsest grid", 1, 4096)
+    hash_finest: int = _setting(4096, "cells along a side of the finest grid", 1, 65535)
+    hash_start_level: int = _setting(8, "grids that are seen from the first step on", 1, 32)
+    hash_start_step: int = _setting(2000, "step at which the next grid fades in", 0, None)
+    hash_level_steps: int = _setting(500, "steps that each further grid takes", 1, None)
     background: str = _setting(
         "solid",
         "solid: a new random colour every step; mlp: learned from the direction",
@@ -244,6 +254,9 @@ class OptimizerConfig:
     )
     background_rate: float = _setting(
         1.0, "the learned background's learning rate as a multiple of the others'", 0, 1e3
+    )
+    network_rate: float = _setting(
+        1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )
 
 

@@ -26,6 +26,7 @@ from dreamfusion_jax.nerf.field import (
     mip_field,
     proposal_grid,
 )
+from dreamfusion_jax.nerf.hash_grid import HashGrid, hash_field
 from dreamfusion_jax.nerf.intervals import resample_edges, sphere_bounds, uniform_edges
 from dreamfusion_jax.nerf.rendering import composite, compositing_weights, expected_depth, over
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
@@ -41,7 +42,7 @@ _BLOCK_POINTS = 2**20
 class SceneOptions(NamedTuple):
     """Plain values; lengths are in world units."""
 
-    field: str = "mip"  # mip | grid
+    field: str = "mip"  # mip | grid | hash
     bound_radius: float = 1.0
     width: int = 64  # of the MLP
     depth: int = 3  # hidden layers, or residual blocks
@@ -60,6 +61,14 @@ class SceneOptions(NamedTuple):
     proposal_resolution: int = 32
     fine_samples: int = 20
     grid_resolution: int = 64  # of --field=grid
+    hash_levels: int = 16  # of --field=hash, see hash_grid.HashGrid
+    hash_features: int = 2
+    hash_log2_rows: int = 19
+    hash_coarsest: int = 16
+    hash_finest: int = 4096
+    hash_start_level: int = 8
+    hash_start_step: int = 2000
+    hash_level_steps: int = 500
     normal_spacing: float = 0.0  # of finite differences; 0: analytic normals
     background: str = "solid"  # solid | mlp
 
@@ -246,7 +255,19 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
             )
         case "grid":
             return grid_field(options.grid_resolution, options.bound_radius, density)
-    raise UserError(f"--field={options.field}: use mip or grid.")
+        case "hash":
+            grid = HashGrid(
+                options.hash_levels,
+                options.hash_features,
+                options.hash_log2_rows,
+                options.hash_coarsest,
+                options.hash_finest,
+                options.hash_start_level,
+                options.hash_start_step,
+                options.hash_level_steps,
+            )
+            return hash_field(grid, options.width, options.depth, options.bound_radius, density)
+    raise UserError(f"--field={options.field}: use mip, grid or hash.")
 
 
 def _make_background(options: SceneOptions) -> Background | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import optax
 
 from dreamfusion_jax.config import OptimizerConfig
@@ -50,6 +51,15 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _scale_groups(config: OptimizerConfig, updates: Any) -> Any:
-    """The scene's parameters are a dict of "field", "proposal" and "background"."""
-    rates = {"proposal": config.proposal_rate, "background": config.background_rate}
-    return {group: optax.tree.scale(rates.get(group, 1.0), tree) for group, tree in updates.items()}
+    """The scene's parameters are nested dicts; the first two names on a path decide."""
+    rates = {
+        ("proposal",): config.proposal_rate,
+        ("background",): config.background_rate,
+        ("field", "network"): config.network_rate,
+    }
+
+    def scale(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = tuple(part.key for part in path[:2])
+        return rates.get(names, rates.get(names[:1], 1.0)) * leaf
+
+    return jax.tree_util.tree_map_with_path(scale, updates)

@@ -1,0 +1,109 @@
+"""A field on hashed grids of many resolutions (Instant-NGP, Mueller et al. 2022).
+
+Level l is a grid of N_l cells a side, N_l = floor(N_0 b^l). Where it has no more corners than the
+table has rows, each corner has its own; the finer levels share rows by a hash of the corner's
+coordinates. The features of all levels, trilinearly interpolated, are the input of a small MLP.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.nerf.field import Density, Field, MipField
+
+_PRIMES = np.array([1, 2_654_435_761, 805_459_861], np.uint32)  # Instant-NGP, eq. 4
+_CORNERS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], np.uint32)
+
+
+class HashGrid(NamedTuple):
+    """The shape of the tables.
+
+    Attributes:
+      levels: how many grids.
+      features: numbers a row.
+      log2_rows: logarithm of the rows a level.
+      coarsest, finest: cells a side of the first and the last level.
+      start_level: levels that are seen from the first step on.
+      start_step: step at which the next level begins to fade in.
+      level_steps: steps that each further level takes to fade in.
+    """
+
+    levels: int = 16
+    features: int = 2
+    log2_rows: int = 19
+    coarsest: int = 16
+    finest: int = 4096
+    start_level: int = 8
+    start_step: int = 2000
+    level_steps: int = 500
+
+    def resolutions(self) -> np.ndarray:
+        """[levels] cells a side."""
+        growth = (self.finest / self.coarsest) ** (1.0 / max(self.levels - 1, 1))
+        return np.floor(self.coarsest * growth ** np.arange(self.levels) + 1e-6).astype(np.uint32)
+
+    def seen(self, step: jax.Array) -> jax.Array:
+        """[levels] in [0, 1]: how much of each level counts at `step`. Coarse form comes first."""
+        later = jnp.maximum(jnp.asarray(step, jnp.float32) - self.start_step, 0.0)
+        return jnp.clip(self.start_level + later / self.level_steps - np.arange(self.levels), 0, 1)
+
+
+def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax.Array:
+    """tables [levels, rows, features], position [N, 3] in [0, 1] -> [N, levels, features]."""
+    position = jnp.clip(position, 0.0, 1.0)
+
+    def level(table: jax.Array, resolution: jax.Array) -> jax.Array:
+        scaled = position * resolution.astype(jnp.float32)
+        lowest = jnp.minimum(jnp.floor(scaled), resolution.astype(jnp.float32) - 1.0)
+        fraction = scaled - lowest
+        corner = lowest.astype(jnp.uint32)[:, None] + _CORNERS
+        share = jnp.where(_CORNERS == 1, fraction[:, None], 1.0 - fraction[:, None])
+        rows = table[_row(corner, resolution, len(table))]
+        return jnp.sum(jnp.prod(share, axis=-1, keepdims=True) * rows, axis=1)
+
+    return jnp.moveaxis(jax.vmap(level)(tables, jnp.asarray(grid.resolutions())), 0, 1)
+
+
+def hash_field(
+    grid: HashGrid, width: int, depth: int, bound_radius: float, density: Density
+) -> Field:
+    """The field over the bounding cube; `width` and `depth` are those of its MLP. No prefilter."""
+    network = MipField(width, depth)
+
+    def init(key: jax.Array) -> Any:
+        table_key, network_key = jax.random.split(key)
+        shape = (grid.levels, 2**grid.log2_rows, grid.features)
+        features = jnp.zeros((1, grid.levels * grid.features))
+        return {
+            "tables": jax.random.uniform(table_key, shape, minval=-1e-4, maxval=1e-4),
+            "network": network.init(network_key, features)["params"],
+        }
+
+    def query(
+        params: Any, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        del covariance_diag
+        position = 0.5 * (mean.reshape(-1, 3) / bound_radius + 1.0)
+        features = hash_features(grid, params["tables"], position) * grid.seen(step)[:, None]
+        raw = network.apply({"params": params["network"]}, features.reshape(len(position), -1))
+        raw = jnp.reshape(raw, (*mean.shape[:-1], 4))
+        return density(raw[..., 0], mean), nn.sigmoid(raw[..., 1:])
+
+    return Field(init, query)
+
+
+def _row(corner: jax.Array, resolution: jax.Array, rows: int) -> jax.Array:
+    """The table's row of each corner [..., 3] uint32: its own where there are rows for all."""
+    side = resolution + jnp.uint32(1)
+    strides = jnp.stack([side * side, side, jnp.ones_like(side)])
+    own = jnp.sum(corner * strides, axis=-1, dtype=jnp.uint32)
+    mixed = corner * _PRIMES
+    hashed = (mixed[..., 0] ^ mixed[..., 1] ^ mixed[..., 2]) % jnp.uint32(rows)
+    # In float32, since the cube of 4,097 does not fit into 32 bits; ties are far from any table.
+    enough = side.astype(jnp.float32) ** 3 <= rows
+    return jnp.where(enough, own, hashed)
