@@ -77,10 +77,13 @@ class SceneConfig:
         choices=("linear", "gaussian"),
     )
     proposal_samples: int = _setting(
-        32, "cheap samples a ray on the proposal grid (0: none)", 0, 1024
+        32, "cheap samples a ray and round on the proposal grid (paper: 64; 0: none)", 0, 1024
+    )
+    proposal_rounds: int = _setting(
+        1, "rounds of such samples, each placed by the one before (paper: 2)", 1, 8
     )
     proposal_resolution: int = _setting(32, "cells along a side of the proposal grid", 2, 512)
-    fine_samples: int = _setting(20, "samples of the field a ray", 1, 1024)
+    fine_samples: int = _setting(20, "samples of the field a ray (paper: 32)", 1, 1024)
     grid_resolution: int = _setting(64, "cells along a side of --field=grid", 2, 512)
     normal_spacing: float = _setting(
         0.0, "normals by finite differences over this length (0: analytic, as in the paper)", 0, 1
@@ -191,10 +194,19 @@ class TrainConfig:
     render_size: int = _setting(
         0, "side of a training render in pixels (0: the prior's own image size)", 0, 4096
     )
-    opacity_weight: float = _setting(0.0, "weight of sqrt(opacity^2 + 0.01)", 0, 1e9)
-    orientation_weight: float = _setting(
-        0.0, "weight of the penalty on normals that face away from the camera", 0, 1e9
+    opacity_weight: float = _setting(
+        0.0, "weight of sqrt(opacity^2 + 0.01) (paper: 1e-3 to 5e-3)", 0, 1e9
     )
+    orientation_weight: float = _setting(
+        0.0,
+        "weight of the penalty on normals that face away from the camera (paper: 1e-2)",
+        0,
+        1e9,
+    )
+    orientation_start: float = _setting(
+        0.0, "that weight at the first step; it rises linearly (paper: 1e-4)", 0, 1e9
+    )
+    orientation_steps: int = _setting(1, "steps over which it rises (paper: 5000)", 1, None)
     distortion_weight: float = _setting(0.0, "weight of the spread along each ray", 0, 1e9)
     entropy_weight: float = _setting(0.0, "weight of the entropy of each pixel's opacity", 0, 1e9)
     interlevel_weight: float = _setting(
@@ -205,6 +217,13 @@ class TrainConfig:
     textureless_probability: float = _setting(0.3, "share of lit views with a white albedo", 0, 1)
     ambient: Range = _setting((0.1, 0.5), "range of ambient light; the rest is diffuse", 0, 1)
     light_distance: Range = _setting((0.8, 1.5), "range of the light's distance", 1e-2, 1e3)
+    solid_background_share: float = _setting(
+        0.5,
+        "share of views before a plain colour although --background=mlp (paper: 0), lest the"
+        " background paint what the object should be made of",
+        0,
+        1,
+    )
     view_words: str = _setting(
         "toybox",
         "words added for the camera: toybox (eight azimuths, three elevations), paper"

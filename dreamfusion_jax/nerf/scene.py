@@ -58,6 +58,7 @@ class SceneOptions(NamedTuple):
     blob_radius: float = 0.5
     blob_shape: str = "linear"  # linear | gaussian
     proposal_samples: int = 32  # 0: no proposal, the fine samples cover the sphere evenly
+    proposal_rounds: int = 1
     proposal_resolution: int = 32
     fine_samples: int = 20
     grid_resolution: int = 64  # of --field=grid
@@ -132,11 +133,10 @@ class Scene(NamedTuple):
 
 
 class _Intervals(NamedTuple):
-    """Where the field is asked [..., S+1], and by which proposal [..., P+1], [..., P]."""
+    """Where the field is asked [..., S+1], and each round of proposals [..., P+1], [..., P]."""
 
     edges: jax.Array
-    proposal_edges: jax.Array | None
-    proposal_weights: jax.Array | None
+    proposals: tuple[tuple[jax.Array, jax.Array], ...]
 
 
 def make_scene(options: SceneOptions) -> Scene:
@@ -294,13 +294,18 @@ def _choose_intervals(
     uniform_key, resample_key = (None, None) if key is None else jax.random.split(key)
     near, far = sphere_bounds(rays, options.bound_radius)
     if not options.proposal_samples:
-        return _Intervals(uniform_edges(near, far, options.fine_samples, uniform_key), None, None)
+        return _Intervals(uniform_edges(near, far, options.fine_samples, uniform_key), ())
     edges = uniform_edges(near, far, options.proposal_samples, uniform_key)
-    middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
-    points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
-    weights = compositing_weights(proposal.density(params["proposal"], points), edges)
-    fine = resample_edges(edges, weights, options.fine_samples, resample_key)
-    return _Intervals(fine, edges, weights)
+    proposals = []
+    for later in reversed(range(options.proposal_rounds)):
+        middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
+        points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
+        weights = compositing_weights(proposal.density(params["proposal"], points), edges)
+        proposals.append((edges, weights))
+        samples = options.proposal_samples if later else options.fine_samples
+        round_key = None if resample_key is None else jax.random.fold_in(resample_key, later)
+        edges = resample_edges(edges, weights, samples, round_key)
+    return _Intervals(edges, tuple(proposals))
 
 
 class _Seen(NamedTuple):
@@ -390,9 +395,9 @@ def _regularize(
         "entropy": regularizers.entropy_loss(opacity),
         "interlevel": jnp.zeros_like(opacity),
     }
-    if intervals.proposal_edges is not None and intervals.proposal_weights is not None:
-        terms["interlevel"] = regularizers.interlevel_loss(
-            intervals.edges, seen.weights, intervals.proposal_edges, intervals.proposal_weights
+    for edges, weights in intervals.proposals:
+        terms["interlevel"] += regularizers.interlevel_loss(
+            intervals.edges, seen.weights, edges, weights
         )
     return {name: jnp.mean(term) for name, term in terms.items()}
 

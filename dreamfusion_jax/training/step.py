@@ -99,7 +99,7 @@ def sds_gradient(
         rendered = jax.lax.map(lambda draw: render(params, draw), draws)
         # The mean of the latent distribution (no key): noise there would only add variance.
         z = prior.encode(weights, rendered.image, None).astype(jnp.float32)
-        return (z, regularization(config.train, rendered.regularizers)), rendered
+        return (z, regularization(config.train, rendered.regularizers, state.step)), rendered
 
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
     eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
@@ -129,11 +129,15 @@ def distillation(config: PriorConfig) -> Distillation:
     )
 
 
-def regularization(config: TrainConfig, regularizers: dict[str, jax.Array]) -> jax.Array:
+def regularization(
+    config: TrainConfig, regularizers: dict[str, jax.Array], step: jax.Array
+) -> jax.Array:
     """The weighted sum [] of the regularisers, each [V], averaged over the views."""
+    risen = jnp.minimum(jnp.asarray(step, jnp.float32) / config.orientation_steps, 1.0)
+    rise = config.orientation_weight - config.orientation_start
     weights = {
         "opacity": config.opacity_weight,
-        "orientation": config.orientation_weight,
+        "orientation": config.orientation_start + risen * rise,
         "distortion": config.distortion_weight,
         "entropy": config.entropy_weight,
         "interlevel": config.interlevel_weight,

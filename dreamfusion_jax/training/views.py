@@ -63,9 +63,8 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
         diffuse=shading.diffuse,
         textureless=shading.textureless,
         background=jax.random.uniform(keys[3], (3,)),
-        # Under a learned background half of the views still get a plain one, lest the background
-        # paint what the object should be made of.
-        solid_background=(config.scene.background == "solid") | jax.random.bernoulli(keys[4]),
+        solid_background=(config.scene.background == "solid")
+        | jax.random.bernoulli(keys[4], config.train.solid_background_share),
     )
     text = prompts.view_text(
         text_options(config.train), azimuth_deg, elevation_deg, shading.textureless

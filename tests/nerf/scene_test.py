@@ -11,6 +11,7 @@ import pytest
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf import scene as scene_module
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
+from dreamfusion_jax.nerf.field import Density, proposal_grid
 from dreamfusion_jax.nerf.intervals import sphere_bounds
 from dreamfusion_jax.nerf.scene import (
     Render,
@@ -173,6 +174,32 @@ def test_an_untrained_scene_is_a_ball_with_normals_outward():
     )
     np.testing.assert_allclose(density, [20.0 * np.log1p(np.exp(-3.2)), 0.0], rtol=1e-4)
     np.testing.assert_allclose(albedo, 0.5)
+
+
+def test_rounds_of_proposals_close_in_on_what_is_thin():
+    """A shell about one cell of the proposal grid thick: how far from it the fine samples lie."""
+    points = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1.0, 1.0, 33)] * 3, indexing="ij"), axis=-1)
+    shell = jnp.abs(jnp.linalg.norm(points, axis=-1, keepdims=True) - 0.6) < 0.04
+    params = {"proposal": {"grid": jnp.where(shell, 90.0, -90.0)}}
+    rays = pixel_rays(_camera(), 5, 5)
+    distances, last = [], []
+    for rounds in (1, 2):
+        options = _GRID._replace(
+            proposal_resolution=33, proposal_samples=12, proposal_rounds=rounds
+        )
+        density = Density(blob_scale=0.0)
+        proposal = proposal_grid(33, 1.0, density)
+        chosen = jax.jit(functools.partial(scene_module._choose_intervals, options, proposal))(
+            params, rays, jax.random.key(0)
+        )
+        assert len(chosen.proposals) == rounds
+        last.append(chosen.proposals[-1][0])
+        middle = 0.5 * (chosen.edges[..., 1:] + chosen.edges[..., :-1])
+        at = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
+        distances.append(jnp.mean(jnp.abs(jnp.linalg.norm(at, axis=-1)[2, 2] - 0.6)))
+        assert jnp.all(jnp.diff(chosen.edges, axis=-1) >= 0.0)
+    assert distances[1] < 0.7 * distances[0], distances
+    assert jnp.abs(last[0] - last[1]).max() > 0.05, "the second round looks elsewhere"
 
 
 def test_a_vanishing_light_joins_the_unlit_picture():

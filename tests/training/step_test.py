@@ -62,8 +62,18 @@ def test_each_regulariser_has_its_own_weight(make_config):
         for x, name in enumerate(("opacity", "orientation", "distortion", "entropy", "interlevel"))
     }
     names = {f"{name}_weight": 10.0**i for i, name in enumerate(values)}
-    total = regularization(make_config(**names).train, values)
+    total = regularization(make_config(**names).train, values, jnp.int32(1))
     np.testing.assert_allclose(total, 1 + 20 + 300 + 4000 + 50000)
+
+
+def test_the_orientation_weight_rises_as_in_the_paper(make_config):
+    """From 1e-4 to 1e-2 over 5,000 steps (DreamFusion, appendix A.2)."""
+    weights = {"orientation_start": 1e-4, "orientation_weight": 1e-2, "orientation_steps": 5000}
+    config = make_config(interlevel_weight=0.0, **weights).train
+    values = dict.fromkeys(("opacity", "distortion", "entropy", "interlevel"), jnp.zeros(2))
+    values["orientation"] = jnp.ones(2)
+    totals = [regularization(config, values, jnp.int32(step)) for step in (0, 2500, 5000, 9000)]
+    np.testing.assert_allclose(totals, [1e-4, 5.05e-3, 1e-2, 1e-2], rtol=1e-5)
 
 
 def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_holds_likely(

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import CameraConfig, Config, PriorConfig, TrainConfig
+from dreamfusion_jax.config import CameraConfig, Config, PriorConfig, SceneConfig, TrainConfig
 from dreamfusion_jax.nerf.cameras import orbit_position
 from dreamfusion_jax.training.views import draw_light, draw_shading, draw_view
 
@@ -38,6 +38,16 @@ def test_the_row_names_the_drawn_camera():
     chex.assert_trees_all_equal(draw.text.rows, jnp.int32([3, 3]))  # overhead, front, side, back
     np.testing.assert_allclose(draw.view.camera.pose[1:, 3], 0.0, atol=1e-5)
     assert draw.view.camera.pose[0, 3] < -2.0
+
+
+def test_a_learned_background_gives_way_to_plain_ones_as_often_as_asked():
+    for background, share, expected in (("mlp", 0.2, 0.2), ("mlp", 0.0, 0.0), ("solid", 0.0, 1.0)):
+        config = Config(
+            scene=SceneConfig(background=background),
+            train=TrainConfig(solid_background_share=share),
+        )
+        draw = jax.jit(jax.vmap(lambda i, c=config: draw_view(c, 0, i).view.solid_background))
+        np.testing.assert_allclose(draw(jnp.arange(COUNT)).mean(), expected, atol=0.03)
 
 
 def test_t_is_uniform_in_its_falling_range():
