@@ -135,7 +135,7 @@ def regularization(
     """The weighted sum [] of the regularisers, each [V], averaged over the views."""
     risen = jnp.minimum(jnp.asarray(step, jnp.float32) / config.orientation_steps, 1.0)
     rise = config.orientation_weight - config.orientation_start
-    weights = {
+    weights: dict[str, Any] = {
         "opacity": config.opacity_weight,
         "orientation": config.orientation_start + risen * rise,
         "distortion": config.distortion_weight,
