@@ -15,10 +15,12 @@ def compositing_weights(density: jax.Array, edges: jax.Array) -> jax.Array:
     """Weights [..., S] of the intervals between `edges` [..., S+1] with `density` [..., S].
 
     The transmittance is summed as a logarithm: a product of (1 - opacity_i) would have no finite
-    gradient behind an opaque interval.
+    gradient behind an opaque interval. What lies before an interval is summed without it: taken
+    from the sum of both again, it would be lost where the interval is by far the denser.
     """
     optical_depth = density * jnp.diff(edges, axis=-1)
-    before = jnp.cumsum(optical_depth, axis=-1) - optical_depth
+    before = jnp.cumsum(optical_depth[..., :-1], axis=-1)
+    before = jnp.pad(before, [(0, 0)] * (before.ndim - 1) + [(1, 0)])
     return jnp.exp(-before) * -jnp.expm1(-optical_depth)
 
 
