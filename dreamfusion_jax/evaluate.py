@@ -28,9 +28,8 @@ from dreamfusion_jax import entry
 from dreamfusion_jax.diffusion.prior import load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view, lit_view
-from dreamfusion_jax.render import DISTANCE, FOV_DEG, render_image, to_uint8, write_png
+from dreamfusion_jax.render import Orbit, render_image, to_uint8, write_png
 from dreamfusion_jax.toybox import captions, dataset
 from dreamfusion_jax.toybox.azimuth import azimuth_of, load_azimuth_classifier
 from dreamfusion_jax.toybox.judge import Judge, load_judge
@@ -176,7 +175,7 @@ def _asset_views(scene: Any, params: Any, step: int) -> tuple[np.ndarray, np.nda
     grey = np.array(captions.GREY, np.float32)
     background, behind_grey, pictures = jnp.array(BACKGROUND), jnp.array(BACKGROUND / grey), []
     for azimuth_deg in AZIMUTHS_DEG:
-        camera = orbit_camera(azimuth_deg, ELEVATION_DEG, DISTANCE, FOV_DEG)
+        camera = Orbit().camera(azimuth_deg, ELEVATION_DEG)
         for view in (
             albedo_view(camera, background),
             lit_view(camera, behind_grey, textureless=True, ambient=0.4, diffuse=0.6),

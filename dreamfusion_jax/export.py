@@ -6,6 +6,7 @@ for instance with another --mesh_resolution or --mesh_threshold.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from skimage import measure
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
-from dreamfusion_jax.config import RunConfig
+from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import Camera
 from dreamfusion_jax.nerf.scene import Scene
@@ -155,17 +156,18 @@ def write_mesh(
     scene: Scene,
     params: Any,
     step: int,
-    radius: float,
-    settings: RunConfig,
+    config: Config,
 ) -> list[Path]:
     """Writes the mesh in both formats and its picture from four sides; returns their paths."""
+    settings, radius = config.run, config.scene.bound_radius
     mesh = extract_mesh(
         scene, params, step, radius, settings.mesh_resolution, settings.mesh_threshold
     )
     glb, obj, picture = (workdir / name for name in MESH_FILES)
     write_glb(glb, mesh)
     write_obj(obj, mesh)
-    cameras = [render.picture_camera(azimuth) for azimuth in render.PREVIEW_AZIMUTHS_DEG]
+    orbit = render.training_orbit(config.camera)
+    cameras = [orbit.camera(azimuth_deg) for azimuth_deg in render.PREVIEW_AZIMUTHS_DEG]
     sides = [mesh_picture(mesh, camera, PREVIEW_SIZE) for camera in cameras]
     render.write_png(picture, np.concatenate(sides, axis=1))
     return [glb, obj, picture]
@@ -174,15 +176,8 @@ def write_mesh(
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
     config, scene, state = load_run(workdir)
-    settings = configs.override_run(config.run, _FLAGS)
-    made = write_mesh(
-        workdir,
-        scene,
-        state.params,
-        int(state.step),
-        config.scene.bound_radius,
-        settings,
-    )
+    config = dataclasses.replace(config, run=configs.override_run(config.run, _FLAGS))
+    made = write_mesh(workdir, scene, state.params, int(state.step), config)
     print("Made " + ", ".join(map(str, made)))
     return 0
 

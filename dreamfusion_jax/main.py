@@ -70,10 +70,10 @@ def _warn_of_unknown_words(prompt: str) -> None:
 def make_outputs(workdir: Path, saved: SavedRun) -> None:
     """Pictures and mesh of the finished scene."""
     config, scene, state = saved
-    step, settings = int(state.step), config.run
+    step = int(state.step)
     print("Making the turntable, the contact sheet and the mesh ...", flush=True)
-    render.write_pictures(workdir, scene, state.params, step, settings)
-    export.write_mesh(workdir, scene, state.params, step, config.scene.bound_radius, settings)
+    render.write_pictures(workdir, scene, state.params, step, config)
+    export.write_mesh(workdir, scene, state.params, step, config)
     # Last, so that a run that is stopped here makes them again.
     _outputs_record(workdir).write_text(json.dumps({"step": step, "files": OUTPUTS}) + "\n")
 

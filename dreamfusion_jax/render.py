@@ -6,10 +6,12 @@ checkpoint.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imageio.v2 as imageio
 import jax
@@ -20,14 +22,11 @@ from PIL import Image
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import RunConfig
+from dreamfusion_jax.config import CameraConfig, Config
 from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
 from dreamfusion_jax.nerf.scene import Render, Scene, View, albedo_view, lit_view
 from dreamfusion_jax.training.checkpoint import load_run
 
-# The camera of all pictures: the middle of the toybox's own ranges, a little above the object.
-DISTANCE = 2.75
-FOV_DEG = 47.5
 ELEVATION_DEG = 20.0
 OVERHEAD_DEG = 90.0
 PREVIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)
@@ -40,27 +39,58 @@ PICTURE_FILES = ("contact_sheet.png", "turntable.mp4", "turntable.gif")
 _FLAGS = ("workdir", "sheet_size", "turntable_size", "turntable_frames")
 
 
+class Orbit(NamedTuple):
+    """How far and how wide the cameras of all pictures are; by default as the toybox's own."""
+
+    distance: float = 2.75
+    fov_deg: float = 47.5
+
+    def camera(self, azimuth_deg: float, elevation_deg: float = ELEVATION_DEG) -> Camera:
+        """The camera on the given side (degrees), a little above the object."""
+        return orbit_camera(azimuth_deg, elevation_deg, self.distance, self.fov_deg)
+
+
+def training_orbit(config: CameraConfig) -> Orbit:
+    """The middle of the ranges that the scene was trained from."""
+    fov_deg = sum(config.fov_deg) / 2
+    if config.focal_multiplier[1] > 0.0:
+        fov_deg = 2.0 * math.degrees(math.atan(1.0 / sum(config.focal_multiplier)))
+    return Orbit(sum(config.distance) / 2, fov_deg)
+
+
 @functools.partial(jax.jit, static_argnames=("scene", "size"))
 def render_image(scene: Scene, params: Any, view: View, size: int, step: jax.Array) -> Render:
     """A picture [size, size] of one view, deterministic; compiled once for each size."""
     return scene.render(params, view, size, size, step, None)
 
 
-def preview(scene: Scene, params: Any, size: int, step: int) -> np.ndarray:
+def preview(
+    scene: Scene,
+    params: Any,
+    size: int,
+    step: int,
+    orbit: Orbit = Orbit(),  # noqa: B008 (immutable)
+) -> np.ndarray:
     """The albedo from four sides in a row: [size, 4 size, 3] uint8."""
     pictures = []
     for azimuth_deg in PREVIEW_AZIMUTHS_DEG:
-        view = albedo_view(picture_camera(azimuth_deg), jnp.array(WHITE))
+        view = albedo_view(orbit.camera(azimuth_deg), jnp.array(WHITE))
         pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
     return np.concatenate(pictures, axis=1)
 
 
-def contact_sheet(scene: Scene, params: Any, size: int, step: int) -> np.ndarray:
+def contact_sheet(
+    scene: Scene,
+    params: Any,
+    size: int,
+    step: int,
+    orbit: Orbit = Orbit(),  # noqa: B008
+) -> np.ndarray:
     """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit colour,
     normals (x, y, z of the world as red, green, blue) and opacity."""
-    cameras = [picture_camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
+    cameras = [orbit.camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
     columns = []
-    for camera in [*cameras, picture_camera(0.0, OVERHEAD_DEG)]:
+    for camera in [*cameras, orbit.camera(0.0, OVERHEAD_DEG)]:
         view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
         picture = render_image(scene, params, view, size, jnp.int32(step))
         normals = 0.5 * (picture.normals + 1.0)
@@ -69,11 +99,18 @@ def contact_sheet(scene: Scene, params: Any, size: int, step: int) -> np.ndarray
     return np.concatenate(columns, axis=1)
 
 
-def turntable(scene: Scene, params: Any, size: int, frames: int, step: int) -> list[np.ndarray]:
+def turntable(
+    scene: Scene,
+    params: Any,
+    size: int,
+    frames: int,
+    step: int,
+    orbit: Orbit = Orbit(),  # noqa: B008
+) -> list[np.ndarray]:
     """The softly lit scene once around: `frames` pictures [size, size, 3] uint8."""
     pictures = []
     for i in range(frames):
-        camera = picture_camera(360.0 * i / frames)
+        camera = orbit.camera(360.0 * i / frames)
         view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
         pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
     return pictures
@@ -92,13 +129,14 @@ def write_png(path: Path, picture: np.ndarray) -> None:
 
 
 def write_pictures(
-    workdir: Path, scene: Scene, params: Any, step: int, settings: RunConfig
+    workdir: Path, scene: Scene, params: Any, step: int, config: Config
 ) -> list[Path]:
     """Writes the contact sheet and the turntable; returns their paths."""
+    settings, orbit = config.run, training_orbit(config.camera)
     sheet, movie, gif = (workdir / name for name in PICTURE_FILES)
-    write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step))
+    write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step, orbit))
     size, frames = settings.turntable_size, settings.turntable_frames
-    pictures = turntable(scene, params, size, frames, step)
+    pictures = turntable(scene, params, size, frames, step, orbit)
     with warnings.catch_warnings():
         # JAX warns of forks, but the fork that starts ffmpeg becomes another program at once.
         warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)
@@ -108,16 +146,11 @@ def write_pictures(
     return [sheet, movie, gif]
 
 
-def picture_camera(azimuth_deg: float, elevation_deg: float = ELEVATION_DEG) -> Camera:
-    """The camera of all pictures, from the given side (degrees)."""
-    return orbit_camera(azimuth_deg, elevation_deg, DISTANCE, FOV_DEG)
-
-
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
     config, scene, state = load_run(workdir)
-    settings = configs.override_run(config.run, _FLAGS)
-    made = write_pictures(workdir, scene, state.params, int(state.step), settings)
+    config = dataclasses.replace(config, run=configs.override_run(config.run, _FLAGS))
+    made = write_pictures(workdir, scene, state.params, int(state.step), config)
     print("Made " + ", ".join(map(str, made)))
     return 0
 

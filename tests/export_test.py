@@ -76,14 +76,14 @@ def test_files_stand_upright_and_carry_colour(tmp_path):
 
 def test_the_picture_of_the_mesh_shows_what_a_camera_sees():
     """A ball to the front of the origin: right of the centre when seen from the object's left."""
-    mesh = extract(ball_scene())
-    picture = export.mesh_picture(mesh, render.picture_camera(270.0, 0.0), 32) / 255.0
+    mesh, orbit = extract(ball_scene()), render.Orbit()
+    picture = export.mesh_picture(mesh, orbit.camera(270.0, 0.0), 32) / 255.0
     covered = picture[..., 2] < 0.5
     rows, columns = np.nonzero(covered)
-    focal = 0.5 / np.tan(np.deg2rad(render.FOV_DEG / 2))
+    focal = 0.5 / np.tan(np.deg2rad(orbit.fov_deg / 2))
     np.testing.assert_allclose(rows.mean(), 15.5, atol=0.5)
-    np.testing.assert_allclose(columns.mean(), 15.5 + 32 * focal * 0.2 / render.DISTANCE, atol=1.0)
-    area = np.pi * (32 * focal * RADIUS / render.DISTANCE) ** 2
+    np.testing.assert_allclose(columns.mean(), 15.5 + 32 * focal * 0.2 / orbit.distance, atol=1.0)
+    area = np.pi * (32 * focal * RADIUS / orbit.distance) ** 2
     np.testing.assert_allclose(covered.sum(), area, rtol=0.1)
     middle = picture[16, int(columns.mean())]
     np.testing.assert_allclose(middle, RED, atol=0.1)

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import render
+from dreamfusion_jax.config import CameraConfig
 from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
 
 SIZE = 4
@@ -51,6 +52,17 @@ def test_the_turntable_goes_once_around_without_a_double_frame():
 def test_the_preview_shows_four_sides():
     seen = directions(render.preview(SCENE, {}, SIZE, step=0))
     np.testing.assert_allclose(seen, around(np.arange(4) * 90.0, 20.0), atol=0.01)
+
+
+def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
+    assert render.training_orbit(CameraConfig()) == render.Orbit()
+    papers = CameraConfig(distance=(1.0, 1.5), focal_multiplier=(0.7, 1.3))
+    orbit = render.training_orbit(papers)
+    camera = orbit.camera(90.0, 0.0)
+    np.testing.assert_allclose(camera.pose[:, 3], [0.0, 1.25, 0.0], atol=1e-6)
+    np.testing.assert_allclose(camera.focal, 1.0, rtol=1e-6)
+    far = render.preview(SCENE, {}, SIZE, 0, orbit)
+    np.testing.assert_allclose(directions(far), around(np.arange(4) * 90.0, 20.0), atol=0.01)
 
 
 def test_colours_round_to_the_nearest_byte():

@@ -226,7 +226,8 @@ def _write_preview(
     config: Config, run: Run, state: TrainState, step: int, progress: tqdm, announce: bool
 ) -> None:
     """Four sides of the scene, to preview.png (always the newest) and previews/."""
-    picture = render.preview(run.scene, jax.device_get(state.params), config.run.preview_size, step)
+    params, orbit = jax.device_get(state.params), render.training_orbit(config.camera)
+    picture = render.preview(run.scene, params, config.run.preview_size, step, orbit)
     folder = run.workdir / "previews"
     folder.mkdir(exist_ok=True)
     render.write_png(folder / f"step_{step:06d}.png", picture)
