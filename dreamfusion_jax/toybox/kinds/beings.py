@@ -9,6 +9,7 @@ from dreamfusion_jax.toybox.kinds.materials import (
     DARK,
     ORANGE,
     STEEL,
+    WOOD,
     Builder,
     Color,
     Uniform,
@@ -34,12 +35,12 @@ def _duck(u: Uniform, main: Color, accent: Color) -> list[Part]:
     return [
         Part("ellipsoid", (-0.05, 0, -0.2), (body, 0.31, 0.27), main),
         Part("ellipsoid", (x, 0, 0.22), (head, head, head), main),
-        Part("ellipsoid", (x + head + 0.06, 0, 0.17), (0.15, 0.1, 0.045), accent),
-        Part("ellipsoid", (x + head * 0.7, 0.12, 0.3), (0.04, 0.04, 0.04), DARK),
-        Part("ellipsoid", (x + head * 0.7, -0.12, 0.3), (0.04, 0.04, 0.04), DARK),
+        Part("ellipsoid", (x + head + 0.07, 0, 0.16), (0.17, 0.13, 0.07), accent),
+        Part("ellipsoid", (x + head * 0.6, 0.13, 0.31), (0.065, 0.065, 0.065), DARK),
+        Part("ellipsoid", (x + head * 0.6, -0.13, 0.31), (0.065, 0.065, 0.065), DARK),
         Part("ellipsoid", (-0.1, 0.28, -0.15), (0.24, 0.07, 0.15), main),
         Part("ellipsoid", (-0.1, -0.28, -0.15), (0.24, 0.07, 0.15), main),
-        Part("ellipsoid", (-0.05 - body, 0, -0.02), (0.14, 0.13, 0.06), main, 0, turn("y", 35)),
+        Part("ellipsoid", (-0.05 - body, 0, 0.02), (0.2, 0.14, 0.08), main, 0, turn("y", 40)),
     ]
 
 
@@ -53,8 +54,8 @@ def _fish(u: Uniform, main: Color, accent: Color) -> list[Part]:
         Part("box", (0.05, 0, height), (0.16, 0.015, u(0.08, 0.12)), accent, 0.02, turn("y", -12)),
         Part("box", (0.12, 0.18, -0.08), (0.09, 0.06, 0.012), accent, 0.01, turn("x", -30)),
         Part("box", (0.12, -0.18, -0.08), (0.09, 0.06, 0.012), accent, 0.01, turn("x", 30)),
-        Part("ellipsoid", (length - 0.08, 0.115, 0.07), (0.05, 0.04, 0.05), DARK),
-        Part("ellipsoid", (length - 0.08, -0.115, 0.07), (0.05, 0.04, 0.05), DARK),
+        Part("ellipsoid", (length - 0.1, 0.115, 0.07), (0.075, 0.055, 0.075), DARK),
+        Part("ellipsoid", (length - 0.1, -0.115, 0.07), (0.075, 0.055, 0.075), DARK),
     ]
 
 
@@ -75,20 +76,20 @@ def _rabbit(u: Uniform, main: Color, accent: Color) -> list[Part]:
     ear, tilt, head = u(0.20, 0.26), u(8, 18), u(0.22, 0.25)
     return [
         Part("ellipsoid", (-0.05, 0, -0.36), (0.34, 0.30, 0.30), main),
-        Part("ellipsoid", (0.14, 0, 0.06), (head, head, head), main),
-        Part("ellipsoid", (0.08, 0.11, 0.22 + ear), (0.06, 0.085, ear), main, 0, turn("x", -tilt)),
-        Part("ellipsoid", (0.08, -0.11, 0.22 + ear), (0.06, 0.085, ear), main, 0, turn("x", tilt)),
-        Part("ellipsoid", (0.14 + head * 0.85, 0.1, 0.12), (0.04, 0.04, 0.045), DARK),
-        Part("ellipsoid", (0.14 + head * 0.85, -0.1, 0.12), (0.04, 0.04, 0.045), DARK),
-        Part("ellipsoid", (0.14 + head, 0, 0.03), (0.04, 0.045, 0.035), (0.95, 0.5, 0.6)),
-        Part("ellipsoid", (0.24, 0.14, -0.6), (0.16, 0.09, 0.07), accent),
-        Part("ellipsoid", (0.24, -0.14, -0.6), (0.16, 0.09, 0.07), accent),
-        Part("ellipsoid", (-0.4, 0, -0.42), (0.1, 0.1, 0.1), (0.97, 0.97, 0.97)),
+        Part("ellipsoid", (0.2, 0, 0.06), (head, head, head), main),
+        Part("ellipsoid", (0.1, 0.11, 0.22 + ear), (0.06, 0.085, ear), main, 0, turn("x", -tilt)),
+        Part("ellipsoid", (0.1, -0.11, 0.22 + ear), (0.06, 0.085, ear), main, 0, turn("x", tilt)),
+        Part("ellipsoid", (0.2 + head * 0.75, 0.12, 0.13), (0.065, 0.065, 0.07), DARK),
+        Part("ellipsoid", (0.2 + head * 0.75, -0.12, 0.13), (0.065, 0.065, 0.07), DARK),
+        Part("ellipsoid", (0.2 + head, 0, 0.01), (0.07, 0.07, 0.055), (0.95, 0.5, 0.6)),
+        Part("ellipsoid", (0.28, 0.15, -0.6), (0.2, 0.1, 0.08), accent),
+        Part("ellipsoid", (0.28, -0.15, -0.6), (0.2, 0.1, 0.08), accent),
+        Part("ellipsoid", (-0.42, 0, -0.38), (0.15, 0.15, 0.15), (0.97, 0.97, 0.97)),
     ]
 
 
 def _robot(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    chest, head = u(0.20, 0.25), u(0.16, 0.19)
+    chest, head = u(0.20, 0.25), u(0.17, 0.20)
     neck = 0.14
     crown = neck + 0.08 + 2 * head
     eyes = crown - 0.13
@@ -99,31 +100,37 @@ def _robot(u: Uniform, main: Color, accent: Color) -> list[Part]:
         Part("box", (0, 0, crown - head), (head, head + 0.04, head), main, 0.02),
         Part("box", (0, arm, -0.1), (0.08, 0.07, 0.24), accent, 0.02),
         Part("box", (0, -arm, -0.1), (0.08, 0.07, 0.24), accent, 0.02),
-        Part("box", (0, leg, -0.5), (0.09, 0.085, 0.22), accent, 0.015),
-        Part("box", (0, -leg, -0.5), (0.09, 0.085, 0.22), accent, 0.015),
-        Part("ellipsoid", (head + 0.02, 0.1, eyes), (0.04, 0.06, 0.06), (1, 0.9, 0.3)),
-        Part("ellipsoid", (head + 0.02, -0.1, eyes), (0.04, 0.06, 0.06), (1, 0.9, 0.3)),
-        Part("box", (0.17, 0, -0.02), (0.02, 0.12, 0.08), DARK),
+        Part("box", (0, leg, -0.48), (0.09, 0.085, 0.20), accent, 0.015),
+        Part("box", (0, -leg, -0.48), (0.09, 0.085, 0.20), accent, 0.015),
+        Part("box", (0.09, leg, -0.66), (0.17, 0.085, 0.06), accent, 0.015),
+        Part("box", (0.09, -leg, -0.66), (0.17, 0.085, 0.06), accent, 0.015),
+        Part("box", (head + 0.02, 0, eyes), (0.03, head + 0.02, 0.1), DARK),
+        Part("ellipsoid", (head + 0.05, 0.1, eyes), (0.05, 0.07, 0.07), (1, 0.9, 0.3)),
+        Part("ellipsoid", (head + 0.05, -0.1, eyes), (0.05, 0.07, 0.07), (1, 0.9, 0.3)),
+        Part("box", (0.17, 0, -0.04), (0.03, 0.14, 0.11), CREAM),
+        Part("box", (-0.27, 0, -0.04), (0.1, chest - 0.03, 0.17), DARK, 0.01),
         Part("cone", (0, 0, crown + 0.05), (0.03, 0.03, 0.07), STEEL),
         Part("ellipsoid", (0, 0, crown + 0.13), (0.06, 0.06, 0.06), (0.9, 0.2, 0.2)),
     ]
 
 
 def _snowman(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    low, mid, head = u(0.32, 0.36), u(0.23, 0.26), u(0.17, 0.19)
+    low, mid, head = u(0.32, 0.36), u(0.23, 0.26), u(0.20, 0.22)
     z_mid = -0.4 + low * 0.7 + mid * 0.7
     z_head = z_mid + mid * 0.7 + head * 0.7
     return [
         Part("ellipsoid", (0, 0, -0.4), (low, low, low), main),
         Part("ellipsoid", (0, 0, z_mid), (mid, mid, mid), main),
         Part("ellipsoid", (0, 0, z_head), (head, head, head), main),
-        Part("cone", (head + 0.08, 0, z_head), (0.05, 0.005, 0.11), ORANGE, 0, ALONG_X),
-        Part("ellipsoid", (head * 0.88, 0.07, z_head + 0.07), (0.03, 0.03, 0.03), DARK),
-        Part("ellipsoid", (head * 0.88, -0.07, z_head + 0.07), (0.03, 0.03, 0.03), DARK),
-        Part("ellipsoid", (mid * 0.95, 0, z_mid + 0.08), (0.035, 0.035, 0.035), DARK),
-        Part("ellipsoid", (mid * 0.97, 0, z_mid - 0.08), (0.035, 0.035, 0.035), DARK),
-        Part("cone", (0, 0, z_head + head * 0.85), (0.22, 0.22, 0.015), accent, 0.005),
-        Part("cone", (0, 0, z_head + head * 0.85 + 0.11), (0.13, 0.13, 0.1), accent, 0.005),
+        Part("cone", (head + 0.12, 0, z_head - 0.02), (0.08, 0.02, 0.16), ORANGE, 0.01, ALONG_X),
+        Part("ellipsoid", (head * 0.75, 0.11, z_head + 0.08), (0.065, 0.065, 0.065), DARK),
+        Part("ellipsoid", (head * 0.75, -0.11, z_head + 0.08), (0.065, 0.065, 0.065), DARK),
+        Part("ellipsoid", (mid * 0.92, 0, z_mid + 0.04), (0.075, 0.075, 0.075), DARK),
+        Part("ellipsoid", (low * 0.95, 0, -0.3), (0.085, 0.085, 0.085), DARK),
+        Part("cone", (0, mid + 0.12, z_mid + 0.08), (0.06, 0.05, 0.2), WOOD, 0, turn("x", -70)),
+        Part("cone", (0, -mid - 0.12, z_mid + 0.08), (0.06, 0.05, 0.2), WOOD, 0, turn("x", 70)),
+        Part("cone", (0, 0, z_head + head * 0.85), (0.26, 0.26, 0.02), accent, 0.005),
+        Part("cone", (0, 0, z_head + head * 0.85 + 0.11), (0.16, 0.16, 0.1), accent, 0.005),
     ]
 
 

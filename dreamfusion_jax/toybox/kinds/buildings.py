@@ -8,6 +8,7 @@ from dreamfusion_jax.toybox.kinds.materials import (
     ALONG_X,
     DARK,
     GLASS,
+    STEEL,
     WOOD,
     Builder,
     Color,
@@ -40,9 +41,11 @@ def _house(u: Uniform, main: Color, accent: Color) -> list[Part]:
         # The roof is a square bar on its edge: its lower half lies within the walls.
         Part("box", (0, 0, wall - 0.26), (depth + 0.06, side, side), accent, 0.0, roof),
         Part("box", (0, 0, -0.2), (depth + 0.061, width, wall + 0.04), main),
-        Part("box", (depth + 0.06, 0, wall * 0.5 - 0.55), (0.02, 0.09, wall * 0.55), WOOD),
-        Part("box", (depth + 0.06, 0.27, -0.2), (0.02, 0.08, 0.08), GLASS),
-        Part("box", (depth + 0.06, -0.27, -0.2), (0.02, 0.08, 0.08), GLASS),
+        Part("box", (depth + 0.06, 0, wall * 0.6 - 0.5), (0.03, 0.12, wall * 0.6), DARK),
+        Part("box", (depth + 0.06, 0.29, -0.22), (0.03, 0.1, 0.1), GLASS),
+        Part("box", (depth + 0.06, -0.29, -0.22), (0.03, 0.1, 0.1), GLASS),
+        Part("box", (depth + 0.12, 0, wall * 1.3 - 0.5), (0.12, 0.2, 0.03), accent, 0.01),
+        Part("box", (depth + 0.14, 0, -0.49), (0.12, 0.18, 0.04), STEEL),
         Part("box", (-0.2, 0.22, wall + 0.05), (0.07, 0.07, 0.22), (0.5, 0.3, 0.25)),
     ]
 
@@ -61,7 +64,7 @@ def _windmill(u: Uniform, main: Color, accent: Color) -> list[Part]:
         Part("cone", (0, 0, 0.36), (0.2, 0.02, 0.11), (0.45, 0.25, 0.2)),
         Part("cone", (0.2, 0, hub), (0.05, 0.05, 0.09), DARK, 0, ALONG_X),
         *[sail(spin + quarter) for quarter in (0, 90, 180, 270)],
-        Part("box", (base * 0.85, 0, -0.52), (0.06, 0.08, 0.13), WOOD),
+        Part("box", (base * 0.85, 0, -0.48), (0.08, 0.11, 0.17), WOOD),
     ]
 
 

@@ -16,15 +16,16 @@ from dreamfusion_jax.toybox.shapes import Part, turn
 
 
 def _airplane(u: Uniform, main: Color, accent: Color) -> list[Part]:
-    length, girth, span = u(0.60, 0.68), u(0.11, 0.14), u(0.58, 0.68)
+    length, girth, span = u(0.60, 0.68), u(0.14, 0.17), u(0.56, 0.66)
     return [
         Part("ellipsoid", (0, 0, 0), (length, girth, girth), main),
-        Part("box", (0.05, 0, 0), (u(0.12, 0.16), span, 0.012), accent, 0.015),
-        Part("box", (-0.52, 0, 0.05), (0.07, u(0.22, 0.28), 0.01), accent, 0.012),
-        Part("box", (-0.54, 0, 0.18), (0.08, 0.01, u(0.14, 0.19)), accent, 0.012, turn("y", -20)),
-        Part("ellipsoid", (0.36, 0, 0.07), (0.14, 0.075, 0.07), GLASS),
-        Part("cone", (0.12, 0.3, -0.06), (0.05, 0.06, 0.11), STEEL, 0.0, ALONG_X),
-        Part("cone", (0.12, -0.3, -0.06), (0.05, 0.06, 0.11), STEEL, 0.0, ALONG_X),
+        Part("box", (0.08, 0, 0), (u(0.14, 0.18), span, 0.02), accent, 0.02),
+        Part("box", (-0.54, 0, 0.05), (0.1, u(0.26, 0.32), 0.02), accent, 0.015),
+        Part("box", (-0.54, 0, 0.24), (0.12, 0.02, u(0.20, 0.25)), accent, 0.015, turn("y", -20)),
+        Part("ellipsoid", (0.36, 0, 0.1), (0.18, 0.11, 0.1), GLASS),
+        Part("cone", (0.2, 0.32, -0.07), (0.06, 0.08, 0.15), STEEL, 0.0, ALONG_X),
+        Part("cone", (0.2, -0.32, -0.07), (0.06, 0.08, 0.15), STEEL, 0.0, ALONG_X),
+        Part("ellipsoid", (length - 0.03, 0, 0), (0.09, 0.09, 0.09), DARK),
     ]
 
 

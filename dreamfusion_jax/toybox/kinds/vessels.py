@@ -19,11 +19,11 @@ def _bottle(u: Uniform, main: Color, accent: Color) -> list[Part]:
 
 def _mug(u: Uniform, main: Color, accent: Color) -> list[Part]:
     width, height = u(0.32, 0.38), u(0.36, 0.42)
-    handle = u(0.22, 0.26)
+    handle = u(0.24, 0.28)
     return [
         Part("cone", (0, 0, 0), (width, width, height), main, 0.03),
         Part("cone", (0, 0, height + 0.02), (width - 0.06, width - 0.06, 0.02), DARK),
-        Part("torus", (0, -width - 0.1, 0), (handle, 0.08, 0), accent, 0, turn("y", 90)),
+        Part("torus", (0, -width - 0.13, 0), (handle, 0.08, 0), accent, 0, turn("y", 90)),
     ]
 
 
@@ -31,8 +31,8 @@ def _teapot(u: Uniform, main: Color, accent: Color) -> list[Part]:
     body, height = u(0.38, 0.43), u(0.30, 0.35)
     return [
         Part("ellipsoid", (0, 0, -0.05), (body, body, height), main),
-        Part("cone", (0, body + 0.1, 0.06), (0.1, 0.045, 0.22), accent, 0.01, turn("x", -50)),
-        Part("torus", (0, -body - 0.06, 0.0), (0.19, 0.06, 0), main, 0, turn("y", 90)),
+        Part("cone", (0, body + 0.12, 0.06), (0.13, 0.07, 0.25), accent, 0.01, turn("x", -50)),
+        Part("torus", (0, -body - 0.08, 0.0), (0.21, 0.075, 0), main, 0, turn("y", 90)),
         Part("cone", (0, 0, height - 0.06), (0.2, 0.14, 0.03), main, 0.015),
         Part("ellipsoid", (0, 0, height + 0.04), (0.07, 0.07, 0.07), main),
         Part("cone", (0, 0, -height - 0.03), (0.24, 0.22, 0.03), main, 0.01),

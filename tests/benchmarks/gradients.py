@@ -1,0 +1,154 @@
+"""The gradients that SDS simplifies, on the embedded prior: their spread over t, time and memory.
+
+  python -m tests.benchmarks.gradients --output=workdir/gradients
+
+At each t, latents that the prior itself drew are noised many times. Printed and plotted: the
+variance of SDS with its baseline eps and without it (over the same noise), how far the full
+gradient's direction is from SDS's, and what one step of each costs. The table is written as JSON,
+too.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from absl import app, flags
+
+from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.diffusion.sampling import ddim_sample
+from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
+from dreamfusion_jax.training.loop import TOYBOX
+
+PROMPTS = ("a red chair", "a blue car", "a yellow mushroom", "a green house")
+TIMES = tuple(np.linspace(0.05, 0.95, 10).round(3))
+BATCH, ROUNDS, REPEATS = 16, 4, 10
+MODULE = "tests.benchmarks.gradients"
+
+_OUTPUT = flags.DEFINE_string("output", "workdir/gradients", "Folder of the table and the plot.")
+_ONLY = flags.DEFINE_enum(
+    "only", None, ("sds", "full"), "Measure the cost of this one alone (the program calls itself)."
+)
+
+
+def main(_: list[str]) -> None:
+    if _ONLY.value:
+        print(json.dumps(cost(_ONLY.value)))
+        return
+    folder = Path(_OUTPUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = spread()
+    costs = {name: measure_apart(name) for name in ("sds", "full")}
+    table = {"device": jax.devices()[0].device_kind, "over_t": rows, "cost": costs}
+    (folder / "gradients.json").write_text(json.dumps(table, indent=2) + "\n")
+    plot(rows, folder / "gradients.png")
+    print("   t  var with  var without  ratio  full: cosine with SDS's mean")
+    for row in rows:
+        print(
+            f"{row['t']:.2f} {row['with_baseline']:9.4f} {row['without_baseline']:12.4f}"
+            f" {row['ratio']:6.2f} {row['full_cosine']:6.3f}"
+        )
+    for name, numbers in costs.items():
+        print(
+            f"{name}: {numbers['seconds']:.3f} s for {BATCH} views,"
+            f" peak {numbers['peak_gb']:.2f} GB"
+        )
+
+
+def spread() -> list[dict[str, float]]:
+    """One row a t: mean variance of a latent's element over the noise, w = 1, no guidance."""
+    prior, weights = load_prior(TOYBOX)
+    text, empty = prior.encode_text(PROMPTS), prior.encode_text([""])
+    draw = jax.jit(lambda w, key: ddim_sample(prior, w, text, empty, key, 25, 4.0))
+    z = draw(weights, jax.random.key(0))
+
+    def gradient(name: str):
+        options = Distillation(1.0, weighting="one", gradient=name)
+        return jax.jit(lambda w, noised: latent_gradient(prior, w, noised, options)[0])
+
+    names = {"with": "sds", "without": "sds_without_baseline", "full": "full"}
+    functions = {key: gradient(name) for key, name in names.items()}
+    rows = []
+    for t in TIMES:
+        drawn: dict[str, list[np.ndarray]] = {key: [] for key in names}
+        for i, latent in enumerate(z):
+            for turn in range(ROUNDS):
+                key = jax.random.fold_in(jax.random.key(i), turn)
+                eps = jax.random.normal(key, (BATCH, *latent.shape))
+                noised = Noised(
+                    jnp.broadcast_to(latent, eps.shape),
+                    jnp.full(BATCH, t),
+                    eps,
+                    jnp.broadcast_to(text[i], (BATCH, *text[i].shape)),
+                    empty,
+                )
+                for name, function in functions.items():
+                    drawn[name].append(np.asarray(function(weights, noised)))
+        grouped = {
+            key: np.stack(values).reshape(len(z), ROUNDS * BATCH, -1)
+            for key, values in drawn.items()
+        }
+        variance = {key: float(values.var(1).mean()) for key, values in grouped.items()}
+        means = [grouped[key].mean(1) for key in ("with", "full")]
+        cosine = np.sum(means[0] * means[1], -1) / np.prod(np.linalg.norm(means, axis=-1), axis=0)
+        rows.append(
+            {
+                "t": float(t),
+                "with_baseline": variance["with"],
+                "without_baseline": variance["without"],
+                "ratio": variance["with"] / variance["without"],
+                "full_cosine": float(cosine.mean()),
+            }
+        )
+        print(f"t = {t:.2f} done", file=sys.stderr)
+    return rows
+
+
+def cost(name: str) -> dict[str, float]:
+    """Median seconds of one gradient for BATCH latents, guided, and the process's peak memory."""
+    prior, weights = load_prior(TOYBOX)
+    text, empty = prior.encode_text([PROMPTS[0]] * BATCH), prior.encode_text([""])
+    options = Distillation(6.0, gradient=name)
+    step = jax.jit(lambda w, noised: latent_gradient(prior, w, noised, options)[0])
+    z, eps = jax.random.normal(jax.random.key(0), (2, BATCH, *prior.latent_shape))
+    noised = Noised(z, jnp.full(BATCH, 0.5), eps, text, empty)
+    seconds = []
+    for _ in range(REPEATS + 1):
+        started = time.perf_counter()
+        jax.block_until_ready(step(weights, noised))
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return {"seconds": float(np.median(seconds[1:])), "peak_gb": peak}
+
+
+def measure_apart(name: str) -> dict[str, float]:
+    """`cost` in a process of its own, since peak memory never falls again."""
+    command = [sys.executable, "-m", MODULE, f"--only={name}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def plot(rows: list[dict[str, float]], path: Path) -> None:
+    """Variance over t on a logarithmic axis."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    t = [row["t"] for row in rows]
+    axes.plot(t, [row["with_baseline"] for row in rows], "o-", label="SDS (baseline eps)")
+    axes.plot(t, [row["without_baseline"] for row in rows], "s--", label="without the baseline")
+    axes.set(xlabel="diffusion time t", ylabel="variance of an element", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    app.run(main)
