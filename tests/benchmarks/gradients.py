@@ -54,7 +54,7 @@ def main(_: list[str]) -> None:
     for row in rows:
         print(
             f"{row['t']:.2f} {row['with_baseline']:9.4f} {row['without_baseline']:12.4f}"
-            f" {row['ratio']:6.2f} {row['full_cosine']:6.3f}"
+            f" {row['ratio']:6.4f} {row['full_cosine']:6.3f}"
         )
     for name, numbers in costs.items():
         print(
