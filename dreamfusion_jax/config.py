@@ -23,7 +23,6 @@ from dreamfusion_jax.errors import UserError
 
 Range = tuple[float, float]
 
-OPTIMIZERS = ("adam", "adan")
 _CACHE_HELP = "folder for compiled programs ('auto': in the user's cache folder; 'none': no cache)"
 
 
@@ -246,7 +245,9 @@ class TrainConfig:
 class OptimizerConfig:
     """How gradients become updates, and at which rate."""
 
-    optimizer: str = _setting("adam", "the paper's Shampoo has no kept library", choices=OPTIMIZERS)
+    optimizer: str = _setting(
+        "adam", "the paper's Shampoo has no kept library", choices=("adam", "adan")
+    )
     learning_rate: float = _setting(
         5e-3, "learning rate at the first step after the warm-up (paper: 1e-4)", 1e-12, 10
     )
@@ -386,15 +387,15 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
 
 
 def override_run(
-    stored: RunConfig, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
-) -> RunConfig:
-    """The stored settings, with those of the flags in `names` that the user gave."""
+    stored: Config, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> Config:
+    """The stored settings, their `run` section with the flags in `names` that the user gave."""
     given: dict[str, Any] = {
         name: flag_values[name].value for name in names if flag_values[name].present
     }
-    settings = dataclasses.replace(stored, **given)
-    _check_section(settings)
-    return settings
+    run = dataclasses.replace(stored.run, **given)
+    _check_section(run)
+    return dataclasses.replace(stored, run=run)
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -113,14 +113,22 @@ def latent_gradient(
     """
     alpha, sigma = alpha_sigma(prior.schedule, noised.t)
     weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
-    eps_hat, x0 = estimate(prior, weights, noised, options)
+
+    def said_of(z: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return estimate(prior, weights, noised._replace(z=z), options)
+
     match options.gradient:
         case "sds":
+            eps_hat, x0 = said_of(noised.z)
             gradient = sds_residual(weight, eps_hat, noised.eps)
         case "sds_without_baseline":
+            eps_hat, x0 = said_of(noised.z)
             gradient = sds_residual(weight, eps_hat, jnp.zeros_like(eps_hat))
         case "full":
-            gradient = full_gradient(prior, weights, noised, options)
+            # The gradient of `diffusion_loss` in z, eq. 2: SDS's residual, twice, pulled back
+            # through the network as well.
+            eps_hat, pull, x0 = jax.vjp(said_of, noised.z, has_aux=True)
+            (gradient,) = pull(2.0 * sds_residual(weight, eps_hat, noised.eps))
         case _:
             raise UserError(
                 f"--gradient={options.gradient}: use sds, sds_without_baseline or full."
@@ -150,21 +158,6 @@ def sds_residual(weight: jax.Array, eps_hat: jax.Array, baseline: jax.Array) -> 
 def diffusion_loss(weight: jax.Array, eps_hat: jax.Array, eps: jax.Array) -> jax.Array:
     """w |eps_hat - eps|^2 [B], eq. 1: what a diffusion model is trained by."""
     return weight * jnp.sum((eps_hat - eps) ** 2, axis=tuple(range(1, eps.ndim)))
-
-
-def full_gradient(prior: Prior, weights: Any, noised: Noised, options: Distillation) -> jax.Array:
-    """2 w alpha (d eps_hat / d z_t)^T (eps_hat - eps), eq. 2: the loss's own gradient in z.
-
-    It takes the derivative of the network, which SDS leaves out.
-    """
-
-    def loss(z: jax.Array) -> jax.Array:
-        alpha, sigma = alpha_sigma(prior.schedule, noised.t)
-        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
-        eps_hat, _ = estimate(prior, weights, noised._replace(z=z), options)
-        return jnp.sum(diffusion_loss(weight, eps_hat, noised.eps))
-
-    return jax.grad(loss)(noised.z)
 
 
 def clip_pixels(gradient: jax.Array, limit: float) -> jax.Array:

@@ -6,7 +6,6 @@ for instance with another --mesh_resolution or --mesh_threshold.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -176,7 +175,7 @@ def write_mesh(
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
     config, scene, state = load_run(workdir)
-    config = dataclasses.replace(config, run=configs.override_run(config.run, _FLAGS))
+    config = configs.override_run(config, _FLAGS)
     made = write_mesh(workdir, scene, state.params, int(state.step), config)
     print("Made " + ", ".join(map(str, made)))
     return 0

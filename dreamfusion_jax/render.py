@@ -6,7 +6,6 @@ checkpoint.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import warnings
@@ -69,7 +68,7 @@ def preview(
     params: Any,
     size: int,
     step: int,
-    orbit: Orbit = Orbit(),  # noqa: B008 (immutable)
+    orbit: Orbit,
 ) -> np.ndarray:
     """The albedo from four sides in a row: [size, 4 size, 3] uint8."""
     pictures = []
@@ -84,7 +83,7 @@ def contact_sheet(
     params: Any,
     size: int,
     step: int,
-    orbit: Orbit = Orbit(),  # noqa: B008
+    orbit: Orbit,
 ) -> np.ndarray:
     """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit colour,
     normals (x, y, z of the world as red, green, blue) and opacity."""
@@ -105,7 +104,7 @@ def turntable(
     size: int,
     frames: int,
     step: int,
-    orbit: Orbit = Orbit(),  # noqa: B008
+    orbit: Orbit,
 ) -> list[np.ndarray]:
     """The softly lit scene once around: `frames` pictures [size, size, 3] uint8."""
     pictures = []
@@ -149,7 +148,7 @@ def write_pictures(
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
     config, scene, state = load_run(workdir)
-    config = dataclasses.replace(config, run=configs.override_run(config.run, _FLAGS))
+    config = configs.override_run(config, _FLAGS)
     made = write_pictures(workdir, scene, state.params, int(state.step), config)
     print("Made " + ", ".join(map(str, made)))
     return 0

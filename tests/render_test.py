@@ -33,7 +33,7 @@ def around(azimuths_deg, elevation_deg):
 
 
 def test_the_contact_sheet_goes_around_and_ends_overhead():
-    sheet = render.contact_sheet(SCENE, {}, SIZE, step=0)
+    sheet = render.contact_sheet(SCENE, {}, SIZE, 0, render.Orbit())
     assert sheet.shape == (3 * SIZE, 9 * SIZE, 3) and sheet.dtype == np.uint8
     seen = directions(sheet)
     np.testing.assert_allclose(seen[:8], around(np.arange(8) * 45.0, 20.0), atol=0.01)
@@ -44,13 +44,13 @@ def test_the_contact_sheet_goes_around_and_ends_overhead():
 
 
 def test_the_turntable_goes_once_around_without_a_double_frame():
-    frames = render.turntable(SCENE, {}, SIZE, frames=6, step=0)
+    frames = render.turntable(SCENE, {}, SIZE, 6, 0, render.Orbit())
     seen = directions(np.concatenate(frames, axis=1))
     np.testing.assert_allclose(seen, around(np.arange(6) * 60.0, 20.0), atol=0.01)
 
 
 def test_the_preview_shows_four_sides():
-    seen = directions(render.preview(SCENE, {}, SIZE, step=0))
+    seen = directions(render.preview(SCENE, {}, SIZE, 0, render.Orbit()))
     np.testing.assert_allclose(seen, around(np.arange(4) * 90.0, 20.0), atol=0.01)
 
 

@@ -14,10 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.nerf.field import Density, Field, MipField
+from dreamfusion_jax.nerf.field import Density, Field, MipField, cell_corners
 
 _PRIMES = np.array([1, 2_654_435_761, 805_459_861], np.uint32)  # Instant-NGP, eq. 4
-_CORNERS = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], np.uint32)
 
 
 class HashGrid(NamedTuple):
@@ -55,16 +54,10 @@ class HashGrid(NamedTuple):
 
 def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax.Array:
     """tables [levels, rows, features], position [N, 3] in [0, 1] -> [N, levels, features]."""
-    position = jnp.clip(position, 0.0, 1.0)
 
     def level(table: jax.Array, resolution: jax.Array) -> jax.Array:
-        scaled = position * resolution.astype(jnp.float32)
-        lowest = jnp.minimum(jnp.floor(scaled), resolution.astype(jnp.float32) - 1.0)
-        fraction = scaled - lowest
-        corner = lowest.astype(jnp.uint32)[:, None] + _CORNERS
-        share = jnp.where(_CORNERS == 1, fraction[:, None], 1.0 - fraction[:, None])
-        rows = table[_row(corner, resolution, len(table))]
-        return jnp.sum(jnp.prod(share, axis=-1, keepdims=True) * rows, axis=1)
+        corners, shares = cell_corners(position, resolution)
+        return jnp.sum(shares * table[_row(corners, resolution, len(table))], axis=1)
 
     return jnp.moveaxis(jax.vmap(level)(tables, jnp.asarray(grid.resolutions())), 0, 1)
 

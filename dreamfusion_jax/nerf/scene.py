@@ -6,6 +6,7 @@ Every function acts on one view without a batch axis. Take several views with `j
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,6 +133,10 @@ class Scene(NamedTuple):
     normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
+# density function, points -> density, whatever else the function returns, normals
+DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
+
+
 class _Intervals(NamedTuple):
     """Where the field is asked [..., S+1], and each round of proposals [..., P+1], [..., P]."""
 
@@ -151,6 +156,9 @@ def make_scene(options: SceneOptions) -> Scene:
     field = _make_field(options, density)
     proposal = proposal_grid(options.proposal_resolution, options.bound_radius, density)
     background = _make_background(options)
+    normals_of: DensityNormals = density_normals
+    if options.normal_spacing:
+        normals_of = functools.partial(finite_difference_normals, spacing=options.normal_spacing)
 
     def init(key: jax.Array) -> Any:
         field_key, background_key = jax.random.split(key)
@@ -167,9 +175,7 @@ def make_scene(options: SceneOptions) -> Scene:
         rays = pixel_rays(view.camera, height, width)
         intervals = _choose_intervals(options, proposal, params, rays, key)
         seen = _in_blocks(
-            lambda rays, edges: _look(
-                field, params["field"], view, rays, edges, step, options.normal_spacing
-            ),
+            lambda rays, edges: _look(field, normals_of, params["field"], view, rays, edges, step),
             rays,
             intervals.edges,
         )
@@ -195,9 +201,7 @@ def make_scene(options: SceneOptions) -> Scene:
 
     def normals(params: Any, points: jax.Array, step: jax.Array) -> jax.Array:
         covariance = _point_covariance(options, points)
-        return density_normals(
-            lambda at: field.query(params["field"], at, covariance, step), points
-        )[2]
+        return normals_of(lambda at: field.query(params["field"], at, covariance, step), points)[2]
 
     return Scene(init, render, density_albedo, normals)
 
@@ -256,16 +260,8 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
         case "grid":
             return grid_field(options.grid_resolution, options.bound_radius, density)
         case "hash":
-            grid = HashGrid(
-                options.hash_levels,
-                options.hash_features,
-                options.hash_log2_rows,
-                options.hash_coarsest,
-                options.hash_finest,
-                options.hash_start_level,
-                options.hash_start_step,
-                options.hash_level_steps,
-            )
+            names = HashGrid._fields
+            grid = HashGrid(**{name: getattr(options, f"hash_{name}") for name in names})
             return hash_field(grid, options.width, options.depth, options.bound_radius, density)
     raise UserError(f"--field={options.field}: use mip, grid or hash.")
 
@@ -320,23 +316,18 @@ class _Seen(NamedTuple):
 
 def _look(
     field: Field,
+    normals_of: DensityNormals,
     params: Any,
     view: View,
     rays: Rays,
     edges: jax.Array,
     step: jax.Array,
-    normal_spacing: float,
 ) -> _Seen:
     """Asks the field in the intervals `edges` [..., S+1] of `rays` and composites the answers."""
     mean, covariance_diag = frustum_gaussians(rays, edges)
 
     def lit() -> tuple[jax.Array, jax.Array, jax.Array]:
-        def query(points: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return field.query(params, points, covariance_diag, step)
-
-        if normal_spacing:
-            return finite_difference_normals(query, mean, normal_spacing)
-        return density_normals(query, mean)
+        return normals_of(lambda points: field.query(params, points, covariance_diag, step), mean)
 
     def unlit() -> tuple[jax.Array, jax.Array, jax.Array]:
         density, albedo = field.query(params, mean, covariance_diag, step)

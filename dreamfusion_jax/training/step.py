@@ -119,25 +119,19 @@ def sds_gradient(
 
 def distillation(config: PriorConfig) -> Distillation:
     """What the settings say of the gradient in latent space."""
-    return Distillation(
-        config.guidance_scale,
-        config.guidance_rescale,
-        config.weighting,
-        config.weight_cap,
-        config.residual_clip,
-        config.gradient,
-    )
+    return Distillation(**{name: getattr(config, name) for name in Distillation._fields})
 
 
 def regularization(
     config: TrainConfig, regularizers: dict[str, jax.Array], step: jax.Array
 ) -> jax.Array:
     """The weighted sum [] of the regularisers, each [V], averaged over the views."""
-    risen = jnp.minimum(jnp.asarray(step, jnp.float32) / config.orientation_steps, 1.0)
-    rise = config.orientation_weight - config.orientation_start
+    orientation = optax.linear_schedule(
+        config.orientation_start, config.orientation_weight, config.orientation_steps
+    )
     weights: dict[str, Any] = {
         "opacity": config.opacity_weight,
-        "orientation": config.orientation_start + risen * rise,
+        "orientation": orientation(step),
         "distortion": config.distortion_weight,
         "entropy": config.entropy_weight,
         "interlevel": config.interlevel_weight,
