@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from dreamfusion_jax.config import parse_flags
 from dreamfusion_jax.errors import UserError
 
 EXIT_INTERRUPTED = 130
@@ -49,7 +50,7 @@ def use_compilation_cache(folder: str) -> None:
 def _parse(argv: list[str]) -> list[str]:
     """The arguments that are no flags: there may be none."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = parse_flags(argv)
     except flags.Error as error:
         sys.exit(_complain(UserError(error)))
     if len(rest) > 1:

@@ -15,13 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-from dreamfusion_jax import entry, export, render
-from dreamfusion_jax.config import Config, config_from_flags, define_flags
+from dreamfusion_jax import entry, export, picture, render
+from dreamfusion_jax.config import Config, config_from_flags, define_flags, is_flat
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import loop
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
 
-OUTPUTS = (*render.PICTURE_FILES, *export.MESH_FILES)
+SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES)
 
 
 def main() -> int:
@@ -35,9 +35,9 @@ def main() -> int:
         print(f"Stopped after step {stopped}; {workdir} is saved. To go on:", file=sys.stderr)
         print(f"  python -m dreamfusion_jax.main {shlex.join(sys.argv[1:])}", file=sys.stderr)
         return entry.EXIT_INTERRUPTED
-    if outputs_made(workdir) != int(saved.state.step):
+    if outputs_made(workdir, config) != int(saved.state.step):
         make_outputs(workdir, saved)
-    made = ", ".join([*OUTPUTS, "config.json"])
+    made = ", ".join([*output_files(config), "config.json"])
     print(f"{config.train.prompt}: {made} are in {workdir.resolve()}")
     return 0
 
@@ -68,20 +68,28 @@ def _warn_of_unknown_words(prompt: str) -> None:
 
 
 def make_outputs(workdir: Path, saved: SavedRun) -> None:
-    """Pictures and mesh of the finished scene."""
+    """Pictures and mesh of the finished scene; or the flat picture beside the prior's samples."""
     config, scene, state = saved
-    step = int(state.step)
-    print("Making the turntable, the contact sheet and the mesh ...", flush=True)
-    render.write_pictures(workdir, scene, state.params, step, config)
-    export.write_mesh(workdir, scene, state.params, step, config)
+    step, files = int(state.step), output_files(config)
+    print("Making " + ", ".join(files) + " ...", flush=True)
+    if is_flat(config):
+        picture.write_comparison(workdir, scene, state.params, step, config)
+    else:
+        render.write_pictures(workdir, scene, state.params, step, config)
+        export.write_mesh(workdir, scene, state.params, step, config)
     # Last, so that a run that is stopped here makes them again.
-    _outputs_record(workdir).write_text(json.dumps({"step": step, "files": OUTPUTS}) + "\n")
+    _outputs_record(workdir).write_text(json.dumps({"step": step, "files": files}) + "\n")
 
 
-def outputs_made(workdir: Path) -> int | None:
+def output_files(config: Config) -> tuple[str, ...]:
+    """The names of what is made at the end."""
+    return picture.FILES if is_flat(config) else SCENE_FILES
+
+
+def outputs_made(workdir: Path, config: Config) -> int | None:
     """The step whose scene the outputs show; None unless all of them are there."""
     record = _outputs_record(workdir)
-    if not all((workdir / name).exists() for name in (*OUTPUTS, record.name)):
+    if not all((workdir / name).exists() for name in (*output_files(config), record.name)):
         return None
     return json.loads(record.read_text())["step"]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,9 +22,11 @@ from PIL import Image
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import CameraConfig, Config
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
 from dreamfusion_jax.nerf.scene import Render, Scene, View, albedo_view, lit_view
+from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
 
 ELEVATION_DEG = 20.0
@@ -69,10 +72,11 @@ def preview(
     size: int,
     step: int,
     orbit: Orbit,
+    azimuths_deg: Sequence[float] = PREVIEW_AZIMUTHS_DEG,
 ) -> np.ndarray:
-    """The albedo from four sides in a row: [size, 4 size, 3] uint8."""
+    """The albedo from A sides in a row: [size, A size, 3] uint8."""
     pictures = []
-    for azimuth_deg in PREVIEW_AZIMUTHS_DEG:
+    for azimuth_deg in azimuths_deg:
         view = albedo_view(orbit.camera(azimuth_deg), jnp.array(WHITE))
         pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
     return np.concatenate(pictures, axis=1)
@@ -148,6 +152,8 @@ def write_pictures(
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
     config, scene, state = load_run(workdir)
+    if configs.is_flat(config):
+        raise UserError(f"--workdir={workdir} holds a flat picture; there are no sides to render.")
     config = configs.override_run(config, _FLAGS)
     made = write_pictures(workdir, scene, state.params, int(state.step), config)
     print("Made " + ", ".join(map(str, made)))

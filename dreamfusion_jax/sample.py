@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
-from dreamfusion_jax.config import PriorConfig
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_step
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training.loop import open_prior
 
 FLAGS = flags.FLAGS
@@ -44,6 +44,9 @@ def define_flags() -> None:
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
     flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)
+    flags.DEFINE_float(
+        "eta", 0.0, "fresh noise in each step (0: DDIM; 1: ancestral sampling)", 0.0, 1.0
+    )
     flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", lower_bound=0.0)
     flags.DEFINE_integer("seed", 0, "decides the initial noise, the same for every prompt")
 
@@ -57,13 +60,13 @@ def main() -> int:
     settings: dict[str, Any] = {name: FLAGS[name].value for name in PRIOR_FLAGS}
     prior, weights = open_prior(PriorConfig(**settings))
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
-    noise = initial_noise(prior, FLAGS.seed, FLAGS.samples)
+    keys = sample_keys(FLAGS.seed, FLAGS.samples)
     empty_text = prior.encode_text([FLAGS.negative_prompt])
     with tqdm(total=len(prompts) * FLAGS.steps, unit="step") as progress:
         scales = FLAGS.guidance_scale, FLAGS.guidance_rescale
-        draw = make_sampler(prior, FLAGS.steps, scales, progress.update)
+        draw = make_sampler(prior, FLAGS.steps, scales, progress.update, FLAGS.eta)
         rows = [
-            draw(weights, prior.encode_text([prompt] * FLAGS.samples), empty_text, noise)
+            draw(weights, prior.encode_text([prompt] * FLAGS.samples), empty_text, keys)
             for prompt in prompts
         ]
     render.write_png(output, picture_grid(rows))
@@ -71,27 +74,37 @@ def main() -> int:
     return 0
 
 
-def initial_noise(prior: Prior, seed: int, samples: int) -> jax.Array:
-    """[samples, h, w, c], each from its own key: asking for more leaves the first as they are."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+def sample_keys(seed: int, samples: int) -> jax.Array:
+    """One key a sample [B]: asking for more leaves the first ones as they are."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+
+
+def draw_noise(prior: Prior, keys: jax.Array) -> jax.Array:
+    """[B, h, w, c] standard normal, each latent from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, prior.latent_shape))(keys)
 
 
 def make_sampler(
-    prior: Prior, steps: int, scales: tuple[float, float], on_step: Callable[[], Any]
+    prior: Prior,
+    steps: int,
+    scales: tuple[float, float],
+    on_step: Callable[[], Any],
+    eta: float = 0.0,
 ) -> Callable[[Any, jax.Array, jax.Array, jax.Array], np.ndarray]:
-    """weights, text [B, L, D], empty_text [1, L, D], noise -> pictures [B, size, size, 3].
+    """weights, text [B, L, D], empty_text [1, L, D], keys [B] -> pictures [B, size, size, 3].
 
-    `scales` are those of guidance and of its rescaling. The host counts the steps, unlike in
-    `ddim_sample`, so that it can show how far it is.
+    `scales` are those of guidance and of its rescaling; `eta` is the share of fresh noise. The host
+    counts the steps, unlike in `ddim_sample`, so that it can show how far it is.
     """
     step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
     indices, previous = ddim_indices(prior.schedule, steps)
 
-    def draw(weights: Any, text: jax.Array, empty_text: jax.Array, noise: jax.Array) -> np.ndarray:
-        z = noise
+    def draw(weights: Any, text: jax.Array, empty_text: jax.Array, keys: jax.Array) -> np.ndarray:
+        z = draw_noise(prior, keys)
         for here, there in zip(indices, previous, strict=True):
-            z = step(weights, z, here, there, text, empty_text, *scales)
+            fresh = draw_noise(prior, fold(keys, here)) if eta else 0.0
+            z = step(weights, z, here, there, text, empty_text, *scales, eta, fresh)
             jax.block_until_ready(z)
             on_step()
         return np.asarray(decode(weights, z))

@@ -9,12 +9,13 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.scene import SceneOptions
+from dreamfusion_jax.settings import CameraConfig, RunConfig, SceneConfig, TrainConfig
 
 
 def parse(*arguments: str) -> configs.Config:
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    values(["program", *arguments])
+    configs.parse_flags(["program", *arguments], values)
     return configs.config_from_flags(values)
 
 
@@ -24,8 +25,8 @@ def with_train(config: configs.Config, **changes) -> configs.Config:
 
 def test_flags_without_values_give_the_defaults():
     config = parse("--prompt=a red chair")
-    run = dataclasses.replace(configs.RunConfig(), workdir="workdir/a-red-chair")
-    assert config == configs.Config(train=configs.TrainConfig(prompt="a red chair"), run=run)
+    run = dataclasses.replace(RunConfig(), workdir="workdir/a-red-chair")
+    assert config == configs.Config(train=TrainConfig(prompt="a red chair"), run=run)
 
 
 def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
@@ -37,13 +38,15 @@ def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
     assert len(names) == len(set(names))
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    assert set(names) == set(values)
+    assert {*names, "preset"} == set(values)
     assert all(len(values[name].help) > 15 for name in names)
 
 
 def test_scene_and_camera_defaults_are_those_of_the_nerf_itself():
-    assert dataclasses.asdict(configs.SceneConfig()) == SceneOptions()._asdict()
-    assert dataclasses.asdict(configs.CameraConfig()) == CameraRanges()._asdict()
+    scene = dataclasses.asdict(SceneConfig())
+    del scene["image_size"]  # of the flat picture alone
+    assert scene == SceneOptions()._asdict()
+    assert dataclasses.asdict(CameraConfig()) == CameraRanges()._asdict()
 
 
 def test_values_survive_flags_and_json():
@@ -67,6 +70,7 @@ def test_values_survive_flags_and_json():
         "--t_max_end=0.05",
         "--t_min=0",
         "--max_degree=0",
+        "--hash_finest=8",
         "--turntable_size=65",
         "--lit_probability=1.5",
         "--seed=-1",
@@ -90,6 +94,51 @@ EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.cfg"
 def test_every_flagfile_is_accepted_and_its_prompt_can_be_overruled(path):
     assert parse(f"--flagfile={path}").train.prompt
     assert parse(f"--flagfile={path}", "--prompt=a blue mug").train.prompt == "a blue mug"
+
+
+def preset_settings(name: str) -> dict[str, str]:
+    """What a preset's flagfile says."""
+    lines = configs.PRESETS[name].read_text().splitlines()
+    pairs = [line[2:].split("=", 1) for line in lines if line and not line.startswith("#")]
+    assert len(dict(pairs)) == len(pairs), "a flag is set twice"
+    return dict(pairs)
+
+
+def test_the_toybox_preset_is_what_there_is_without_one():
+    assert parse("--prompt=x", "--preset=toybox") == parse("--prompt=x")
+
+
+def test_presets_are_whole_and_set_the_same_flags():
+    toybox, *others = (preset_settings(name) for name in configs.PRESETS)
+    assert len(toybox) > 50
+    for other in others:
+        assert other.keys() == toybox.keys()
+
+
+def test_every_number_of_the_paper_stands_in_the_help_of_its_flag():
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    differing = configs.differing_flags(parse("--prompt=x"), parse("--prompt=x", "--preset=paper"))
+    assert len(differing) > 40
+    for name in differing:
+        assert "paper" in values[name].help, name
+
+
+@pytest.mark.parametrize("name", configs.PRESETS)
+def test_other_flags_overrule_a_preset_wherever_it_stands(name, tmp_path):
+    flagfile = tmp_path / "mine.cfg"
+    flagfile.write_text(f"--width=77\n--preset={name}\n--prompt=a cup\n")
+    expected = parse("--prompt=a cup", f"--preset={name}")
+    scene = dataclasses.replace(expected.scene, width=77)
+    assert parse(f"--flagfile={flagfile}") == dataclasses.replace(expected, scene=scene)
+    assert parse("--width=77", "--prompt=a cup", "--preset", name).scene == scene
+    assert expected.scene.width != 77
+
+
+def test_a_flat_picture_is_judged_by_the_prompt_as_it_stands():
+    assert parse("--prompt=x", "--field=image").train.view_words == "none"
+    with pytest.raises(UserError, match="--perp_neg"):
+        parse("--prompt=x", "--field=image", "--view_words=paper", "--perp_neg")
 
 
 def test_only_what_makes_another_run_counts_as_different():

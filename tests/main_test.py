@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
     workdir = tmp_path / "run"
     code, said, _ = program(f"--workdir={workdir}")
     assert code == 0
-    for name in main.OUTPUTS:
+    for name in main.SCENE_FILES:
         assert name in said and (workdir / name).stat().st_size > 0, name
     assert str(workdir) in said.splitlines()[-1]
     assert (workdir / "preview.png").exists() and list((workdir / "tensorboard").iterdir())
@@ -99,6 +99,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(program, tmp_path, monkeypatch):
     assert "after step 1" in error and "python -m dreamfusion_jax.main" in error
     assert "'--prompt=a red chair'" in error, "the command can be pasted into a shell"
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_flat_picture_is_left_beside_samples_of_the_prior(program, tmp_path, tiny_prior):
+    workdir = tmp_path / "flat"
+    code, said, _ = program(
+        f"--workdir={workdir}", "--field=image", "--image_size=12", "--steps=30"
+    )
+    assert code == 0 and "picture.png" in said and "mesh" not in said
+    picture = imageio.imread(workdir / "picture.png")
+    assert picture.shape == (12, 12, 3) and picture.std() > 0.0, "no longer grey"
+    assert imageio.imread(workdir / "comparison.png").shape == (8, 5 * 8, 3)
+    assert imageio.imread(workdir / "preview.png").shape == (8, 8, 3)
 
 
 def broken_prior(tiny_prior, folder, name, text):

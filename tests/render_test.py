@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import render
-from dreamfusion_jax.config import CameraConfig
 from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
+from dreamfusion_jax.settings import CameraConfig
 
 SIZE = 4
 

@@ -15,21 +15,37 @@ from dreamfusion_jax.errors import UserError
 
 def test_the_counted_loop_draws_what_the_scanned_one_does():
     prior, ticks = analytic_prior(0.4, 0.2), []
-    noise = sample.initial_noise(prior, seed=1, samples=2)
+    keys = sample.sample_keys(seed=1, samples=2)
     text = prior.encode_text(["a", "b"])
     draw = sample.make_sampler(prior, 10, (2.0, 0.5), lambda: ticks.append(1))
-    pictures = draw({}, text, text[:1], noise)
+    pictures = draw({}, text, text[:1], keys)
     assert len(ticks) == 10
+    noise = sample.draw_noise(prior, keys)
     scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0, 0.5))
     chex.assert_trees_all_close(pictures, scanned, atol=1e-5)
 
 
 def test_more_samples_leave_the_first_ones_as_they_are():
     prior = analytic_prior(0.0, 1.0)
-    few, many = (sample.initial_noise(prior, seed=5, samples=n) for n in (2, 4))
+    few, many = (sample.draw_noise(prior, sample.sample_keys(5, n)) for n in (2, 4))
     chex.assert_trees_all_equal(few, many[:2])
     assert not np.allclose(many[0], many[1])
-    assert not np.allclose(few, sample.initial_noise(prior, seed=6, samples=2))
+    assert not np.allclose(few, sample.draw_noise(prior, sample.sample_keys(6, 2)))
+
+
+def test_ancestral_samples_are_the_prior_s_own_and_depend_on_all_noise():
+    """Of a Gaussian prior: independent of the first noise, and still of its mean and spread."""
+    mean, std = 0.5, 0.1  # far from 0 and 1, where pictures are cut off
+    prior = analytic_prior(mean, std)
+    text, keys = prior.encode_text(["a"] * 64), sample.sample_keys(0, 64)
+    draw = sample.make_sampler(prior, 1000, (1.0, 0.0), lambda: None, eta=1.0)
+    z = draw({}, text, text[:1], keys)
+    noise = np.asarray(sample.draw_noise(prior, keys))
+    # Five standard errors of 64 latents.
+    error = 5.0 / np.sqrt(noise.size)
+    assert abs(z.mean() - mean) < std * error
+    assert abs(z.std() / std - 1.0) < error
+    assert abs(np.corrcoef(z.ravel(), noise.ravel())[0, 1]) < error
 
 
 def test_the_grid_has_a_row_a_prompt():

@@ -1,4 +1,4 @@
-"""Deterministic DDIM sampling (Song et al., 2021, Eq. 12 with eta 0).
+"""DDIM sampling (Song et al., 2021, eq. 12), from deterministic (eta 0) to ancestral (eta 1).
 
 Step for step what diffusers' DDIMScheduler does under StableDiffusionPipeline, so that the same
 initial noise gives the same picture.
@@ -46,8 +46,15 @@ def ddim_step(
     empty_text: jax.Array,
     guidance_scale: jax.Array | float,
     guidance_rescale: jax.Array | float = 0.0,
+    eta: jax.Array | float = 0.0,
+    fresh_noise: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """One step of z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean)."""
+    """One step of z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean).
+
+    Args:
+      eta: the share of fresh noise: 0 is deterministic, 1 ancestral sampling (eq. 16).
+      fresh_noise: [B, h, w, c] standard normal; not needed where eta is 0.
+    """
     schedule = prior.schedule
     alphas_cumprod = jnp.asarray(schedule.alphas_cumprod)
     t = jnp.broadcast_to(index / (len(schedule.alphas_cumprod) - 1), z_t.shape[:1])
@@ -67,7 +74,10 @@ def ddim_step(
         z = jnp.clip(z, -schedule.clip_sample_range, schedule.clip_sample_range)
     final = 1.0 if schedule.set_alpha_to_one else alphas_cumprod[0]
     previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
-    return jnp.sqrt(previous_squared) * z + jnp.sqrt(1.0 - previous_squared) * eps
+    variance = (1.0 - previous_squared) / (1.0 - alpha_squared)
+    variance *= eta**2 * (1.0 - alpha_squared / previous_squared)
+    along_eps = jnp.sqrt(1.0 - previous_squared - variance) * eps
+    return jnp.sqrt(previous_squared) * z + along_eps + jnp.sqrt(variance) * fresh_noise
 
 
 def ddim_sample(

@@ -22,19 +22,14 @@ import optax
 from tqdm import tqdm
 
 from dreamfusion_jax import render
-from dreamfusion_jax.config import (
-    Config,
-    PriorConfig,
-    differing_flags,
-    read_config,
-    to_dict,
-)
+from dreamfusion_jax.config import Config, differing_flags, is_flat, read_config, to_dict
 from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.prior import Prior, load_prior
 from dreamfusion_jax.diffusion.weights import Place
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.prompts import TextTable, text_table
+from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training.checkpoint import Checkpoints
 from dreamfusion_jax.training.metrics import MetricsWriter
 from dreamfusion_jax.training.optimizer import make_optimizer
@@ -227,7 +222,8 @@ def _write_preview(
 ) -> None:
     """Four sides of the scene, to preview.png (always the newest) and previews/."""
     params, orbit = jax.device_get(state.params), render.training_orbit(config.camera)
-    picture = render.preview(run.scene, params, config.run.preview_size, step, orbit)
+    sides = render.PREVIEW_AZIMUTHS_DEG[: 1 if is_flat(config) else None]
+    picture = render.preview(run.scene, params, config.run.preview_size, step, orbit, sides)
     folder = run.workdir / "previews"
     folder.mkdir(exist_ok=True)
     render.write_png(folder / f"step_{step:06d}.png", picture)

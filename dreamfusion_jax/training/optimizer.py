@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from dreamfusion_jax.config import OptimizerConfig
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.settings import OptimizerConfig
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

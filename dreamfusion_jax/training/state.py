@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamfusion_jax.config import SceneConfig
+from dreamfusion_jax.nerf.image import image_scene
 from dreamfusion_jax.nerf.scene import Scene, SceneOptions, make_scene
+from dreamfusion_jax.settings import SceneConfig
 
 
 class TrainState(NamedTuple):
@@ -27,8 +28,11 @@ class TrainState(NamedTuple):
 
 
 def build_scene(config: SceneConfig) -> Scene:
-    """The scene that the configuration describes."""
-    return make_scene(SceneOptions(**vars(config)))
+    """The scene, or the flat picture, that the configuration describes."""
+    if config.field == "image":
+        return image_scene(config.image_size)
+    options = {name: getattr(config, name) for name in SceneOptions._fields}
+    return make_scene(SceneOptions(**options))
 
 
 def init_state(scene: Scene, optimizer: optax.GradientTransformation, seed: int) -> TrainState:

@@ -21,12 +21,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamfusion_jax.config import Config, PriorConfig, TrainConfig
+from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.diffusion.guidance import Against
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
 from dreamfusion_jax.nerf.scene import Render, Scene
 from dreamfusion_jax.prompts import TextTable, embed
+from dreamfusion_jax.settings import PriorConfig, TrainConfig
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import Draw, draw_view
 
@@ -89,7 +90,7 @@ def sds_gradient(
     The diffusion model only ever runs forward (unless `--gradient=full`): its residual is pulled
     back through the render and the encoder alone.
     """
-    size = config.train.render_size or prior.image_size
+    size = render_size(config, prior)
 
     def render(params: Any, draw: Draw) -> Render:
         return scene.render(params, draw.view, size, size, state.step, draw.render_key)
@@ -117,6 +118,13 @@ def sds_gradient(
     return grads, metrics
 
 
+def render_size(config: Config, prior: Prior) -> int:
+    """The side of a training render in pixels; of a flat picture all of its own."""
+    if is_flat(config):
+        return config.scene.image_size
+    return config.train.render_size or prior.image_size
+
+
 def distillation(config: PriorConfig) -> Distillation:
     """What the settings say of the gradient in latent space."""
     return Distillation(**{name: getattr(config, name) for name in Distillation._fields})
@@ -137,7 +145,7 @@ def regularization(
         "interlevel": config.interlevel_weight,
     }
     terms = [weights[name] * jnp.mean(value) for name, value in regularizers.items()]
-    return jnp.sum(jnp.stack(terms))
+    return sum(terms, jnp.zeros(()))
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:

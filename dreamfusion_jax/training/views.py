@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax import prompts
-from dreamfusion_jax.config import Config, TrainConfig
+from dreamfusion_jax.config import Config
 from dreamfusion_jax.distillation import time_range
 from dreamfusion_jax.nerf.cameras import CameraRanges, sample_camera
 from dreamfusion_jax.nerf.scene import View
+from dreamfusion_jax.settings import TrainConfig
 
 
 class Draw(NamedTuple):

@@ -1,13 +1,16 @@
+import functools
+
 import chex
 import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionPipeline
 
 from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior
-from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample
+from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample, ddim_step
 from dreamfusion_jax.diffusion.schedule import schedule_from_config
 from dreamfusion_jax.errors import UserError
 
@@ -37,6 +40,28 @@ def test_a_gaussian_prior_turns_noise_into_its_own_samples():
     noise = jax.random.normal(jax.random.key(0), (8, *prior.latent_shape))
     z = jax.jit(lambda noise: ddim_sample(prior, {}, text, text, noise, 200, 3.0))(noise)
     chex.assert_trees_all_close(z, mean + std * noise, atol=0.03)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_a_step_with_fresh_noise_is_diffusers(eta):
+    prior = analytic_prior(0.3, 0.5)
+    scheduler = diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    scheduler.set_timesteps(20)
+    z_t, fresh = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 3)).astype(np.float32)
+    text = prior.encode_text(["a"] * 3)
+    step = jax.jit(functools.partial(ddim_step, prior))
+    for index, previous in ((950, 900), (50, 0), (0, -1)):
+        t = jnp.full(3, index / 999)
+        eps_hat = np.array(prior.predict({}, jnp.asarray(z_t), t, text))
+        theirs = scheduler.step(
+            torch.from_numpy(eps_hat),
+            index,
+            torch.from_numpy(z_t),
+            eta,
+            variance_noise=torch.from_numpy(fresh) if eta else None,
+        ).prev_sample.numpy()
+        ours = step({}, z_t, index, previous, text, text, 1.0, 0.0, eta, fresh)
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 def test_a_key_draws_the_noise():

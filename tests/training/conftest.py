@@ -6,16 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from dreamfusion_jax.config import (
-    CameraConfig,
-    Config,
-    PriorConfig,
-    RunConfig,
-    SceneConfig,
-    TrainConfig,
-)
+from dreamfusion_jax.config import Config
 from dreamfusion_jax.diffusion.prior import analytic_prior
 from dreamfusion_jax.prompts import text_table
+from dreamfusion_jax.settings import CameraConfig, PriorConfig, RunConfig, SceneConfig, TrainConfig
 from dreamfusion_jax.training.loop import Run
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene

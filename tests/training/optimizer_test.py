@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from dreamfusion_jax.config import OptimizerConfig
+from dreamfusion_jax.settings import OptimizerConfig
 from dreamfusion_jax.training.optimizer import learning_rate, make_optimizer
 
 _PARAMS = {

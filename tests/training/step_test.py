@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import CameraConfig, OptimizerConfig, PriorConfig
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.nerf.scene import albedo_view
 from dreamfusion_jax.render import render_image
+from dreamfusion_jax.settings import CameraConfig, OptimizerConfig, PriorConfig
 from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import (
     make_train_step,
@@ -111,7 +111,8 @@ import dataclasses, sys
 import chex, jax
 sys.path.insert(0, sys.argv[1])
 from conftest import SCENE
-from dreamfusion_jax.config import Config, TrainConfig
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.settings import TrainConfig
 from dreamfusion_jax.diffusion.prior import analytic_prior
 from dreamfusion_jax.prompts import TextOptions, text_table
 from dreamfusion_jax.training.optimizer import make_optimizer

@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import CameraConfig, Config, PriorConfig, SceneConfig, TrainConfig
+from dreamfusion_jax.config import Config
 from dreamfusion_jax.nerf.cameras import orbit_position
+from dreamfusion_jax.settings import CameraConfig, PriorConfig, SceneConfig, TrainConfig
 from dreamfusion_jax.training.views import draw_light, draw_shading, draw_view
 
 COUNT = 4000
