@@ -64,6 +64,10 @@ class AzimuthClassifier(nn.Module):
         return nn.silu(GroupNorm(self.norm_num_groups, 1e-5, name=name)(x))
 
 
+# rgb [N, 64, 64, 3] in [0, 1], kind [N] -> [N] indices into captions.AZIMUTH_PHRASES
+NameSide = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
 class AzimuthBatch(NamedTuple):
     """image [B, H, W, 3] uint8; kind [B], side [B] indices into KINDS and AZIMUTH_PHRASES."""
 
@@ -102,10 +106,8 @@ def azimuth_task(classifier: AzimuthClassifier, pictures: Pictures) -> Task:
     return Task(init, batch, loss, preview)
 
 
-def load_azimuth_classifier(
-    directory: pathlib.Path = DIRECTORY,
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """rgb [N, 64, 64, 3] in [0, 1], kind [N] -> [N] indices into captions.AZIMUTH_PHRASES."""
+def load_azimuth_classifier(directory: pathlib.Path = DIRECTORY) -> NameSide:
+    """Reads the classifier that the package carries, or another."""
     classifier, params = load_module(directory, AzimuthClassifier, jnp.float32)
 
     @jax.jit

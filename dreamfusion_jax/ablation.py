@@ -1,0 +1,156 @@
+"""The paper's ablation on the toybox: what each part of the recipe does for form and colour.
+
+  python -m dreamfusion_jax.ablation --workdir=workdir/ablation
+
+Makes an asset of every prompt by every recipe (20 of about three minutes each on two cores, unless
+they are there already), then prints a table and writes ablation.png, ablation.md and ablation.json.
+Each recipe adds one thing to the one before it (Poole et al. 2022, section 4 and figure 6).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamfusion_jax import entry
+from dreamfusion_jax.render import to_uint8, write_png
+from dreamfusion_jax.score import (
+    AssetViews,
+    Score,
+    make_asset,
+    prompt_pair,
+    score_views,
+    totals,
+    views_of_run,
+)
+from dreamfusion_jax.toybox import captions
+from dreamfusion_jax.toybox.azimuth import load_azimuth_classifier
+from dreamfusion_jax.toybox.judge import load_judge
+
+_ONE_HEIGHT = ("--elevation_deg=30", "--distance=2.75", "--fov_deg=47.5")
+_NO_WORDS = ("--view_words=none",)
+_NO_LIGHT = ("--lit_probability=0",)
+_TEXTURED = ("--textureless_probability=0",)
+# The last is the default; each of the others leaves out what those after it add.
+RECIPES: Mapping[str, tuple[str, ...]] = {
+    "base": _ONE_HEIGHT + _NO_WORDS + _NO_LIGHT,
+    "views": _NO_WORDS + _NO_LIGHT,
+    "words": _NO_LIGHT,
+    "light": _TEXTURED,
+    "full": (),
+}
+TITLES: Mapping[str, str] = {
+    "base": "base: unlit, one height",
+    "views": "+ view augmentation",
+    "words": "+ view words",
+    "light": "+ lighting",
+    "full": "+ textureless",
+}
+SHOWN_AZIMUTHS = (1, 5)  # from the front left, and from behind
+CELL = 128  # pixels of one picture in the grid
+MARGIN = 28
+
+# recipe -> prompt -> what was measured
+Scores = Mapping[str, Mapping[str, Score]]
+Views = Mapping[str, Mapping[str, AssetViews]]
+
+
+def default_prompts(count: int = 4) -> list[str]:
+    """The benchmark's first prompts of kinds with a front, so that a Janus can be counted."""
+    fronted = captions.KINDS_WITH_FRONT
+    return [p for p in captions.benchmark_prompts() if prompt_pair(p)[1] in fronted][:count]
+
+
+def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
+    """Makes every asset that is not there yet, in <workdir>/<recipe>/<prompt>.
+
+    Args:
+      extra: arguments for all of them, after the recipe's.
+    """
+    todo = [(recipe, prompt) for recipe in RECIPES for prompt in prompts]
+    for number, (recipe, prompt) in enumerate(todo, 1):
+        print(f"[{number}/{len(todo)}] {TITLES[recipe]}: {prompt}", flush=True)
+        make_asset(prompt, folder(workdir, recipe, prompt), [*RECIPES[recipe], *extra])
+
+
+def folder(workdir: Path, recipe: str, prompt: str) -> Path:
+    """Where an asset of the ablation is."""
+    return workdir / recipe / prompt.replace(" ", "-")
+
+
+def table(scores: Scores) -> str:
+    """The mean over the prompts, in Markdown, a row a recipe."""
+    lines = [
+        "| recipe | R-precision, albedo | R-precision, shaded | kind, textureless | fronts of 8 |",
+        "|---|---|---|---|---|",
+    ]
+    for recipe, by_prompt in scores.items():
+        *shares, fronts = totals(list(by_prompt.values())).values()
+        cells = [f"{100 * share:.1f} %" for share in shares if share is not None]
+        cells.append("-" if fronts is None else f"{fronts:.2f}")
+        lines.append(f"| {TITLES[recipe]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(views: Views) -> np.ndarray:
+    """The grid, uint8: a column a recipe, a row a prompt; albedo above textureless, from two
+    sides."""
+    recipes, prompts = list(views), list(next(iter(views.values())))
+    size = 2 * CELL
+    canvas = Image.new("RGB", (len(recipes) * size + MARGIN, len(prompts) * size + MARGIN), "white")
+    for column, recipe in enumerate(recipes):
+        at = MARGIN + column * size
+        _write(canvas, TITLES[recipe], (at + size // 2, MARGIN // 2))
+        for row, prompt in enumerate(prompts):
+            seen = views[recipe][prompt]
+            block = np.concatenate(
+                [
+                    np.concatenate(list(kind[list(SHOWN_AZIMUTHS)]), axis=1)
+                    for kind in (seen.albedo, seen.textureless)
+                ]
+            )
+            cell = Image.fromarray(to_uint8(block)).resize((size, size), Image.Resampling.BICUBIC)
+            canvas.paste(cell, (at, MARGIN + row * size))
+    # Prompts stand on their side, in the margin.
+    canvas = canvas.rotate(-90, expand=True)
+    for row, prompt in enumerate(prompts):
+        from_right = MARGIN + row * size + size // 2
+        _write(canvas, prompt, (canvas.width - from_right, MARGIN // 2))
+    return np.asarray(canvas.rotate(90, expand=True))
+
+
+def main() -> int:
+    workdir, prompts = Path(flags.FLAGS.workdir), flags.FLAGS.prompt or default_prompts()
+    for prompt in prompts:
+        prompt_pair(prompt)  # refuses what cannot be judged before any work
+    entry.use_compilation_cache("auto")
+    make_assets(workdir, prompts)
+    judge, name_side = load_judge(), load_azimuth_classifier()
+    views = {r: {p: views_of_run(folder(workdir, r, p)) for p in prompts} for r in RECIPES}
+    scores = {
+        recipe: {p: score_views(judge, name_side, p, seen) for p, seen in by_prompt.items()}
+        for recipe, by_prompt in views.items()
+    }
+    write_png(workdir / "ablation.png", picture(views))
+    (workdir / "ablation.md").write_text(table(scores))
+    numbers = {r: {p: score._asdict() for p, score in s.items()} for r, s in scores.items()}
+    (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(table(scores))
+    print(f"ablation.png, ablation.md, ablation.json are in {workdir.resolve()}")
+    return 0
+
+
+def _write(canvas: Image.Image, text: str, centre: tuple[int, int]) -> None:
+    font = ImageFont.load_default(size=16)
+    ImageDraw.Draw(canvas).text(centre, text, "black", font, anchor="mm")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", "workdir/ablation", "where the assets and the results go")
+    flags.DEFINE_multi_string("prompt", None, "what to make; may be given several times")
+    entry.run(main)

@@ -1,0 +1,83 @@
+"""The ablation's recipes, and how its results are shown."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamfusion_jax import ablation
+from dreamfusion_jax.config import differing_flags
+from dreamfusion_jax.score import AssetViews, Score, prompt_pair
+from dreamfusion_jax.toybox import captions
+from tests.config_test import parse
+
+ADDED = {
+    "views": ["distance", "fov_deg", "elevation_deg"],
+    "words": ["view_words"],
+    "light": ["lit_probability", "textureless_probability"],
+    "full": ["textureless_probability"],
+}
+
+
+def test_every_recipe_adds_one_thing_and_the_last_is_the_default():
+    configs = {r: parse("--prompt=x", *flags) for r, flags in ablation.RECIPES.items()}
+    assert configs["full"] == parse("--prompt=x")
+    for before, after in itertools.pairwise(configs):
+        assert differing_flags(configs[before], configs[after]) == ADDED[after]
+    assert ablation.TITLES.keys() == configs.keys()
+
+
+def test_the_prompts_are_the_benchmarks_first_whose_kinds_have_a_front():
+    prompts = ablation.default_prompts()
+    assert len(set(prompts)) == 4 and set(prompts) <= set(captions.benchmark_prompts())
+    assert all(prompt_pair(prompt)[1] in captions.KINDS_WITH_FRONT for prompt in prompts)
+
+
+def test_every_asset_has_a_folder_and_its_recipe(monkeypatch):
+    made = []
+    monkeypatch.setattr(ablation, "make_asset", lambda *asset: made.append(asset))
+    ablation.make_assets(Path("there"), ["a red cup", "a blue car"], ["--steps=3"])
+    assert len({folder for _, folder, _ in made}) == len(made) == 2 * len(ablation.RECIPES)
+    assert made[0] == (
+        "a red cup",
+        Path("there/base/a-red-cup"),
+        [*ablation.RECIPES["base"], "--steps=3"],
+    )
+
+
+def test_the_table_shows_the_mean_over_the_prompts():
+    scores = {
+        "base": {"a": Score(0.5, 1.0, 0.25, 3), "b": Score(1.0, 1.0, 0.0, None)},
+        "full": {"a": Score(1.0, 1.0, 1.0, None), "b": Score(1.0, 0.0, 1.0, None)},
+    }
+    base, full = ablation.table(scores).splitlines()[2:]
+    assert base == "| base: unlit, one height | 75.0 % | 100.0 % | 12.5 % | 3.00 |"
+    assert full == "| + textureless | 100.0 % | 50.0 % | 100.0 % | - |"
+
+
+@pytest.mark.parametrize(("recipe", "prompt"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_the_grid_has_a_column_a_recipe_and_a_row_a_prompt(recipe, prompt):
+    """One asset is white from the front left and red from behind, grey without texture."""
+    black, seen = np.zeros((8, 4, 4, 3)), np.zeros((8, 4, 4, 3))
+    seen[ablation.SHOWN_AZIMUTHS[0]], seen[ablation.SHOWN_AZIMUTHS[1]] = 1.0, (1.0, 0.0, 0.0)
+    views = {r: {p: AssetViews(black, black, black) for p in "pq"} for r in ("base", "full")}
+    views[("base", "full")[recipe]]["pq"[prompt]] = AssetViews(
+        seen, black, 0.5 * np.ones_like(seen)
+    )
+    grid, size = ablation.picture(views), 2 * ablation.CELL
+    assert grid.shape == (2 * size + ablation.MARGIN, 2 * size + ablation.MARGIN, 3)
+    scene = grid[ablation.MARGIN :, ablation.MARGIN :]
+    cells = scene.reshape(2, size, 2, size, 3).swapaxes(1, 2)
+    quarter = ablation.CELL // 2
+    for row, column in itertools.product(range(2), repeat=2):
+        cell = cells[row, column]
+        if (row, column) != (prompt, recipe):
+            assert not cell.any()
+            continue
+        assert (cell[quarter, quarter] == 255).all()
+        assert (cell[quarter, -quarter] == (255, 0, 0)).all()
+        assert (cell[-quarter, quarter] == 128).all()
+    assert (grid[: ablation.MARGIN] == 0).any() and (grid[:, : ablation.MARGIN] == 0).any(), (
+        "titles"
+    )
