@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf import scene as scene_module
@@ -251,6 +252,41 @@ def test_gradients_are_finite_in_degenerate_scenes(factor):
     for view in (lit_view(_camera(), _BACKGROUND), albedo_view(_camera(), _BACKGROUND)):
         drawn, gradient = _learner(_MIP)(params, view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
         chex.assert_tree_all_finite((drawn, gradient))
+
+
+@pytest.mark.parametrize("field", ["grid", "hash"])
+def test_gradients_of_a_lit_picture_are_its_differences(field):
+    options = SceneOptions(
+        field=field,
+        grid_resolution=4,
+        hash_levels=2,
+        hash_log2_rows=9,
+        hash_coarsest=3,
+        hash_finest=5,
+        width=8,
+        depth=1,
+        density_scale=5.0,
+        proposal_samples=0,
+        fine_samples=8,
+    )
+    scene, view = make_scene(options), lit_view(_camera(), _BACKGROUND)
+    shape, unflatten = ravel_pytree(_init(options))
+    # Not at the beginning: there every unit of the hash grid's MLP is at its corner.
+    params, *directions = jax.random.normal(jax.random.key(1), (5, *shape.shape))
+
+    @jax.jit
+    def picture(moved):
+        """The picture's numbers, the parameters moved along four directions."""
+        there = unflatten(params + moved @ jnp.stack(directions))
+        drawn = scene.render(there, view, 3, 3, jnp.int32(10_000), None)
+        return jnp.concatenate([drawn.image.ravel(), drawn.opacity.ravel(), drawn.depth.ravel()])
+
+    still = jnp.zeros(4)
+    slopes = (picture(still + 2e-3) - picture(still)) / 2e-3
+    assert jnp.sqrt(jnp.mean(slopes**2)) > 0.03, "there is something to compare"
+    chex.assert_numerical_grads(
+        picture, (still,), order=1, atol=2e-3, rtol=1e-2, eps=2e-3, modes=("rev",)
+    )
 
 
 def test_pictures_depend_on_the_key_only_if_there_is_one():

@@ -72,3 +72,17 @@ def test_without_diffuse_light_the_colour_is_the_albedo():
     rho = jax.random.uniform(jax.random.key(0), (5, 3))
     colour = point_light(rho, jnp.zeros((5, 3)), jnp.zeros((5, 3)), jnp.ones(3), 1.0, 0.0)
     chex.assert_trees_all_equal(colour, rho)
+
+
+def test_gradients():
+    """By differences: of the light in all that it takes, of normals in what makes the density."""
+    rho, points = jax.random.uniform(jax.random.key(0), (2, 5, 3), minval=-0.5, maxval=0.5)
+    light, bump = jnp.array([0.5, 1.0, 3.0]), jnp.array([0.1, -0.2, 0.05])
+
+    def normals(bump):
+        return density_normals(lambda x: (jnp.exp(-jnp.sum((x - bump) ** 2, -1)), None), points)[2]
+
+    chex.assert_numerical_grads(normals, (bump,), order=1, atol=2e-3)
+    towards_light = safe_normalize(light + rho)  # where the cosine has no corner
+    lit = lambda *at: point_light(*at, 0.1, 0.9)  # noqa: E731
+    chex.assert_numerical_grads(lit, (rho, towards_light, points, light), order=1, atol=2e-3)
