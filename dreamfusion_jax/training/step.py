@@ -103,11 +103,7 @@ def sds_gradient(
         return (z, regularization(config.train, rendered.regularizers, state.step)), rendered
 
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
-    eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
-    text, empty_text, against = embed(table, draws.text)
-    noised = Noised(z, draws.t, eps, text, empty_text)
-    if config.train.perp_neg:
-        noised = noised._replace(against=Against(against, draws.text.against_weights))
+    noised = add_draws(config, table, draws, z)
     residual, scalars = latent_gradient(prior, weights, noised, distillation(config.prior))
     (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     metrics = {
@@ -116,6 +112,16 @@ def sds_gradient(
         **{f"regularizer/{name}": jnp.mean(x) for name, x in rendered.regularizers.items()},
     }
     return grads, metrics
+
+
+def add_draws(config: Config, table: TextTable, draws: Draw, z: jax.Array) -> Noised:
+    """The latents z [V, h, w, c] of the views with what was drawn for them: t, noise, text."""
+    eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
+    text, empty_text, against = embed(table, draws.text)
+    noised = Noised(z, draws.t, eps, text, empty_text)
+    if not config.train.perp_neg:
+        return noised
+    return noised._replace(against=Against(against, draws.text.against_weights))
 
 
 def render_size(config: Config, prior: Prior) -> int:

@@ -1,0 +1,184 @@
+"""The toybox's training step beside the same step in torch, in turn, in one process.
+
+  python -m tests.benchmarks.versus_torch --json=versus_torch.json
+
+Both sides get the same weights (a scene's after --scene_steps steps), cameras, samples, noise and
+text. First their gradients are compared; then blocks of steps are timed, ours and theirs in turn,
+each block with the default's share of lit views, and the median of the blocks' ratios is told.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from absl import app, flags
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.diffusion.schedule import alpha_sigma
+from dreamfusion_jax.distillation import timestep_weight
+from dreamfusion_jax.nerf.cameras import pixel_rays
+from dreamfusion_jax.nerf.field import Blur
+from dreamfusion_jax.training import loop, step, views
+from dreamfusion_jax.training.state import TrainState, init_state
+from tests.benchmarks import measure
+from tests.benchmarks.torch_step import TorchStep, TorchView
+
+# Two of five views are lit: --lit_probability after --shading_start_step of --steps.
+LIT = (False, True, False, True, False)
+
+
+def draw(config: Config, now: jax.Array, index: int, lit: bool) -> views.Draw:
+    """One view, [1] a leaf; without a key its samples lie in the middle of their strata."""
+    drawn = views.draw_view(config, now, jnp.int32(index))
+    diffuse = jnp.float32(0.7 if lit else 0.0)
+    view = drawn.view._replace(
+        ambient=1.0 - diffuse, diffuse=diffuse, textureless=jnp.asarray(False)
+    )
+    drawn = drawn._replace(view=view, render_key=None)
+    return jax.tree.map(lambda x: x[None], drawn)
+
+
+def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -> TorchView:
+    """The same view as tensors."""
+    size = step.render_size(config, run.prior)
+    view = jax.tree.map(lambda x: x[0], drawn.view)
+    noised = step.add_draws(config, run.table, drawn, jnp.zeros((1, *run.prior.latent_shape)))
+    # diffusers knows only whole timesteps; ours is rounded alike.
+    alpha, sigma = alpha_sigma(run.prior.schedule, noised.t)
+    weight = timestep_weight(config.prior.weighting, alpha, sigma, config.prior.weight_cap)
+    index = round(float(noised.t[0]) * (len(run.prior.schedule.alphas_cumprod) - 1))
+    tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
+    rays = (tensor(x).reshape(size * size, -1) for x in pixel_rays(view.camera, size, size))
+    blur = Blur(config.scene.blur_start, config.scene.blur_end, config.scene.blur_steps)
+    return TorchView(
+        *rays,
+        light=tensor(view.light_position),
+        background=tensor(view.background),
+        lit=bool(view.diffuse > 0.0),
+        ambient=tensor(view.ambient),
+        diffuse=tensor(view.diffuse),
+        eps=tensor(noised.eps).permute(0, 3, 1, 2).contiguous(),
+        text=torch.cat([tensor(noised.empty_text), tensor(noised.text)]),
+        index=torch.tensor([index]),
+        alpha=tensor(alpha[0]),
+        sigma=tensor(sigma[0]),
+        weight=tensor(weight[0]),
+        blur=tensor(blur(now)),
+    )
+
+
+def make_step(config: Config, run: loop.Run) -> Callable[..., Any]:
+    """state, weights, table, draws -> next state, gradient: the step without its drawing."""
+
+    def advance(state: TrainState, weights: Any, table: Any, draws: views.Draw) -> Any:
+        grads, _ = step.sds_gradient(config, run.scene, run.prior, weights, table, state, draws)
+        updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(params=params, opt_state=opt_state), grads
+
+    return jax.jit(advance)
+
+
+def trained_state(config: Config, run: loop.Run, steps: int) -> TrainState:
+    """The scene after some steps of training: from its start it would be a mere ball."""
+    train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
+    index = step.place_index(run.devices)
+    state = init_state(run.scene, run.optimizer, config.train.seed)
+    state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
+    for _ in range(steps):
+        state, _ = train_step(index, state, weights, table)
+    return jax.device_get(state)
+
+
+def gradient_error(ours: Any, theirs: dict[str, np.ndarray]) -> float:
+    """The norm of the difference of all gradients over the norm of ours."""
+    flat = {
+        "/".join(part.key for part in path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(ours)
+    }
+    assert flat.keys() == theirs.keys()
+    difference = sum(np.sum((flat[name] - theirs[name]) ** 2.0) for name in flat)
+    return float(np.sqrt(difference / sum(np.sum(leaf**2.0) for leaf in flat.values())))
+
+
+def timed(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def pairs(
+    ours: Callable[[], Any], theirs: Callable[[], Any], count: int
+) -> Iterator[tuple[float, float]]:
+    """Seconds of each, in turn, after one of each that compiles."""
+    ours(), theirs()
+    for _ in range(count):
+        yield timed(ours), timed(theirs)
+
+
+def main(_: list[str]) -> None:
+    config = configs.config_from_flags()
+    run = loop.prepare(config)
+    state = trained_state(config, run, flags.FLAGS.scene_steps)
+    draws = [draw(config, state.step, i, lit) for i, lit in enumerate(LIT)]
+    tensors = [as_torch(config, run, drawn, state.step) for drawn in draws]
+    advance = make_step(config, run)
+    errors, numbers = [], {"threads": torch.get_num_threads()}
+    for name, compiled in (("eager", False), ("compiled", True)):
+        torch_step = TorchStep(config, state.params, loop.TOYBOX, compiled)
+        for drawn, view in zip(draws, tensors, strict=True):
+            torch_step.gradient(view)
+            _, gradient = advance(state, run.weights, run.table, drawn)
+            errors.append(gradient_error(gradient, torch_step.gradients()))
+        numbers[name] = compare(advance, state, run, draws, tensors, torch_step)
+        numbers[f"ratio_{name}"] = numbers[name]["ratio"]
+    numbers["gradient_error"] = max(errors)
+    rows = [(name, *numbers[name].values()) for name in ("eager", "compiled")]
+    print(f"largest relative error of the gradients: {max(errors):.1e}")
+    print(measure.table(("torch", "ours, ms a step", "torch, ms a step", "ratio"), rows))
+    measure.write_json(flags.FLAGS.json, numbers)
+
+
+def compare(
+    advance: Callable[..., Any],
+    state: TrainState,
+    run: loop.Run,
+    draws: Sequence[views.Draw],
+    tensors: Sequence[TorchView],
+    torch_step: TorchStep,
+) -> dict[str, Any]:
+    """Times blocks of len(LIT) steps of both."""
+    place = jax.device_put((state, run.weights, run.table))
+
+    def ours() -> None:
+        now, weights, table = place
+        for drawn in draws:
+            now, _ = advance(now, weights, table, drawn)
+        jax.block_until_ready(now)
+
+    def theirs() -> None:
+        for view in tensors:
+            torch_step.step(view)
+
+    times = np.array(list(pairs(ours, theirs, flags.FLAGS.pairs)))
+    ms = 1e3 * np.median(times, axis=0) / len(draws)
+    ratio = statistics.median(times[:, 1] / times[:, 0])
+    return {"ours_ms": float(ms[0]), "torch_ms": float(ms[1]), "ratio": float(ratio)}
+
+
+if __name__ == "__main__":
+    configs.define_flags()
+    flags.FLAGS.set_default("prompt", "a red chair")
+    flags.DEFINE_integer("scene_steps", 300, "steps that the scene is trained before")
+    flags.DEFINE_integer("pairs", 10, "pairs of blocks that are timed")
+    flags.DEFINE_string("json", "", "also write the numbers to this file")
+    app.run(main, flags_parser=configs.parse_flags)
