@@ -56,8 +56,11 @@ def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax
     """tables [levels, rows, features], position [N, 3] in [0, 1] -> [N, levels, features]."""
 
     def level(table: jax.Array, resolution: jax.Array) -> jax.Array:
-        corners, shares = cell_corners(position, resolution)
-        return jnp.sum(shares * table[_row(corners, resolution, len(table))], axis=1)
+        parts = (
+            share * table[_row(corner, resolution, len(table))]
+            for corner, share in cell_corners(position, resolution)
+        )
+        return sum(parts, jnp.float32(0.0))
 
     return jnp.moveaxis(jax.vmap(level)(tables, jnp.asarray(grid.resolutions())), 0, 1)
 
@@ -93,10 +96,9 @@ def hash_field(
 def _row(corner: jax.Array, resolution: jax.Array, rows: int) -> jax.Array:
     """The table's row of each corner [..., 3] uint32: its own where there are rows for all."""
     side = resolution + jnp.uint32(1)
-    strides = jnp.stack([side * side, side, jnp.ones_like(side)])
-    own = jnp.sum(corner * strides, axis=-1, dtype=jnp.uint32)
-    mixed = corner * _PRIMES
-    hashed = (mixed[..., 0] ^ mixed[..., 1] ^ mixed[..., 2]) % jnp.uint32(rows)
+    x, y, z = (corner[..., axis] for axis in range(3))
+    own = (x * side + y) * side + z
+    hashed = (x * _PRIMES[0] ^ y * _PRIMES[1] ^ z * _PRIMES[2]) % jnp.uint32(rows)
     # In float32, since the cube of 4,097 does not fit into 32 bits; ties are far from any table.
     enough = side.astype(jnp.float32) ** 3 <= rows
     return jnp.where(enough, own, hashed)

@@ -140,17 +140,21 @@ def regularization(
     config: TrainConfig, regularizers: dict[str, jax.Array], step: jax.Array
 ) -> jax.Array:
     """The weighted sum [] of the regularisers, each [V], averaged over the views."""
-    orientation = optax.linear_schedule(
-        config.orientation_start, config.orientation_weight, config.orientation_steps
-    )
-    weights: dict[str, Any] = {
+    constant = {
         "opacity": config.opacity_weight,
-        "orientation": orientation(step),
         "distortion": config.distortion_weight,
         "entropy": config.entropy_weight,
         "interlevel": config.interlevel_weight,
     }
-    terms = [weights[name] * jnp.mean(value) for name, value in regularizers.items()]
+    # What weighs nothing is left out: times 0 it would still be pulled back.
+    weights: dict[str, Any] = {name: weight for name, weight in constant.items() if weight}
+    if config.orientation_start or config.orientation_weight:
+        weights["orientation"] = optax.linear_schedule(
+            config.orientation_start, config.orientation_weight, config.orientation_steps
+        )(step)
+    terms = (
+        weights[name] * jnp.mean(value) for name, value in regularizers.items() if name in weights
+    )
     return sum(terms, jnp.zeros(()))
 
 
