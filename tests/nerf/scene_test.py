@@ -227,9 +227,10 @@ def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
     chex.assert_trees_all_close(shape_alone, 2.0 * image, atol=1e-5)  # its albedo is one half
 
 
-def test_blocks_leave_picture_and_gradients():
-    """81 rays of 6 samples in blocks that do not divide them evenly."""
-    view = lit_view(_camera(), _BACKGROUND)
+@pytest.mark.parametrize("distance", [2.75, 9.0])
+def test_blocks_leave_picture_and_gradients(distance):
+    """81 rays of 6 samples in blocks that do not divide them evenly; from afar most are empty."""
+    view = lit_view(orbit_camera(30.0, 20.0, distance, 47.0), _BACKGROUND)
     arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
     whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
     chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
