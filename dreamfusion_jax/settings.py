@@ -31,7 +31,7 @@ def _setting(
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-    """What is in the scene: the very fields of `nerf.scene.SceneOptions`."""
+    """What is in the scene: the fields of `nerf.scene.SceneOptions`, and a flat picture's size."""
 
     field: str = _setting(
         "mip",
