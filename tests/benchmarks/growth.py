@@ -9,9 +9,11 @@ the same as JSON, and a plot.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,40 +27,49 @@ from tests.benchmarks import measure
 from tests.benchmarks.step import whole_step
 
 MODULE = "tests.benchmarks.growth"
-# Each axis with its default, among the values tried. The latent is a fourth of the prior's picture.
+# Each axis with its default, among the values tried.
 AXES: Mapping[str, tuple[int, ...]] = {
     "render_size": (16, 32, 64, 96, 128),
     "fine_samples": (5, 10, 20, 40, 80),
     "views_per_device": (1, 2, 4, 8),
-    "prior_size": (32, 64, 96, 128),
+    "latent_size": (8, 16, 24, 32),
 }
 LABELS = {
     "render_size": "side of the render, pixels",
     "fine_samples": "samples a ray",
     "views_per_device": "views a step",
-    "prior_size": "side of the prior's picture, pixels",
+    "latent_size": "side of the latent",
 }
 
 
 def measure_here() -> dict[str, float]:
     """The step as the flags have it."""
     config = configs.config_from_flags()
-    run = loop.prepare(config)
-    size = flags.FLAGS.prior_size
-    if size:
-        prior = run.prior
-        latent = (*(side * size // prior.image_size for side in prior.latent_shape[:2]), 4)
-        run = run._replace(prior=prior._replace(image_size=size, latent_shape=latent))
-    times = whole_step(config, run, flags.FLAGS.repeats)
+    times = whole_step(config, loop.prepare(config), flags.FLAGS.repeats)
     return {"ms": 1e3 * statistics.fmean(times), "gb": measure.peak_gigabytes()}
 
 
 def measure_apart(axis: str, value: int) -> dict[str, float]:
-    # The render keeps its size while the prior's picture grows.
-    fixed = ["--render_size=64"] if axis == "prior_size" else []
-    command = [sys.executable, "-m", MODULE, "--one", f"--{axis}={value}", *fixed]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    """The step with one setting changed, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [f"--{axis}={value}"]
+        if (
+            axis == "latent_size"
+        ):  # The same weights for larger pictures; the render keeps its size.
+            arguments = [f"--prior={prior_of_size(Path(folder) / 'prior', value)}"]
+            arguments += ["--render_size=64"]
+        repeats = f"--repeats={flags.FLAGS.repeats}"
+        command = [sys.executable, "-m", MODULE, "--one", repeats, *arguments]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def prior_of_size(folder: Path, latent_size: int) -> Path:
+    """A copy of the toybox that calls another latent its own."""
+    shutil.copytree(loop.TOYBOX, folder)
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": latent_size}))
+    return folder
 
 
 def plot(curves: Mapping[str, list[dict[str, float]]], path: Path) -> None:
@@ -97,7 +108,6 @@ if __name__ == "__main__":
     configs.define_flags()
     flags.FLAGS.set_default("prompt", "a red chair")
     flags.DEFINE_boolean("one", False, "measure the settings given, alone (it calls itself)")
-    flags.DEFINE_integer("prior_size", 0, "side of the prior's picture (0: its own)")
     flags.DEFINE_integer("repeats", 20, "steps that are timed")
     flags.DEFINE_string("output", "workdir/growth", "folder of the table and the plot")
     app.run(main, flags_parser=configs.parse_flags)
