@@ -18,6 +18,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax import entry
+from dreamfusion_jax.config import slug
 from dreamfusion_jax.render import to_uint8, write_png
 from dreamfusion_jax.score import (
     AssetViews,
@@ -80,7 +81,7 @@ def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()
 
 def folder(workdir: Path, recipe: str, prompt: str) -> Path:
     """Where an asset of the ablation is."""
-    return workdir / recipe / prompt.replace(" ", "-")
+    return workdir / recipe / slug(prompt)
 
 
 def table(scores: Scores) -> str:

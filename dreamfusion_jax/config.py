@@ -198,7 +198,7 @@ def validate(config: Config) -> Config:
             raise UserError(f"--{name} needs --view_words=paper.")
     if config.run.workdir:
         return config
-    workdir = str(Path("workdir") / _slug(config.train.prompt))
+    workdir = str(Path("workdir") / slug(config.train.prompt))
     return dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=workdir))
 
 
@@ -250,7 +250,7 @@ def _check(setting: dataclasses.Field, value: Any) -> None:
         raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """The prompt as a folder's name: lower-case words joined by hyphens."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return "-".join(words)[:80] or "untitled"

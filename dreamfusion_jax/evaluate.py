@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import read_config
+from dreamfusion_jax.config import read_config, slug
 from dreamfusion_jax.diffusion.prior import load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.errors import UserError
@@ -128,7 +128,7 @@ def run_benchmark(workdir: Path) -> list[Path]:
     """Makes the benchmark's assets with default settings and seed 0; finished ones are kept."""
     workdirs = []
     for prompt in captions.benchmark_prompts():
-        workdirs.append(workdir / prompt.replace(" ", "-"))
+        workdirs.append(workdir / slug(prompt))
         make_asset(prompt, workdirs[-1])
     return workdirs
 

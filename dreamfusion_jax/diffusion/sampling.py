@@ -76,7 +76,8 @@ def ddim_step(
     previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
     variance = (1.0 - previous_squared) / (1.0 - alpha_squared)
     variance *= eta**2 * (1.0 - alpha_squared / previous_squared)
-    along_eps = jnp.sqrt(1.0 - previous_squared - variance) * eps
+    # Rounding must not make a negative number of what is zero.
+    along_eps = jnp.sqrt(jnp.maximum(1.0 - previous_squared - variance, 0.0)) * eps
     return jnp.sqrt(previous_squared) * z + along_eps + jnp.sqrt(variance) * fresh_noise
 
 

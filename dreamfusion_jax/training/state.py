@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -27,8 +28,12 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
+@functools.cache
 def build_scene(config: SceneConfig) -> Scene:
-    """The scene, or the flat picture, that the configuration describes."""
+    """The scene, or the flat picture, that the configuration describes.
+
+    The same one for the same configuration, so that programs are compiled once for many runs.
+    """
     if config.field == "image":
         return image_scene(config.image_size)
     options = {name: getattr(config, name) for name in SceneOptions._fields}

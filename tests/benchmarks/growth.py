@@ -53,9 +53,7 @@ def measure_apart(axis: str, value: int) -> dict[str, float]:
     """The step with one setting changed, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [f"--{axis}={value}"]
-        if (
-            axis == "latent_size"
-        ):  # The same weights for larger pictures; the render keeps its size.
+        if axis == "latent_size":  # the same weights, the same render
             arguments = [f"--prior={prior_of_size(Path(folder) / 'prior', value)}"]
             arguments += ["--render_size=64"]
         repeats = f"--repeats={flags.FLAGS.repeats}"

@@ -22,7 +22,7 @@ from dreamfusion_jax.config import Config
 from dreamfusion_jax.distillation import latent_gradient
 from dreamfusion_jax.nerf.scene import View
 from dreamfusion_jax.training import loop, step, views
-from dreamfusion_jax.training.state import init_state
+from dreamfusion_jax.training.state import TrainState, init_state
 from tests.benchmarks import measure
 
 HEADERS = ("part", "ms", "GFLOP", "GB", "% of matmul", "% of copy")
@@ -76,21 +76,25 @@ def parts(config: Config, run: loop.Run) -> dict[str, Part]:
     }
 
 
-def whole_step(config: Config, run: loop.Run, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` steps of the training's own program, as it goes on."""
+def training(config: Config, run: loop.Run, first: int) -> Callable[[], TrainState]:
+    """The training's own program from step `first` on: each call takes one step."""
     train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
     index = step.place_index(run.devices)
     state = init_state(run.scene, run.optimizer, config.train.seed)
-    # From where views may be lit.
-    state = state._replace(step=jnp.int32(config.train.shading_start_step))
+    state = state._replace(step=jnp.int32(first))
     state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
 
-    def advance() -> jax.Array:
+    def advance() -> TrainState:
         nonlocal state
-        state, metrics = train_step(index, state, weights, table)
-        return metrics["residual_rms"]
+        state, _ = train_step(index, state, weights, table)
+        return state
 
-    return measure.seconds(advance, repeats)
+    return advance
+
+
+def whole_step(config: Config, run: loop.Run, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` steps, from where views may be lit."""
+    return measure.seconds(training(config, run, config.train.shading_start_step), repeats)
 
 
 def main(_: list[str]) -> None:

@@ -28,8 +28,9 @@ from dreamfusion_jax.distillation import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.field import Blur
 from dreamfusion_jax.training import loop, step, views
-from dreamfusion_jax.training.state import TrainState, init_state
+from dreamfusion_jax.training.state import TrainState
 from tests.benchmarks import measure
+from tests.benchmarks.step import training
 from tests.benchmarks.torch_step import TorchStep, TorchView
 
 # Two of five views are lit: --lit_probability after --shading_start_step of --steps.
@@ -90,12 +91,9 @@ def make_step(config: Config, run: loop.Run) -> Callable[..., Any]:
 
 def trained_state(config: Config, run: loop.Run, steps: int) -> TrainState:
     """The scene after some steps of training: from its start it would be a mere ball."""
-    train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    index = step.place_index(run.devices)
-    state = init_state(run.scene, run.optimizer, config.train.seed)
-    state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
+    advance = training(config, run, first=0)
     for _ in range(steps):
-        state, _ = train_step(index, state, weights, table)
+        state = advance()
     return jax.device_get(state)
 
 
@@ -178,7 +176,7 @@ def compare(
 if __name__ == "__main__":
     configs.define_flags()
     flags.FLAGS.set_default("prompt", "a red chair")
-    flags.DEFINE_integer("scene_steps", 300, "steps that the scene is trained before")
+    flags.DEFINE_integer("scene_steps", 300, "steps that the scene is trained before", 1)
     flags.DEFINE_integer("pairs", 10, "pairs of blocks that are timed")
     flags.DEFINE_string("json", "", "also write the numbers to this file")
     app.run(main, flags_parser=configs.parse_flags)
