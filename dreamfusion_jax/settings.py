@@ -213,6 +213,12 @@ class TrainConfig:
     render_size: int = _setting(
         0, "side of a training render in pixels (0: the prior's own image size; paper: 64)", 0, 4096
     )
+    half_size_steps: int = _setting(
+        400,
+        "steps before this render a picture of half the side and enlarge it (paper: 0)",
+        0,
+        None,
+    )
     opacity_weight: float = _setting(
         0.0, "weight of sqrt(opacity^2 + 0.01) (paper: 1e-3 to 5e-3)", 0, 1e9
     )

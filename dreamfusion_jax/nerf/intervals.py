@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.cameras import Rays
+from dreamfusion_jax.nerf.vectors import inner
 
 
 def sphere_bounds(rays: Rays, radius: float) -> tuple[jax.Array, jax.Array]:
@@ -20,9 +21,9 @@ def sphere_bounds(rays: Rays, radius: float) -> tuple[jax.Array, jax.Array]:
     A camera inside the sphere starts at its own position. A ray that misses the sphere (or has it
     behind) gets near = far, intervals of no length, and therefore an opacity of exactly zero.
     """
-    towards = -jnp.sum(rays.origin * rays.direction, axis=-1, keepdims=True)
+    towards = -inner(rays.origin, rays.direction)[..., None]
     closest = rays.origin + towards * rays.direction
-    half_chord_squared = radius**2 - jnp.sum(closest**2, axis=-1, keepdims=True)
+    half_chord_squared = radius**2 - inner(closest, closest)[..., None]
     hit = half_chord_squared > 0.0
     half_chord = jnp.where(hit, jnp.sqrt(jnp.where(hit, half_chord_squared, 1.0)), 0.0)
     near = jnp.maximum(towards - half_chord, 0.0)
@@ -31,17 +32,16 @@ def sphere_bounds(rays: Rays, radius: float) -> tuple[jax.Array, jax.Array]:
 
 
 def uniform_edges(
-    near: jax.Array, far: jax.Array, samples: int, key: jax.Array | None
+    near: jax.Array, far: jax.Array, samples: int, shift: jax.Array | None
 ) -> jax.Array:
     """Edges [..., samples+1] from `near` to `far` (each [..., 1]).
 
-    They are evenly spaced; with a key, each inner edge is moved by up to half a spacing.
+    They are evenly spaced, each inner edge moved by `shift` [..., samples-1] spacings, which are
+    in [-1/2, 1/2]; None: not moved.
     """
     fraction = jnp.arange(samples + 1, dtype=jnp.float32)
-    if key is not None:
-        shift = jax.random.uniform(key, (*near.shape[:-1], samples - 1), minval=-0.5, maxval=0.5)
-        shift = jnp.pad(shift, [(0, 0)] * (near.ndim - 1) + [(1, 1)])
-        fraction = fraction + shift
+    if shift is not None:
+        fraction = fraction + jnp.pad(shift, [(0, 0)] * (near.ndim - 1) + [(1, 1)])
     return near + (far - near) * (fraction / samples)
 
 
@@ -71,30 +71,28 @@ def resample_edges(
     edges: jax.Array,
     weights: jax.Array,
     samples: int,
-    key: jax.Array | None,
+    place: jax.Array | None,
     padding: float = 0.01,
 ) -> jax.Array:
     """Edges [..., samples+1] that are dense where the proposal's `weights` are large.
 
-    Interval centres are drawn from the histogram: one from each of `samples` strata of its CDF, at
-    the stratum's middle without a key. Edges lie midway between centres; the outer two mirror the
-    inner ones, so that the empty space before and behind an object is not lumped into its first and
-    last interval (mip-NeRF 360, Barron et al. 2022, appendix).
+    Interval centres are drawn from the histogram: one from each of `samples` strata of its CDF.
+    Edges lie midway between centres; the outer two mirror the inner ones, so that the empty space
+    before and behind an object is not lumped into its first and last interval (mip-NeRF 360, Barron
+    et al. 2022, appendix).
 
     Args:
       edges: [..., P+1] of the proposal.
       weights: [..., P] its compositing weights; their gradient is stopped.
       samples: number of intervals to make, at least 2.
-      key: None for the deterministic middles.
+      place: [..., samples] in [0, 1], where in its stratum each lies; None: in the middle.
       padding: added to each weight, so that no part of a ray is ever starved (mip-NeRF, eq. 18).
     """
     padded = jax.lax.stop_gradient(weights) + padding
     probability = padded / jnp.sum(padded, axis=-1, keepdims=True)
     stratum = jnp.arange(samples, dtype=jnp.float32)
-    if key is None:
-        u = jnp.broadcast_to((stratum + 0.5) / samples, (*weights.shape[:-1], samples))
-    else:
-        u = (stratum + jax.random.uniform(key, (*weights.shape[:-1], samples))) / samples
+    u = (stratum + (0.5 if place is None else place)) / samples
+    u = jnp.broadcast_to(u, (*weights.shape[:-1], samples))
     centre = inverse_cdf(jax.lax.stop_gradient(edges), probability, u)
     middle = 0.5 * (centre[..., 1:] + centre[..., :-1])
     first = jnp.maximum(2.0 * centre[..., :1] - middle[..., :1], edges[..., :1])

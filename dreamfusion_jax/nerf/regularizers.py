@@ -8,6 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dreamfusion_jax.nerf.vectors import inner
+
 
 def opacity_loss(opacity: jax.Array) -> jax.Array:
     """sqrt(opacity^2 + 0.01) for opacity [...]: discourages filling space (DreamFusion, A.2)."""
@@ -24,7 +26,7 @@ def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Arra
       normals: [..., S, 3].
       direction: [..., 3] of the rays, away from the camera.
     """
-    away = jnp.maximum(jnp.sum(normals * direction[..., None, :], axis=-1), 0.0)
+    away = jnp.maximum(inner(normals, direction[..., None, :]), 0.0)
     return jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1)
 
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf import regularizers
+from dreamfusion_jax.nerf import half_size, regularizers
+from dreamfusion_jax.nerf.blocks import look_in_blocks
 from dreamfusion_jax.nerf.cameras import Camera, Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.field import (
@@ -34,10 +35,6 @@ from dreamfusion_jax.nerf.shading import density_normals, finite_difference_norm
 
 # A bare point is given the width of about one training pixel: the field knows nothing finer.
 _POINT_STD = 0.01
-
-# Points the field is asked for at a time: see `_in_blocks`.
-_BLOCK_POINTS_CPU = 8192
-_BLOCK_POINTS = 2**20
 
 
 class SceneOptions(NamedTuple):
@@ -86,6 +83,7 @@ class View(NamedTuple):
       textureless: [] bool; albedo 1 everywhere.
       background: [3] solid colour.
       solid_background: [] bool; use `background` even where the scene has learned one.
+      half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
     """
 
     camera: Camera
@@ -95,6 +93,7 @@ class View(NamedTuple):
     textureless: jax.Array
     background: jax.Array
     solid_background: jax.Array
+    half_size: jax.Array
 
 
 class Render(NamedTuple):
@@ -132,6 +131,9 @@ class Scene(NamedTuple):
     density_albedo: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
+
+# mean, covariance_diag -> density, albedo
+Query = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 # density function, points -> density, whatever else the function returns, normals
 DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
@@ -172,24 +174,42 @@ def make_scene(options: SceneOptions) -> Scene:
     def render(
         params: Any, view: View, height: int, width: int, step: jax.Array, key: jax.Array | None
     ) -> Render:
-        rays = pixel_rays(view.camera, height, width)
-        intervals = _choose_intervals(options, proposal, params, rays, key)
-        seen = _in_blocks(
-            lambda rays, edges: _look(field, normals_of, params["field"], view, rays, edges, step),
-            rays,
-            intervals.edges,
+        size = (height, width)
+        rays, idle = _rays(options, view, size)
+
+        def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return field.query(params["field"], mean, covariance_diag, step)
+
+        def look(normals_of: DensityNormals | None, block: tuple[Rays, _Jitter]) -> _Seen:
+            rays, jitter = block
+            intervals = _choose_intervals(options, proposal, params, rays, jitter)
+            return _look(options, query, normals_of, view, rays, intervals)
+
+        seen = look_in_blocks(
+            # Normals cost as much again as all the rest: they are made only where there is light.
+            [functools.partial(look, None), functools.partial(look, normals_of)],
+            which=jnp.where(view.diffuse > 0.0, 1, 0),
+            rays=(rays, _draw_jitter(options, size, key)),
+            idle=idle,
+            points_per_ray=options.fine_samples,
         )
-        opacity = jnp.sum(seen.weights, axis=-1)
+        seen = _choose(view.half_size, half_size.enlarge(seen, size), seen)
         behind = view.background
         if background is not None:
-            learned = _background_colour(background, params["background"], rays.direction)
+            direction = pixel_rays(view.camera, height, width).direction
+            learned = _background_colour(background, params["background"], direction)
             behind = jnp.where(view.solid_background, behind, learned)
+        per_ray = {
+            "opacity": regularizers.opacity_loss(seen.opacity),
+            "entropy": regularizers.entropy_loss(seen.opacity),
+            **seen.regularizers,
+        }
         return Render(
-            image=over(seen.colour, opacity, behind),
-            opacity=opacity,
-            depth=expected_depth(seen.weights, intervals.edges),
+            image=over(seen.colour, seen.opacity, behind),
+            opacity=seen.opacity,
+            depth=seen.depth,
             normals=seen.normals,
-            regularizers=_regularize(options, intervals, seen, opacity),
+            regularizers={name: jnp.mean(term) for name, term in per_ray.items()},
         )
 
     def density_albedo(
@@ -242,6 +262,7 @@ def _view(
         textureless=jnp.asarray(textureless),
         background=jnp.asarray(background, jnp.float32),
         solid_background=jnp.asarray(True),
+        half_size=jnp.asarray(False),
     )
 
 
@@ -279,132 +300,123 @@ def _background_colour(background: Background, params: Any, direction: jax.Array
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
-def _choose_intervals(
-    options: SceneOptions,
-    proposal: ProposalGrid,
-    params: Any,
-    rays: Rays,
-    key: jax.Array | None,
-) -> _Intervals:
-    """Fine intervals [H, W, S+1], dense where the proposal grid expects to see something."""
-    uniform_key, resample_key = (None, None) if key is None else jax.random.split(key)
+def _rays(options: SceneOptions, view: View, size: tuple[int, int]) -> tuple[Rays, jax.Array]:
+    """The rays [H, W] to follow, and which of them are idle: those that miss the scene."""
+    small = pixel_rays(view.camera, *half_size.half(size))
+    rays = _choose(
+        view.half_size, half_size.put_in_place(small, size), pixel_rays(view.camera, *size)
+    )
     near, far = sphere_bounds(rays, options.bound_radius)
-    if not options.proposal_samples:
-        return _Intervals(uniform_edges(near, far, options.fine_samples, uniform_key), ())
-    edges = uniform_edges(near, far, options.proposal_samples, uniform_key)
+    idle = jnp.squeeze(far <= near, axis=-1)
+    return rays, idle | (view.half_size & half_size.idle_places(size))
+
+
+def _choose(condition: jax.Array, first: Any, second: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
+
+
+class _Jitter(NamedTuple):
+    """What is random about the samples of each ray; without jitter they lie in the middle.
+
+    Attributes:
+      uniform: [..., P-1] in [-1/2, 1/2), the shifts of the evenly spaced inner edges.
+      rounds: for each resampling [..., S] in [0, 1), where in its stratum a sample lies.
+    """
+
+    uniform: jax.Array | None
+    rounds: tuple[jax.Array | None, ...]
+
+
+def _draw_jitter(options: SceneOptions, picture: tuple[int, int], key: jax.Array | None) -> _Jitter:
+    counts = _samples(options)
+    if key is None:
+        return _Jitter(None, (None,) * (len(counts) - 1))
+    uniform_key, resample_key = jax.random.split(key)
+    shifts = jax.random.uniform(uniform_key, (*picture, counts[0] - 1), minval=-0.5, maxval=0.5)
+    last = len(counts) - 1
+    rounds = (
+        jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*picture, counts[i]))
+        for i in range(1, len(counts))
+    )
+    return _Jitter(shifts, tuple(rounds))
+
+
+def _samples(options: SceneOptions) -> list[int]:
+    """Samples a ray of each round: the proposals', then the field's own."""
+    proposals = [options.proposal_samples] * options.proposal_rounds
+    return [*(proposals if options.proposal_samples else []), options.fine_samples]
+
+
+def _choose_intervals(
+    options: SceneOptions, proposal: ProposalGrid, params: Any, rays: Rays, jitter: _Jitter
+) -> _Intervals:
+    """Fine intervals [..., S+1], dense where the proposal grid expects to see something."""
+    near, far = sphere_bounds(rays, options.bound_radius)
+    first, *later = _samples(options)
+    edges = uniform_edges(near, far, first, jitter.uniform)
     proposals = []
-    for later in reversed(range(options.proposal_rounds)):
+    for samples, shift in zip(later, jitter.rounds, strict=True):
         middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
         weights = compositing_weights(proposal.density(params["proposal"], points), edges)
         proposals.append((edges, weights))
-        samples = options.proposal_samples if later else options.fine_samples
-        round_key = None if resample_key is None else jax.random.fold_in(resample_key, later)
-        edges = resample_edges(edges, weights, samples, round_key)
+        edges = resample_edges(edges, weights, samples, shift)
     return _Intervals(edges, tuple(proposals))
 
 
 class _Seen(NamedTuple):
-    """What rays see of the field: premultiplied colour [..., 3], weights [..., S], composited
-    normals [..., 3] and the orientation loss [...]."""
+    """What rays see: all 0 of a ray that misses the scene.
+
+    Attributes:
+      colour: [..., 3] premultiplied.
+      opacity: [...].
+      depth: [...].
+      normals: [..., 3] composited.
+      regularizers: [...] "orientation", "distortion", "interlevel".
+    """
 
     colour: jax.Array
-    weights: jax.Array
+    opacity: jax.Array
+    depth: jax.Array
     normals: jax.Array
-    orientation: jax.Array
+    regularizers: dict[str, jax.Array]
 
 
 def _look(
-    field: Field,
-    normals_of: DensityNormals,
-    params: Any,
+    options: SceneOptions,
+    query: Query,
+    normals_of: DensityNormals | None,
     view: View,
     rays: Rays,
-    edges: jax.Array,
-    step: jax.Array,
+    intervals: _Intervals,
 ) -> _Seen:
-    """Asks the field in the intervals `edges` [..., S+1] of `rays` and composites the answers."""
-    mean, covariance_diag = frustum_gaussians(rays, edges)
-
-    def lit() -> tuple[jax.Array, jax.Array, jax.Array]:
-        return normals_of(lambda points: field.query(params, points, covariance_diag, step), mean)
-
-    def unlit() -> tuple[jax.Array, jax.Array, jax.Array]:
-        density, albedo = field.query(params, mean, covariance_diag, step)
-        return density, albedo, jnp.zeros_like(mean)
-
-    # Normals cost as much again as all the rest, so they are made only where there is light.
-    tau, rho, normals = jax.lax.cond(view.diffuse > 0.0, lit, unlit)
+    """Asks the field in intervals of rays and composites the answers; no normals, no light."""
+    mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
+    if normals_of is None:
+        tau, rho = query(mean, covariance_diag)
+        normals = jnp.zeros_like(mean)
+    else:
+        tau, rho, normals = normals_of(lambda points: query(points, covariance_diag), mean)
     rho = jnp.where(view.textureless, 1.0, rho)
     colour = point_light(rho, normals, mean, view.light_position, view.ambient, view.diffuse)
-    weights = compositing_weights(tau, edges)
-    return _Seen(
-        composite(weights, colour),
-        weights,
-        composite(weights, normals),
-        regularizers.orientation_loss(weights, normals, rays.direction),
-    )
-
-
-def _in_blocks(look: Callable[[Rays, jax.Array], _Seen], rays: Rays, edges: jax.Array) -> _Seen:
-    """`look` for a whole picture, [H, W] rays, a block of them at a time.
-
-    On a CPU a block's activations stay in the cache, and the backward pass computes them again
-    instead of reading them from memory: forward and backward take about half the time. Rays that
-    miss the bounding sphere, all of whose answers are 0, come last, so that blocks of nothing else
-    can be left out. On an accelerator there is one block, unless the picture is very large.
-    """
-    picture = edges.shape[:-1]
-    count = picture[0] * picture[1]
-    points = _BLOCK_POINTS_CPU if jax.default_backend() == "cpu" else _BLOCK_POINTS
-    blocks = -(-count * (edges.shape[-1] - 1) // points)
-    if blocks == 1:
-        return look(rays, edges)
-    size = -(-count // blocks)
-    hit_first = jnp.argsort(_misses(edges).ravel(), stable=True)
-    place = jnp.argsort(hit_first)
-
-    def split(x: jax.Array) -> jax.Array:
-        x = x.reshape(count, x.shape[-1])[hit_first]
-        x = jnp.pad(x, [(0, blocks * size - count), (0, 0)], mode="edge")
-        return x.reshape(blocks, size, x.shape[-1])
-
-    def join(x: jax.Array) -> jax.Array:
-        x = x.reshape(blocks * size, *x.shape[2:]).at[place].get(unique_indices=True)
-        return x.reshape(*picture, *x.shape[1:])
-
-    def look_if_hit(piece: tuple[Rays, jax.Array]) -> _Seen:
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(look, *piece))
-        return jax.lax.cond(
-            jnp.all(_misses(piece[1])), lambda piece: nothing, lambda piece: look(*piece), piece
-        )
-
-    pieces = jax.tree.map(split, (rays, edges))
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(look_if_hit), pieces))
-
-
-def _misses(edges: jax.Array) -> jax.Array:
-    """Which rays have intervals [..., S+1] of no length alone."""
-    return edges[..., -1] <= edges[..., 0]
-
-
-def _regularize(
-    options: SceneOptions, intervals: _Intervals, seen: _Seen, opacity: jax.Array
-) -> dict[str, jax.Array]:
+    weights = compositing_weights(tau, intervals.edges)
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
-    terms = {
-        "opacity": regularizers.opacity_loss(opacity),
-        "orientation": seen.orientation,
-        "distortion": regularizers.distortion_loss(seen.weights, relative_edges),
-        "entropy": regularizers.entropy_loss(opacity),
-        "interlevel": jnp.zeros_like(opacity),
-    }
-    for edges, weights in intervals.proposals:
-        terms["interlevel"] += regularizers.interlevel_loss(
-            intervals.edges, seen.weights, edges, weights
-        )
-    return {name: jnp.mean(term) for name, term in terms.items()}
+    bounds = (
+        regularizers.interlevel_loss(intervals.edges, weights, edges, outer)
+        for edges, outer in intervals.proposals
+    )
+    return _Seen(
+        colour=composite(weights, colour),
+        opacity=jnp.sum(weights, axis=-1),
+        depth=expected_depth(weights, intervals.edges),
+        normals=composite(weights, normals),
+        regularizers={
+            "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
+            "distortion": regularizers.distortion_loss(weights, relative_edges),
+            "interlevel": sum(bounds, jnp.zeros(weights.shape[:-1])),
+        },
+    )
 
 
 def _point_covariance(options: SceneOptions, points: jax.Array) -> jax.Array:

@@ -13,11 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-
-def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
-    """`vector` [..., D] at unit length; below `floor` it fades to 0 with finite gradients."""
-    squared = jnp.sum(vector**2, axis=-1, keepdims=True)
-    return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))
+from dreamfusion_jax.nerf.vectors import inner, safe_normalize
 
 
 def density_normals(
@@ -70,5 +66,5 @@ def point_light(
       diffuse: [] l_diffuse.
     """
     to_light = safe_normalize(light_position - points)
-    cosine = jnp.maximum(jnp.sum(normals * to_light, axis=-1, keepdims=True), 0.0)
+    cosine = jnp.maximum(inner(normals, to_light), 0.0)[..., None]
     return rho * (diffuse * cosine + ambient)

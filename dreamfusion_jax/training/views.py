@@ -66,6 +66,7 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
         background=jax.random.uniform(keys[3], (3,)),
         solid_background=(config.scene.background == "solid")
         | jax.random.bernoulli(keys[4], config.train.solid_background_share),
+        half_size=step < config.train.half_size_steps,
     )
     text = prompts.view_text(
         text_options(config.train), azimuth_deg, elevation_deg, shading.textureless

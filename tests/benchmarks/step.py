@@ -35,10 +35,15 @@ class Part(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+def first_dear_step(config: Config) -> int:
+    """From here views may be lit and are rendered at their whole size."""
+    return max(config.train.shading_start_step, config.train.half_size_steps)
+
+
 def parts(config: Config, run: loop.Run) -> dict[str, Part]:
     """The pieces of a step, for one view, each compiled by itself."""
     scene, prior = run.scene, run.prior
-    size, now = step.render_size(config, prior), jnp.int32(config.train.shading_start_step)
+    size, now = step.render_size(config, prior), jnp.int32(first_dear_step(config))
     params = scene.init(jax.random.key(0))
     draw = views.draw_view(config, now, jnp.int32(0))
 
@@ -51,8 +56,10 @@ def parts(config: Config, run: loop.Run) -> dict[str, Part]:
     def pulled(params: Any, weights: Any, view: View, residual: jax.Array) -> Any:
         return jax.vjp(lambda params: latent(params, weights, view), params)[1](residual)
 
-    unlit = draw.view._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
-    lit = draw.view._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
+    whole = draw.view._replace(half_size=jnp.asarray(False))
+    unlit = whole._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
+    lit = whole._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
+    half = unlit._replace(half_size=jnp.asarray(True))
     weights = run.weights
     image = jax.jit(rendered)(params, unlit)
     z = jax.jit(prior.encode, static_argnums=2)(weights, image[None], None)
@@ -72,6 +79,7 @@ def parts(config: Config, run: loop.Run) -> dict[str, Part]:
         "U-Net, guided": Part(denoise, (weights, noised)),
         "render + encode + pull-back, unlit": Part(pulled, (params, weights, unlit, z)),
         "render + encode + pull-back, lit": Part(pulled, (params, weights, lit, z)),
+        "the same of half the side, unlit": Part(pulled, (params, weights, half, z)),
         "optimiser": Part(update, (params, params, optimizer_state)),
     }
 
@@ -93,8 +101,8 @@ def training(config: Config, run: loop.Run, first: int) -> Callable[[], TrainSta
 
 
 def whole_step(config: Config, run: loop.Run, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` steps, from where views may be lit."""
-    return measure.seconds(training(config, run, config.train.shading_start_step), repeats)
+    """Seconds of each of `repeats` of the dearest steps."""
+    return measure.seconds(training(config, run, first_dear_step(config)), repeats)
 
 
 def main(_: list[str]) -> None:

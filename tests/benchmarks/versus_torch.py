@@ -42,7 +42,10 @@ def draw(config: Config, now: jax.Array, index: int, lit: bool) -> views.Draw:
     drawn = views.draw_view(config, now, jnp.int32(index))
     diffuse = jnp.float32(0.7 if lit else 0.0)
     view = drawn.view._replace(
-        ambient=1.0 - diffuse, diffuse=diffuse, textureless=jnp.asarray(False)
+        ambient=1.0 - diffuse,
+        diffuse=diffuse,
+        textureless=jnp.asarray(False),
+        half_size=jnp.asarray(False),
     )
     drawn = drawn._replace(view=view, render_key=None)
     return jax.tree.map(lambda x: x[None], drawn)

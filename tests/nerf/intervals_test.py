@@ -15,6 +15,10 @@ from dreamfusion_jax.nerf.intervals import (
 )
 
 
+def _shifts(seed, *shape):
+    return jax.random.uniform(jax.random.key(seed), shape, minval=-0.5, maxval=0.5)
+
+
 @pytest.mark.parametrize(
     "origin, near, far",
     [
@@ -36,8 +40,8 @@ def test_a_ray_that_misses_has_no_length(origin):
     rays = Rays(jnp.array(origin), jnp.array([-1.0, 0.0, 0.0]), jnp.array([0.01]))
     near, far = sphere_bounds(rays, 1.0)
     chex.assert_trees_all_equal(near, far)
-    edges = uniform_edges(near, far, 4, jax.random.key(0))
-    fine = resample_edges(edges, jnp.zeros(4), 3, jax.random.key(1))
+    edges = uniform_edges(near, far, 4, _shifts(0, 3))
+    fine = resample_edges(edges, jnp.zeros(4), 3, jax.random.uniform(jax.random.key(1), (3,)))
     chex.assert_trees_all_equal(fine, jnp.broadcast_to(near, (4,)))
 
 
@@ -45,7 +49,7 @@ def test_uniform_edges_are_even_and_jitter_keeps_them_in_order():
     near, far = jnp.full((500, 1), 2.0), jnp.full((500, 1), 4.0)
     even = jnp.linspace(2.0, 4.0, 9)
     chex.assert_trees_all_close(uniform_edges(near, far, 8, None)[0], even, atol=1e-6)
-    edges = uniform_edges(near, far, 8, jax.random.key(0))
+    edges = uniform_edges(near, far, 8, _shifts(0, 500, 7))
     chex.assert_trees_all_close((edges[:, :1], edges[:, -1:]), (near, far))
     assert jnp.all(jnp.diff(edges) > 0.0)
     offset = (edges - even)[:, 1:-1] / 0.25
@@ -64,23 +68,24 @@ def test_inverse_cdf_is_numpys_interpolation():
         np.testing.assert_allclose(got[i], np.interp(u[i], cdf, edges[i]), atol=1e-5)
 
 
-@pytest.mark.parametrize("key", [None, jax.random.key(0)])
-def test_resampling_follows_the_histogram(key):
+@pytest.mark.parametrize("place", [None, jax.random.uniform(jax.random.key(0), (2000,))])
+def test_resampling_follows_the_histogram(place):
     """With unequal bins: the share of the intervals in a bin is its weight, not its length."""
     edges = jnp.array([1.0, 1.1, 1.5, 1.6, 2.0])
     weights = jnp.array([0.1, 0.4, 0.3, 0.2])
-    fine = resample_edges(edges, weights, 2000, key, padding=0.0)
+    fine = resample_edges(edges, weights, 2000, place, padding=0.0)
     middle = 0.5 * (fine[1:] + fine[:-1])
     share = np.histogram(middle, np.asarray(edges))[0] / 2000
     np.testing.assert_allclose(share, weights, atol=2e-3)
 
 
 def test_resampled_intervals_never_cross_nor_leave_the_ray():
-    keys = jax.random.split(jax.random.key(3), 4)
+    keys = jax.random.split(jax.random.key(3))
     weights = jax.random.uniform(keys[0], (300, 16)) ** 20  # a few spikes, mostly nothing
     weights = weights.at[:20].set(0.0).at[20:40, 5].set(1e6)
-    edges = uniform_edges(jnp.full((300, 1), 1.7), jnp.full((300, 1), 3.7), 16, keys[1])
-    fine = jax.jit(resample_edges, static_argnums=2)(edges, weights, 12, keys[2])
+    edges = uniform_edges(jnp.full((300, 1), 1.7), jnp.full((300, 1), 3.7), 16, _shifts(4, 300, 15))
+    place = jax.random.uniform(keys[1], (300, 12))
+    fine = jax.jit(resample_edges, static_argnums=2)(edges, weights, 12, place)
     chex.assert_tree_all_finite(fine)
     assert jnp.all(jnp.diff(fine) >= 0.0)
     assert jnp.all((fine >= edges[:, :1]) & (fine <= edges[:, -1:]))

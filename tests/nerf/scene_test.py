@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.nerf import blocks
 from dreamfusion_jax.nerf import scene as scene_module
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 from dreamfusion_jax.nerf.field import Density, proposal_grid
@@ -59,8 +60,8 @@ def _learner(options, block_points=2**20):
             return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key)
 
         with pytest.MonkeyPatch.context() as patch:  # read while tracing
-            patch.setattr(scene_module, "_BLOCK_POINTS_CPU", block_points)
-            patch.setattr(scene_module, "_BLOCK_POINTS", block_points)
+            patch.setattr(blocks, "_BLOCK_POINTS_CPU", block_points)
+            patch.setattr(blocks, "_BLOCK_POINTS", block_points)
             drawn, pull = jax.vjp(draw, params)
         return drawn, pull(cotangent)[0]
 
@@ -190,8 +191,9 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         )
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
+        jitter = scene_module._draw_jitter(options, (5, 5), jax.random.key(0))
         chosen = jax.jit(functools.partial(scene_module._choose_intervals, options, proposal))(
-            params, rays, jax.random.key(0)
+            params, rays, jitter
         )
         assert len(chosen.proposals) == rounds
         last.append(chosen.proposals[-1][0])
@@ -234,6 +236,31 @@ def test_blocks_leave_picture_and_gradients(distance):
     arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
     whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
     chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("lit", [False, True])
+def test_half_size_is_the_small_picture_enlarged(lit):
+    """Also for a side that is odd, where the small picture's is rounded up."""
+    make_view = lit_view if lit else albedo_view
+    view = make_view(_camera(), _BACKGROUND)
+    params = _init(_MIP)
+    small = _draw(_MIP, params, view, size=5)
+    drawn = _draw(_MIP, params, view._replace(half_size=jnp.asarray(True)))
+    for name in ("image", "opacity", "depth", "normals"):
+        expected = getattr(small, name)
+        expected = jax.image.resize(expected, (9, 9, *expected.shape[2:]), "linear")
+        chex.assert_trees_all_close(getattr(drawn, name), expected, atol=1e-5)
+    if lit:
+        assert jnp.any(small.normals != 0.0)
+
+
+def test_blocks_leave_the_half_size_picture_and_its_gradients():
+    """In blocks only a quarter of the rays are followed: the rest are left out, not enlarged."""
+    view = lit_view(_camera(), _BACKGROUND)._replace(half_size=jnp.asarray(True))
+    arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
+    whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
+    chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1]["field"]))
 
 
 def test_the_proposal_learns_from_interlevel_alone_and_the_field_never_does():

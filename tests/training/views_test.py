@@ -41,6 +41,12 @@ def test_the_row_names_the_drawn_camera():
     assert draw.view.camera.pose[0, 3] < -2.0
 
 
+def test_early_views_are_of_half_the_size():
+    config = Config(train=TrainConfig(half_size_steps=7))
+    assert draw_view(config, jnp.int32(6), 0).view.half_size
+    assert not draw_view(config, jnp.int32(7), 0).view.half_size
+
+
 def test_a_learned_background_gives_way_to_plain_ones_as_often_as_asked():
     for background, share, expected in (("mlp", 0.2, 0.2), ("mlp", 0.0, 0.0), ("solid", 0.0, 1.0)):
         config = Config(

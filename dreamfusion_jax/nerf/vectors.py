@@ -1,0 +1,21 @@
+"""Arithmetic of vectors in space."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Inner product [...] of [..., 3] and [..., 3].
+
+    Written out: XLA on CPU may hand a sum over an axis to a library, which keeps its operand in
+    memory and is slow where the axis is short.
+    """
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
+
+
+def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
+    """`vector` [..., 3] at unit length; below `floor` it fades to 0 with finite gradients."""
+    squared = inner(vector, vector)[..., None]
+    return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))
