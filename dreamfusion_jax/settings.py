@@ -88,7 +88,7 @@ class SceneConfig:
         1, "rounds of such samples, each placed by the one before (paper: 2)", 1, 8
     )
     proposal_resolution: int = _setting(
-        32, "cells along a side of the proposal grid (paper: an MLP instead)", 2, 512
+        32, "nodes along a side of the proposal grid (paper: an MLP instead)", 2, 128
     )
     fine_samples: int = _setting(20, "samples of the field a ray (paper: 32)", 1, 1024)
     grid_resolution: int = _setting(64, "cells along a side of --field=grid", 2, 512)

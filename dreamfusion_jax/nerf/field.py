@@ -27,6 +27,8 @@ from dreamfusion_jax.nerf.vectors import inner
 # 0.068 without it).
 _PROPOSAL_GAIN = 10.0
 
+_CORNERS = tuple(itertools.product((0, 1), repeat=3))  # of a cell, along x, y, z
+
 # The name of what `jax.checkpoint` should keep instead of computing it again: few numbers that
 # many lookups have brought together.
 KEPT = "kept"
@@ -194,16 +196,45 @@ def cell_corners(position: jax.Array, cells: jax.Array) -> Iterator[tuple[jax.Ar
     Positions outside count as the nearest ones inside. One corner after another: with an axis of
     eight XLA on CPU keeps all of them in memory, and takes many times as long.
     """
-    scaled = jnp.clip(position, 0.0, 1.0) * cells
-    lowest = jnp.minimum(jnp.floor(scaled), cells.astype(jnp.float32) - 1.0)
-    fraction = scaled - lowest
-    for corner in itertools.product((0, 1), repeat=3):
+    lowest, fraction = _cell(position, cells)
+    for corner in _CORNERS:
         sides = (
             fraction[..., axis] if upper else 1.0 - fraction[..., axis]
             for axis, upper in enumerate(corner)
         )
         share = math.prod(sides, start=jnp.float32(1.0))[..., None]
-        yield lowest.astype(jnp.uint32) + np.array(corner, np.uint32), share
+        yield lowest + np.array(corner, np.uint32), share
+
+
+def corner_table(grid: jax.Array) -> jax.Array:
+    """`grid` [R, R, R] as cells [R-1, R-1, R-1, 8], each with the values at its corners.
+
+    Worth its size where many points are looked up in a small grid: each takes one row then, not
+    eight values from eight places, and XLA on CPU computes what leads to it once instead of eight
+    times, forward and backward.
+    """
+    cells = grid.shape[0] - 1
+    corners = (jax.lax.dynamic_slice(grid, corner, (cells, cells, cells)) for corner in _CORNERS)
+    return jnp.stack(list(corners), axis=-1)
+
+
+def look_up(table: jax.Array, position: jax.Array) -> jax.Array:
+    """What `trilinear` says of the grid [R, R, R, 1] that a `corner_table` was made of: [...]."""
+    cells = table.shape[0]
+    lowest, fraction = _cell(0.5 * (position + 1.0), jnp.uint32(cells))
+    x, y, z = (lowest[..., axis] for axis in range(3))
+    values = table.reshape(-1, 8)[(x * cells + y) * cells + z]
+    upper = np.array(_CORNERS, np.float32)
+    # By axes, each corner's share is f where it is the upper one and 1 - f where it is the lower.
+    sides = ((1 - u) + (2 * u - 1) * fraction[..., axis, None] for axis, u in enumerate(upper.T))
+    return jnp.sum(values * math.prod(sides, start=jnp.float32(1.0)), axis=-1)
+
+
+def _cell(position: jax.Array, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Lowest corner [..., 3] (uint32) of the cell that a position is in, and where in it it is."""
+    scaled = jnp.clip(position, 0.0, 1.0) * cells
+    lowest = jnp.minimum(jnp.floor(scaled), cells.astype(jnp.float32) - 1.0)
+    return lowest.astype(jnp.uint32), scaled - lowest
 
 
 def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:
@@ -223,10 +254,17 @@ def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:
 
 
 class ProposalGrid(NamedTuple):
-    """A density alone, to say where the field is worth asking. Same conventions as `Field`."""
+    """A density alone, to say where the field is worth asking.
+
+    Attributes:
+      init: -> params.
+      table: params -> what `density` reads, made once a picture.
+      density: table, positions [..., 3] -> [...] in 1 / length.
+    """
 
     init: Callable[[], Any]
-    density: Callable[[Any, jax.Array], jax.Array]
+    table: Callable[[Any], jax.Array]
+    density: Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def proposal_grid(resolution: int, bound_radius: float, density: Density) -> ProposalGrid:
@@ -235,11 +273,14 @@ def proposal_grid(resolution: int, bound_radius: float, density: Density) -> Pro
     def init() -> Any:
         return {"grid": jnp.zeros((resolution,) * 3 + (1,))}
 
-    def query(params: Any, position: jax.Array) -> jax.Array:
-        raw = checkpoint_name(trilinear(params["grid"], position / bound_radius)[..., 0], KEPT)
+    def table(params: Any) -> jax.Array:
+        return corner_table(params["grid"][..., 0])
+
+    def query(table: jax.Array, position: jax.Array) -> jax.Array:
+        raw = checkpoint_name(look_up(table, position / bound_radius), KEPT)
         return density(_PROPOSAL_GAIN * raw, position)
 
-    return ProposalGrid(init, query)
+    return ProposalGrid(init, table, query)
 
 
 class Background(nn.Module):

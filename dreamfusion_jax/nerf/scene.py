@@ -23,7 +23,6 @@ from dreamfusion_jax.nerf.field import (
     Blur,
     Density,
     Field,
-    ProposalGrid,
     grid_field,
     mip_field,
     proposal_grid,
@@ -176,13 +175,16 @@ def make_scene(options: SceneOptions) -> Scene:
     ) -> Render:
         size = (height, width)
         rays, idle = _rays(options, view, size)
+        expected = None
+        if options.proposal_samples:
+            expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
 
         def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
             return field.query(params["field"], mean, covariance_diag, step)
 
         def look(normals_of: DensityNormals | None, block: tuple[Rays, _Jitter]) -> _Seen:
             rays, jitter = block
-            intervals = _choose_intervals(options, proposal, params, rays, jitter)
+            intervals = _choose_intervals(options, expected, rays, jitter)
             return _look(options, query, normals_of, view, rays, intervals)
 
         seen = look_in_blocks(
@@ -348,17 +350,21 @@ def _samples(options: SceneOptions) -> list[int]:
 
 
 def _choose_intervals(
-    options: SceneOptions, proposal: ProposalGrid, params: Any, rays: Rays, jitter: _Jitter
+    options: SceneOptions,
+    expected: Callable[[jax.Array], jax.Array] | None,
+    rays: Rays,
+    jitter: _Jitter,
 ) -> _Intervals:
-    """Fine intervals [..., S+1], dense where the proposal grid expects to see something."""
+    """Fine intervals [..., S+1], dense where the `expected` density says there is something."""
     near, far = sphere_bounds(rays, options.bound_radius)
     first, *later = _samples(options)
     edges = uniform_edges(near, far, first, jitter.uniform)
     proposals = []
     for samples, shift in zip(later, jitter.rounds, strict=True):
+        assert expected is not None, "rounds of proposals have something to go by"
         middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
-        weights = compositing_weights(proposal.density(params["proposal"], points), edges)
+        weights = compositing_weights(expected(points), edges)
         proposals.append((edges, weights))
         edges = resample_edges(edges, weights, samples, shift)
     return _Intervals(edges, tuple(proposals))

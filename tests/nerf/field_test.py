@@ -12,7 +12,9 @@ from dreamfusion_jax.nerf.field import (
     Background,
     Blur,
     Density,
+    corner_table,
     grid_field,
+    look_up,
     mip_field,
     proposal_grid,
     safe_exp,
@@ -69,6 +71,20 @@ def test_trilinear_is_exact_on_products_of_coordinates():
     chex.assert_trees_all_close(got, function(*points.T), atol=1e-5)
     outside = jax.jit(trilinear)(function(x, y, z), jnp.array([[5.0, -7.0, 1.0]]))
     chex.assert_trees_all_close(outside, function(1.0, -1.0, 1.0)[None], atol=1e-5)
+
+
+def test_a_corner_table_says_the_same_and_learns_the_same():
+    grid = jax.random.normal(jax.random.key(0), (4, 4, 4))
+    points = jax.random.uniform(jax.random.key(1), (50, 3), minval=-1.2, maxval=1.2)
+    cotangent = jax.random.normal(jax.random.key(2), (50,))
+
+    def value_and_pull(look):
+        value, pull = jax.vjp(look, grid, points)
+        return value, pull(cotangent)
+
+    by_table = value_and_pull(lambda grid, points: look_up(corner_table(grid), points))
+    by_grid = value_and_pull(lambda grid, points: trilinear(grid[..., None], points)[..., 0])
+    chex.assert_trees_all_close(by_table, by_grid, atol=1e-5)
 
 
 def test_trilinear_gradients():
@@ -144,14 +160,14 @@ def test_an_untrained_proposal_is_the_blob():
     density = Density()
     proposal = proposal_grid(4, 1.0, density)
     chex.assert_trees_all_close(
-        proposal.density(proposal.init(), _POINTS), density(jnp.zeros(3), _POINTS)
+        proposal.density(proposal.table(proposal.init()), _POINTS), density(jnp.zeros(3), _POINTS)
     )
 
 
 def test_proposal_nodes_count_tenfold():
     density = Density()
     proposal = proposal_grid(4, 1.0, density)
-    got = proposal.density({"grid": jnp.full((4, 4, 4, 1), -0.2)}, _POINTS)
+    got = proposal.density(proposal.table({"grid": jnp.full((4, 4, 4, 1), -0.2)}), _POINTS)
     chex.assert_trees_all_close(got, density(jnp.full(3, -2.0), _POINTS), rtol=1e-5)
 
 

@@ -192,9 +192,9 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
         jitter = scene_module._draw_jitter(options, (5, 5), jax.random.key(0))
-        chosen = jax.jit(functools.partial(scene_module._choose_intervals, options, proposal))(
-            params, rays, jitter
-        )
+        expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
+        choose = functools.partial(scene_module._choose_intervals, options, expected)
+        chosen = jax.jit(choose)(rays, jitter)
         assert len(chosen.proposals) == rounds
         last.append(chosen.proposals[-1][0])
         middle = 0.5 * (chosen.edges[..., 1:] + chosen.edges[..., :-1])
