@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import trimesh
 from absl import flags
@@ -32,6 +31,7 @@ WORLD_TO_GLTF = np.array([[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]
 PREVIEW_SIZE = 192
 MESH_FILES = ("mesh.glb", "mesh.obj", "mesh_preview.png")
 _FLAGS = ("workdir", "mesh_resolution", "mesh_threshold")
+_POINTS = 2**16  # that the field is asked for at a time
 _SUPERSAMPLING = 2
 _SAMPLES_PER_PIXEL = 6
 
@@ -56,32 +56,40 @@ def extract_mesh(
     )
     vertices = (vertices - 1.0) * (2.0 * radius / (resolution - 1)) - radius
     mesh = drop_floaters(trimesh.Trimesh(vertices, faces, process=True))
-    _, albedo = scene.density_albedo(
-        params, jnp.asarray(mesh.vertices, jnp.float32), jnp.int32(step)
-    )
+    _, albedo = ask(scene, params, mesh.vertices, step)
     mesh.visual.vertex_colors = render.to_uint8(albedo)
     return mesh
-
-
-@functools.partial(jax.jit, static_argnames=("scene", "resolution"))
-def _density_slabs(
-    scene: Scene, params: Any, step: jax.Array, radius: jax.Array, resolution: int
-) -> jax.Array:
-    axis = jnp.linspace(-radius, radius, resolution)
-
-    def slab(x: jax.Array) -> jax.Array:
-        points = jnp.stack(jnp.meshgrid(x[None], axis, axis, indexing="ij"), axis=-1)[0]
-        return scene.density_albedo(params, points, step)[0]
-
-    return jax.lax.map(slab, axis)
 
 
 def density_grid(
     scene: Scene, params: Any, step: int, radius: float, resolution: int
 ) -> np.ndarray:
     """[N, N, N] density on the cube around the bounding sphere, axes x, y, z."""
-    slabs = _density_slabs(scene, params, jnp.int32(step), jnp.float32(radius), resolution)
-    return np.asarray(slabs)
+    axis = np.linspace(-radius, radius, resolution, dtype=np.float32)
+    shape = (resolution,) * 3
+    density = np.empty(shape, np.float32)
+    for first in range(0, density.size, _POINTS):
+        place = np.unravel_index(np.arange(first, min(first + _POINTS, density.size)), shape)
+        density[place] = ask(scene, params, np.stack([axis[i] for i in place], axis=-1), step)[0]
+    return density
+
+
+def ask(scene: Scene, params: Any, points: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Density [N] and albedo [N, 3] at points [N, 3], by one compiled program for every N."""
+    pieces = []
+    for first in range(0, len(points), _POINTS):
+        piece = np.asarray(points[first : first + _POINTS], np.float32)
+        padded = np.pad(piece, [(0, _POINTS - len(piece)), (0, 0)])
+        pieces.append(jax.device_get(_density_albedo(scene, params, padded, step)))
+    density, albedo = (np.concatenate(parts)[: len(points)] for parts in zip(*pieces, strict=True))
+    return density, albedo
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _density_albedo(
+    scene: Scene, params: Any, points: jax.Array, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return scene.density_albedo(params, points, step)
 
 
 def drop_floaters(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -31,7 +31,7 @@ def write_comparison(workdir: Path, scene: Scene, params: Any, step: int, config
 
     def drawn(size: int) -> np.ndarray:
         view = albedo_view(Orbit().camera(0.0), jnp.array(WHITE))
-        return np.asarray(render_image(scene, params, view, size, jnp.int32(step)).image)
+        return render_image(scene, params, view, size, step).image
 
     prior, weights = open_prior(config.prior)
     text = prior.encode_text([config.train.prompt] * SAMPLES)

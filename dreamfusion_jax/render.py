@@ -7,6 +7,7 @@ checkpoint.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -24,8 +25,8 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
-from dreamfusion_jax.nerf.scene import Render, Scene, View, albedo_view, lit_view
+from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
+from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
 from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
 
@@ -38,6 +39,9 @@ TURNTABLE_FPS = 16
 AMBIENT, DIFFUSE = 0.6, 0.4
 WHITE = (1.0, 1.0, 1.0)
 PICTURE_FILES = ("contact_sheet.png", "turntable.mp4", "turntable.gif")
+# Side of the tiles of a picture, in pixels.
+_TILE_CPU = 64
+_TILE = 256
 _FLAGS = ("workdir", "sheet_size", "turntable_size", "turntable_frames")
 
 
@@ -60,10 +64,51 @@ def training_orbit(config: CameraConfig) -> Orbit:
     return Orbit(sum(config.distance) / 2, fov_deg)
 
 
-@functools.partial(jax.jit, static_argnames=("scene", "size"))
-def render_image(scene: Scene, params: Any, view: View, size: int, step: jax.Array) -> Render:
-    """A picture [size, size] of one view, deterministic; compiled once for each size."""
-    return scene.render(params, view, size, size, step, None)
+class Picture(NamedTuple):
+    """A render as arrays of the host: image, normals [N, N, 3], opacity, depth [N, N]."""
+
+    image: np.ndarray
+    opacity: np.ndarray
+    depth: np.ndarray
+    normals: np.ndarray
+
+
+def render_image(scene: Scene, params: Any, view: View, size: int, step: int) -> Picture:
+    """A picture of `size` x `size` pixels of one view, deterministic.
+
+    Larger ones are put together from tiles, so that one compiled program serves all sizes.
+    """
+    side = _TILE_CPU if jax.default_backend() == "cpu" else _TILE
+    side = size if scene.flat else min(side, size)
+    params, starts = jax.device_put(params), range(0, size, side)
+    tiles = [
+        [_render_tile(scene, params, view, size, side, row, column, step) for column in starts]
+        for row in starts
+    ]
+
+    def join(*pieces: jax.Array) -> np.ndarray:
+        columns = len(starts)
+        rows = (pieces[i : i + columns] for i in range(0, len(pieces), columns))
+        whole = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+        return whole[:size, :size]
+
+    return Picture(*map(join, *itertools.chain(*tiles)))
+
+
+@functools.partial(jax.jit, static_argnames=("scene", "side"))
+def _render_tile(
+    scene: Scene,
+    params: Any,
+    view: View,
+    size: jax.Array,
+    side: int,
+    row: jax.Array,
+    column: jax.Array,
+    step: jax.Array,
+) -> tuple[jax.Array, ...]:
+    view = view._replace(camera=crop(view.camera, size, side, row, column))
+    drawn = scene.render(params, view, side, side, step, None)
+    return drawn.image, drawn.opacity, drawn.depth, drawn.normals
 
 
 def preview(
@@ -78,7 +123,7 @@ def preview(
     pictures = []
     for azimuth_deg in azimuths_deg:
         view = albedo_view(orbit.camera(azimuth_deg), jnp.array(WHITE))
-        pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
+        pictures.append(to_uint8(render_image(scene, params, view, size, step).image))
     return np.concatenate(pictures, axis=1)
 
 
@@ -95,10 +140,10 @@ def contact_sheet(
     columns = []
     for camera in [*cameras, orbit.camera(0.0, OVERHEAD_DEG)]:
         view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
-        picture = render_image(scene, params, view, size, jnp.int32(step))
+        picture = render_image(scene, params, view, size, step)
         normals = 0.5 * (picture.normals + 1.0)
-        opacity = jnp.broadcast_to(picture.opacity[..., None], picture.image.shape)
-        columns.append(to_uint8(jnp.concatenate([picture.image, normals, opacity])))
+        opacity = np.broadcast_to(picture.opacity[..., None], picture.image.shape)
+        columns.append(to_uint8(np.concatenate([picture.image, normals, opacity])))
     return np.concatenate(columns, axis=1)
 
 
@@ -115,7 +160,7 @@ def turntable(
     for i in range(frames):
         camera = orbit.camera(360.0 * i / frames)
         view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
-        pictures.append(to_uint8(render_image(scene, params, view, size, jnp.int32(step)).image))
+        pictures.append(to_uint8(render_image(scene, params, view, size, step).image))
     return pictures
 
 

@@ -88,8 +88,8 @@ def asset_views(scene: Scene, params: Any, step: int) -> AssetViews:
             lit(camera, background),
             lit(camera, behind_grey, textureless=True),
         )
-        size, now = dataset.IMAGE_SIZE, jnp.int32(step)
-        rows.append([render_image(scene, params, view, size, now).image for view in views])
+        size = dataset.IMAGE_SIZE
+        rows.append([render_image(scene, params, view, size, step).image for view in views])
     albedo, shaded, textureless = np.moveaxis(np.asarray(rows), 1, 0)
     return AssetViews(albedo, shaded, textureless * grey)
 

@@ -1,8 +1,10 @@
+import chex
 import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import render
-from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
+from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
+from dreamfusion_jax.nerf.scene import Render, SceneOptions, albedo_view, make_scene
 from dreamfusion_jax.settings import CameraConfig
 
 SIZE = 4
@@ -63,6 +65,25 @@ def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
     np.testing.assert_allclose(camera.focal, 1.0, rtol=1e-6)
     far = render.preview(SCENE, {}, SIZE, 0, orbit)
     np.testing.assert_allclose(directions(far), around(np.arange(4) * 90.0, 20.0), atol=0.01)
+
+
+def test_a_large_picture_is_its_tiles(monkeypatch):
+    """Side 7 in tiles of 3: the last row and column reach beyond. A flat picture stays whole."""
+
+    def towards(params, view, height, width, step, key):
+        rays = pixel_rays(view.camera, height, width)
+        radius = rays.radius[..., 0]
+        return Render(rays.direction, radius, radius, rays.origin, {})
+
+    scene = make_scene(SceneOptions())._replace(render=towards)
+    camera = orbit_camera(20.0, 30.0, 2.0, 50.0)._replace(centre=jnp.array([0.1, -0.2]))
+    view = albedo_view(camera, jnp.zeros(3))
+    monkeypatch.setattr(render, "_TILE_CPU", 3)
+    monkeypatch.setattr(render, "_TILE", 3)
+    whole = render.Picture(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
+    chex.assert_trees_all_close(render.render_image(scene, {}, view, 7, 0), whole, atol=1e-6)
+    one = render.render_image(scene._replace(flat=True), {}, view, 7, 0)
+    chex.assert_trees_all_close(one, whole, atol=1e-6)
 
 
 def test_colours_round_to_the_nearest_byte():

@@ -19,10 +19,13 @@ class Camera(NamedTuple):
     Attributes:
       pose: [..., 3, 4] camera-to-world; the columns are right, up, backward and the position.
       focal: [...] focal length in units of the image's width.
+      centre: [..., 2] the principal point, where the optical axis meets the picture: so many image
+        widths right of its middle, and above it.
     """
 
     pose: jax.Array
     focal: jax.Array
+    centre: jax.Array
 
 
 class CameraRanges(NamedTuple):
@@ -125,7 +128,8 @@ def orbit_camera(
     position = orbit_position(azimuth_deg, elevation_deg, distance)
     up = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), position.shape)
     pose = look_at(position, jnp.zeros_like(position), up)
-    return Camera(pose, jnp.broadcast_to(focal_from_fov(fov_deg), position.shape[:-1]))
+    focal = jnp.broadcast_to(focal_from_fov(fov_deg), position.shape[:-1])
+    return Camera(pose, focal, jnp.zeros((*position.shape[:-1], 2)))
 
 
 def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
@@ -143,7 +147,7 @@ def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
     position = orbit_position(azimuth_deg, elevation_deg, distance) + jitter
     target = ranges.look_at_std * jax.random.normal(target_key, (3,))
     up = jnp.array([0.0, 0.0, 1.0]) + ranges.up_std * jax.random.normal(up_key, (3,))
-    camera = Camera(look_at(position, target, up), focal)
+    camera = Camera(look_at(position, target, up), focal, jnp.zeros(2))
     return CameraDraw(camera, azimuth_deg, elevation_deg, target)
 
 
@@ -166,7 +170,7 @@ def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
     """
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5) / width - 0.5
     y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / width
-    x, y = jnp.meshgrid(x, y, indexing="xy")
+    x, y = jnp.meshgrid(x - camera.centre[0], y - camera.centre[1], indexing="xy")
     in_camera = jnp.stack([x, y, jnp.broadcast_to(-camera.focal, x.shape)], axis=-1)
     in_world = in_camera @ camera.pose[:, :3].T
     length = jnp.linalg.norm(in_world, axis=-1, keepdims=True)
@@ -174,6 +178,20 @@ def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
     radius = (2.0 / jnp.sqrt(12.0)) / (width * length)
     origin = jnp.broadcast_to(camera.pose[:, 3], in_world.shape)
     return Rays(origin, in_world / length, radius)
+
+
+def crop(camera: Camera, size: jax.Array, side: int, row: jax.Array, column: jax.Array) -> Camera:
+    """The camera whose whole picture is a part of another's.
+
+    Args:
+      camera: takes a picture of `size` x `size` pixels.
+      side: of the square part, in pixels; it may reach beyond the picture.
+      row, column: [] of the part's upper left pixel.
+    """
+    scale = size / side
+    right, above = 0.5 * scale - column / side - 0.5, row / side + 0.5 - 0.5 * scale
+    centre = scale * camera.centre + jnp.stack([right, above], axis=-1)
+    return Camera(camera.pose, scale * camera.focal, centre)
 
 
 def _normalize(vector: jax.Array) -> jax.Array:

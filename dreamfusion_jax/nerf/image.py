@@ -42,4 +42,4 @@ def image_scene(size: int) -> Scene:
     def nothing_solid(params: Any, points: jax.Array, step: jax.Array) -> NoReturn:
         raise UserError("--field=image makes a flat picture: it has no mesh.")
 
-    return Scene(init, render, nothing_solid, nothing_solid)
+    return Scene(init, render, nothing_solid, nothing_solid, flat=True)

@@ -123,12 +123,14 @@ class Scene(NamedTuple):
       density_albedo: params, points [..., 3], step -> density [...], albedo [..., 3]. The density
         is 0 outside the bounding sphere, where no ray looks.
       normals: params, points [..., 3], step -> outward unit normals [..., 3].
+      flat: it is a picture, the same for every camera.
     """
 
     init: Callable[[jax.Array], Any]
     render: Callable[[Any, View, int, int, jax.Array, jax.Array | None], Render]
     density_albedo: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
     normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    flat: bool = False
 
 
 # mean, covariance_diag -> density, albedo

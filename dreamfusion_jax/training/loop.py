@@ -177,10 +177,12 @@ def _train_steps(
     previewed = first > 0
     progress = tqdm(range(first + 1, steps + 1), initial=first, total=steps, unit="step")
     progress.set_description("compiling")
+    metrics = None
     try:
         for step in progress:
-            state, metrics = step_fn(index, state, weights, table)
-            jax.block_until_ready(metrics)
+            before, (state, metrics) = metrics, step_fn(index, state, weights, table)
+            # The next step is handed over while this one runs; further ahead, progress would lie.
+            jax.block_until_ready(before)
             if step == first + 1:
                 progress.set_description("optimising")
             if step % config.run.log_every == 0 or step == steps:
