@@ -8,6 +8,7 @@ toybox's settings use is here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,7 +71,7 @@ class Renderer(torch.nn.Module):
     def forward(self, view: TorchView) -> tuple[Tensor, Tensor]:
         near, far = self.bounds(view)
         samples = self.config.proposal_samples
-        fraction = torch.linspace(0.0, 1.0, samples + 1)
+        fraction = torch.linspace(0.0, 1.0, samples + 1, device=near.device)
         proposal_edges = near + (far - near) * fraction
         middle = 0.5 * (proposal_edges[:, 1:] + proposal_edges[:, :-1])
         points = view.origin[:, None] + middle[..., None] * view.direction[:, None]
@@ -129,7 +130,7 @@ def weights_of(density: Tensor, edges: Tensor) -> Tensor:
 def resample(edges: Tensor, weights: Tensor, samples: int) -> Tensor:
     padded = weights + 0.01
     cdf = F.pad((padded / padded.sum(-1, keepdim=True)).cumsum(-1), (1, 0))
-    u = (torch.arange(samples) + 0.5) / samples
+    u = (torch.arange(samples, device=cdf.device) + 0.5) / samples
     u = u.expand(len(cdf), samples).contiguous()
     above = torch.searchsorted(cdf, u, right=True).clamp(1, cdf.shape[-1] - 1)
     c0, c1 = cdf.gather(-1, above - 1), cdf.gather(-1, above)
@@ -177,15 +178,34 @@ def interlevel(edges: Tensor, weights: Tensor, outer_edges: Tensor, outer: Tenso
 
 
 class TorchStep:
-    """The whole step, eager or with its parts compiled."""
+    """The whole step, eager or with its parts compiled.
+
+    Args:
+      config: what of it the toybox's preset sets to something else than the defaults is not here.
+      params: of the scene, as dreamfusion_jax has them.
+      weights: a pipeline's directory, with the files of `config.prior.variant`.
+      dtype: of the prior; the scene is float32.
+      device: where everything is.
+    """
 
     def __init__(
-        self, config: Config, params: Mapping[str, Any], weights: Path, compiled: bool = False
+        self,
+        config: Config,
+        params: Mapping[str, Any],
+        weights: Path,
+        compiled: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
     ) -> None:
-        self.scale = config.prior.guidance_scale
-        self.renderer = Renderer(config, params)
-        vae = AutoencoderKL.from_pretrained(weights / "vae").eval().requires_grad_(False)
-        unet = UNet2DConditionModel.from_pretrained(weights / "unet").eval().requires_grad_(False)
+        self.scale, self.dtype = config.prior.guidance_scale, dtype
+        self.renderer = Renderer(config, params).to(device)
+        how = {"torch_dtype": dtype, "variant": config.prior.variant or None}
+        vae = AutoencoderKL.from_pretrained(weights / "vae", **how)
+        unet = UNet2DConditionModel.from_pretrained(weights / "unet", **how)
+        vae, unet = (x.to(device).eval().requires_grad_(False) for x in (vae, unet))
+        scheduler = json.loads((weights / "scheduler" / "scheduler_config.json").read_text())
+        self.says_velocity = scheduler.get("prediction_type") == "v_prediction"
+        self.image_size = unet.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling = vae.config.scaling_factor
         self.optimizer = torch.optim.Adam(
             self.renderer.parameters(), config.optimizer.learning_rate, fused=True
@@ -199,7 +219,10 @@ class TorchStep:
 
     def encode(self, image: Tensor) -> Tensor:
         """[1, 3, H, W] in [0, 1] -> the mean latent."""
-        return self._vae.encode(2.0 * image - 1.0).latent_dist.mean * self.scaling
+        if image.shape[-1] != self.image_size:
+            image = F.interpolate(image, (self.image_size,) * 2, mode="bilinear")
+        image = (2.0 * image - 1.0).to(self.dtype)
+        return self._vae.encode(image).latent_dist.mean.float() * self.scaling
 
     def gradient(self, view: TorchView) -> None:
         """Leaves the step's gradient in the parameters."""
@@ -209,11 +232,12 @@ class TorchStep:
         z = self.encoder(image.reshape(1, side, side, 3).permute(0, 3, 1, 2))
         with torch.no_grad():
             z_t = view.alpha * z + view.sigma * view.eps
-            twice = torch.cat([z_t, z_t])
-            said = self.unet(twice, view.index.expand(2), encoder_hidden_states=view.text).sample
+            twice, text = torch.cat([z_t, z_t]).to(self.dtype), view.text.to(self.dtype)
+            said = self.unet(twice, view.index.expand(2), encoder_hidden_states=text).sample.float()
             without, with_text = said.chunk(2)
-            velocity = without + self.scale * (with_text - without)
-            eps_hat = view.alpha * velocity + view.sigma * z_t
+            eps_hat = without + self.scale * (with_text - without)
+            if self.says_velocity:
+                eps_hat = view.alpha * eps_hat + view.sigma * z_t
             residual = view.weight * (eps_hat - view.eps)
         torch.autograd.backward([z, penalty], [residual, torch.ones_like(penalty)])
 
@@ -230,7 +254,7 @@ class TorchStep:
         for name, layer in layers.items():
             found[f"field/{name}/kernel"] = layer.weight.grad.T
             found[f"field/{name}/bias"] = layer.bias.grad
-        return {name: gradient.detach().numpy() for name, gradient in found.items()}
+        return {name: gradient.detach().cpu().numpy() for name, gradient in found.items()}
 
 
 def _linear(layer: Mapping[str, Any]) -> torch.nn.Linear:

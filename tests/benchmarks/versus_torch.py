@@ -1,10 +1,14 @@
 """The toybox's training step beside the same step in torch, in turn, in one process.
 
   python -m tests.benchmarks.versus_torch --json=versus_torch.json
+  python -m tests.benchmarks.versus_torch --prior=DIR --variant= --render_size=64 --scene_steps=1
 
 Both sides get the same weights (a scene's after --scene_steps steps), cameras, samples, noise and
 text. First their gradients are compared; then blocks of steps are timed, ours and theirs in turn,
 each block with the default's share of lit views, and the median of the blocks' ratios is told.
+
+The second command takes a full-size Stable Diffusion (tests.benchmarks.random_pipeline). Where JAX
+and torch both have a GPU, both use it, with the prior in bfloat16.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from absl import app, flags
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax.config import Config
+from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
@@ -134,8 +139,10 @@ def main(_: list[str]) -> None:
     tensors = [as_torch(config, run, drawn, state.step) for drawn in draws]
     advance = make_step(config, run)
     errors, numbers = [], {"threads": torch.get_num_threads()}
+    how = torch_side(config, run)
+    tensors = [TorchView(*(on_device(x, how["device"]) for x in view)) for view in tensors]
     for name, compiled in (("eager", False), ("compiled", True)):
-        torch_step = TorchStep(config, state.params, loop.TOYBOX, compiled)
+        torch_step = TorchStep(config, state.params, compiled=compiled, **how)
         for drawn, view in zip(draws, tensors, strict=True):
             torch_step.gradient(view)
             _, gradient = advance(state, run.weights, run.table, drawn)
@@ -147,6 +154,21 @@ def main(_: list[str]) -> None:
     print(f"largest relative error of the gradients: {max(errors):.1e}")
     print(measure.table(("torch", "ours, ms a step", "torch, ms a step", "ratio"), rows))
     measure.write_json(flags.FLAGS.json, numbers)
+
+
+def torch_side(config: Config, run: loop.Run) -> dict[str, Any]:
+    """Where and in what torch is to compute: as JAX does."""
+    if config.prior.prior == "toybox":
+        weights = loop.TOYBOX
+    else:
+        weights = locate(config.prior.prior, config.prior.revision, config.prior.variant)
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, jax.tree.leaves(run.weights["unet"])[0].dtype.name)
+    return {"weights": weights, "dtype": dtype, "device": device}
+
+
+def on_device(x: Any, device: str) -> Any:
+    return x.to(device) if isinstance(x, torch.Tensor) else x
 
 
 def compare(
@@ -169,6 +191,8 @@ def compare(
     def theirs() -> None:
         for view in tensors:
             torch_step.step(view)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     times = np.array(list(pairs(ours, theirs, flags.FLAGS.pairs)))
     ms = 1e3 * np.median(times, axis=0) / len(draws)
