@@ -47,11 +47,12 @@ def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
 ):
     config, straight = train_in(tmp_path / "straight", make_config, make_run)
     assert steps_logged(config) == list(range(1, 11))
+    handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         interrupt_after(5, patch)
         with pytest.raises(loop.Interrupted, match="5"):
             train_in(tmp_path / "stopped", make_config, make_run)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler, "put back"
     config, resumed = train_in(tmp_path / "stopped", make_config, make_run)
     assert steps_logged(config) == list(range(1, 11))
     assert int(resumed.step) == 10
