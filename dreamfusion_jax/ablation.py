@@ -18,7 +18,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import slug
+from dreamfusion_jax.config import check_text, slug
 from dreamfusion_jax.render import to_uint8, write_png
 from dreamfusion_jax.score import (
     AssetViews,
@@ -128,6 +128,7 @@ def picture(views: Views) -> np.ndarray:
 def main() -> int:
     workdir, prompts = Path(flags.FLAGS.workdir), flags.FLAGS.prompt or default_prompts()
     for prompt in prompts:
+        check_text("--prompt", prompt)
         prompt_pair(prompt)  # refuses what cannot be judged before any work
     entry.use_compilation_cache("auto")
     make_assets(workdir, prompts)

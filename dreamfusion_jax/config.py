@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 import types
@@ -14,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.files import read_json
 from dreamfusion_jax.settings import (
     CameraConfig,
     OptimizerConfig,
@@ -53,6 +53,8 @@ _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: Mapping[str, Path] = types.MappingProxyType(
     {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
 )
+
+_SLUG_BYTES = 240  # most file systems allow 255
 
 
 class _RangeParser(flags.ArgumentParser):
@@ -143,7 +145,7 @@ def override_run(
         name: flag_values[name].value for name in names if flag_values[name].present
     }
     run = dataclasses.replace(stored.run, **given)
-    _check_section(run)
+    check_section(run)
     return dataclasses.replace(stored, run=run)
 
 
@@ -167,10 +169,10 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
 def read_config(path: Path) -> Config:
     """The configuration stored in a work folder's config.json."""
     try:
-        return from_dict(json.loads(path.read_text()))
+        return validate(from_dict(read_json(path)))
     except FileNotFoundError:
         raise UserError(f"There is no {path}; --workdir must name the folder of a run.") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} cannot be read as a configuration ({error}); choose another --workdir."
         ) from error
@@ -179,7 +181,7 @@ def read_config(path: Path) -> Config:
 def validate(config: Config) -> Config:
     """Returns `config` with its blanks filled in, or says in one sentence what is wrong with it."""
     for name in SECTIONS:
-        _check_section(getattr(config, name))
+        check_section(getattr(config, name))
     if not config.train.prompt.strip():
         raise UserError('--prompt is empty; say what to make, for example --prompt="a red chair".')
     if is_flat(config):  # It looks the same from everywhere, so that no view is put into words.
@@ -196,6 +198,9 @@ def validate(config: Config) -> Config:
     for name in ("negative_views", "perp_neg"):
         if getattr(config.train, name) and config.train.view_words != "paper":
             raise UserError(f"--{name} needs --view_words=paper.")
+    for name in ("revision", "variant"):
+        if getattr(config.prior, name) and config.prior.prior == "toybox":
+            raise UserError(f"--{name} needs another --prior than the toybox, which has but one.")
     if config.run.workdir:
         return config
     workdir = str(Path("workdir") / slug(config.train.prompt))
@@ -223,34 +228,72 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
     return names
 
 
-def _check_section(section: Any) -> None:
+def check_section(section: Any) -> None:
+    """Raises a UserError unless every setting is of its type and within its bounds."""
     for setting in dataclasses.fields(section):
         _check(setting, getattr(section, setting.name))
     if isinstance(section, RunConfig) and section.turntable_size % 2:
         raise UserError("--turntable_size must be even, as the MP4 format wants it.")
 
 
+def check_text(flag: str, text: str) -> None:
+    """Refuses what no file name, no tokenizer and no terminal can hold."""
+    if "\0" in text:
+        raise UserError(f"{flag} must not hold the character NUL.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # how Python keeps bytes of a command line that are no UTF-8
+        raise UserError(f"{flag} must be text in UTF-8.") from None
+
+
 def _check(setting: dataclasses.Field, value: Any) -> None:
-    """Raises a UserError unless `value` is of the field's type and within its bounds."""
     flag, metadata = f"--{setting.name}", setting.metadata
-    if metadata["choices"] is not None and value not in metadata["choices"]:
-        raise UserError(f"{flag} must be one of {', '.join(metadata['choices'])}, not {value}.")
+    kind = type(setting.default)
+    if not _is_of(kind, value):
+        raise UserError(f"{flag} must be {_KINDS[kind]}, not {value!r:.80}.")
     if isinstance(value, str):
+        check_text(flag, value)
+        choices = metadata["choices"]
+        if choices is not None and value not in choices:
+            raise UserError(f"{flag} must be one of {', '.join(choices)}, not {value}.")
         return
     for number in value if isinstance(value, tuple) else (value,):
-        if not math.isfinite(number):
+        if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{flag} must be a finite number, not {number}.")
         for bound, words, wrong in (
             (metadata["minimum"], "at least", lambda a, b: a < b),
             (metadata["maximum"], "at most", lambda a, b: a > b),
         ):
             if bound is not None and wrong(number, bound):
-                raise UserError(f"{flag} must be {words} {bound:g}, not {number:g}.")
+                raise UserError(f"{flag} must be {words} {_shown(bound)}, not {_shown(number)}.")
     if isinstance(value, tuple) and value[0] > value[1]:
         raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
+
+
+_KINDS: Mapping[type, str] = types.MappingProxyType(
+    {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a range"}
+)
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value, which may come from a file, is what the flag of that kind would hold."""
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_of(float, v) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _shown(number: float) -> str:
+    """A number as a message tells it; a whole one may be beyond any float."""
+    if isinstance(number, int) and abs(number) >= 10**15:
+        return f"about {'-' * (number < 0)}1e{math.log10(abs(number)):.0f}"
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def slug(prompt: str) -> str:
     """The prompt as a folder's name: lower-case words joined by hyphens."""
     words = re.findall(r"[^\W_]+", prompt.lower())
-    return "-".join(words)[:80] or "untitled"
+    # A file system counts bytes, of which a letter may take four.
+    name = "-".join(words)[:80].encode()[:_SLUG_BYTES].decode(errors="ignore")
+    return name.strip("-") or "untitled"

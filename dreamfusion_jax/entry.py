@@ -6,6 +6,7 @@ interrupted by Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ def run(main: Callable[[], int]) -> None:
     """Parses the flags, runs `main` and exits with its code; bad input ends in one line."""
 
     def guarded(_: list[str]) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A prompt may hold letters that the terminal's encoding lacks.
+            sys.stdout.reconfigure(errors="backslashreplace")
         # Orbax tells of every file it opens; the progress bar is all that a user needs.
         logging.set_verbosity(logging.ERROR)
         try:
@@ -53,6 +57,8 @@ def _parse(argv: list[str]) -> list[str]:
         rest = parse_flags(argv)
     except flags.Error as error:
         sys.exit(_complain(UserError(error)))
+    except (ValueError, RecursionError) as error:  # absl looks into a --flagfile without care
+        sys.exit(_complain(UserError(f"--flagfile cannot be read ({error}).")))
     if len(rest) > 1:
         stray = UserError(f"{rest[1]} is not a flag; write flags as --name=value.")
         sys.exit(_complain(stray))
@@ -60,5 +66,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _complain(error: UserError) -> int:
-    print("Error: " + " ".join(str(error).split()), file=sys.stderr)
+    """Prints the message in one line, in which nothing that it quotes can command the terminal."""
+    line = " ".join(str(error).split())
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    print(f"Error: {shown}", file=sys.stderr)
     return error.exit_code

@@ -134,6 +134,9 @@ def run_benchmark(workdir: Path) -> list[Path]:
 
 
 def main() -> int:
+    for name, path in (("json", _JSON.value), ("pictures", _PICTURES.value)):
+        if path and not Path(path).parent.is_dir():
+            raise UserError(f"--{name}={path} cannot be written: name a file in a folder of yours.")
     entry.use_compilation_cache("auto")
     judge = load_judge()
     if _MEASURE.value == "judge":

@@ -23,6 +23,7 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import Camera
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.training.checkpoint import load_run
+from dreamfusion_jax.training.workdir import check_places
 
 # A component with less than this share of the mesh's faces is a floater, not a part.
 MIN_COMPONENT_SHARE = 0.02
@@ -182,6 +183,7 @@ def write_mesh(
 
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
+    check_places(workdir)
     config, scene, state = load_run(workdir)
     config = configs.override_run(config, _FLAGS)
     made = write_mesh(workdir, scene, state.params, int(state.step), config)

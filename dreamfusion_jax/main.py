@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dreamfusion_jax import entry, export, picture, render
 from dreamfusion_jax.config import Config, config_from_flags, define_flags, is_flat
+from dreamfusion_jax.files import read_json
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import loop
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
@@ -91,7 +92,10 @@ def outputs_made(workdir: Path, config: Config) -> int | None:
     record = _outputs_record(workdir)
     if not all((workdir / name).exists() for name in (*output_files(config), record.name)):
         return None
-    return json.loads(record.read_text())["step"]
+    try:
+        return read_json(record)["step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None  # a record cut short, or no record at all: the outputs are made again
 
 
 def _outputs_record(workdir: Path) -> Path:

@@ -29,6 +29,7 @@ from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
 from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
 from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
+from dreamfusion_jax.training.workdir import check_places
 
 ELEVATION_DEG = 20.0
 OVERHEAD_DEG = 90.0
@@ -196,6 +197,7 @@ def write_pictures(
 
 def main() -> int:
     workdir = Path(flags.FLAGS.workdir)
+    check_places(workdir)
     config, scene, state = load_run(workdir)
     if configs.is_flat(config):
         raise UserError(f"--workdir={workdir} holds a flat picture; there are no sides to render.")

@@ -7,6 +7,7 @@ python -m dreamfusion_jax.sample --prompt="a red chair" --prompt="a green car" -
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,22 +43,29 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
     configs.define_flags(PRIOR_FLAGS)
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
-    flags.DEFINE_integer("samples", 4, "pictures a prompt", lower_bound=1)
-    flags.DEFINE_integer("steps", 25, "DDIM steps a picture", lower_bound=1)
+    flags.DEFINE_integer("samples", 4, "pictures a prompt", 1, 4096)
+    flags.DEFINE_integer("steps", 25, "DDIM steps a picture", 1, 1_000_000)
     flags.DEFINE_float(
         "eta", 0.0, "fresh noise in each step (0: DDIM; 1: ancestral sampling)", 0.0, 1.0
     )
-    flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", lower_bound=0.0)
-    flags.DEFINE_integer("seed", 0, "decides the initial noise, the same for every prompt")
+    flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", 0.0, 1e3)
+    flags.DEFINE_integer(
+        "seed", 0, "decides the initial noise, the same for every prompt", 0, 2**31 - 1
+    )
 
 
 def main() -> int:
     prompts = FLAGS.prompt
     if not prompts or not all(prompt.strip() for prompt in prompts):
         raise UserError('--prompt is empty: say what to draw, as in --prompt="a blue mug".')
+    for prompt in prompts:
+        configs.check_text("--prompt", prompt)
+    if not math.isfinite(FLAGS.guidance_scale + FLAGS.eta):
+        raise UserError("--guidance_scale and --eta must be finite numbers.")
+    settings: dict[str, Any] = {name: FLAGS[name].value for name in PRIOR_FLAGS}
+    configs.check_section(PriorConfig(**settings))
     output = _writable_png(Path(FLAGS.output))
     entry.use_compilation_cache("auto")
-    settings: dict[str, Any] = {name: FLAGS[name].value for name in PRIOR_FLAGS}
     prior, weights = open_prior(PriorConfig(**settings))
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
     keys = sample_keys(FLAGS.seed, FLAGS.samples)
@@ -118,6 +126,7 @@ def picture_grid(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _writable_png(path: Path) -> Path:
+    configs.check_text("--output", str(path))
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png.")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

@@ -65,7 +65,9 @@ class Score(NamedTuple):
 def make_asset(prompt: str, workdir: Path, arguments: Sequence[str] = ()) -> None:
     """Runs the main program, which goes on with, or leaves alone, what is there already."""
     command = [sys.executable, "-m", "dreamfusion_jax.main"]
-    subprocess.run([*command, f"--prompt={prompt}", f"--workdir={workdir}", *arguments], check=True)
+    command += [f"--prompt={prompt}", f"--workdir={workdir}", *arguments]
+    if subprocess.run(command).returncode:
+        raise UserError(f"--workdir={workdir} has no asset of {prompt!r}: see the line above.")
 
 
 def views_of_run(workdir: Path) -> AssetViews:

@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any
 
 Range = tuple[float, float]
+MAX_STEPS = 10_000_000
 
 _CACHE_HELP = "folder for compiled programs ('auto': in the user's cache folder; 'none': no cache)"
 
@@ -62,7 +63,9 @@ class SceneConfig:
     blur_end: float = _setting(
         5e-3, "the same from --blur_steps on; it falls linearly (paper: 0.002)", 0, 1e2
     )
-    blur_steps: int = _setting(500, "steps over which that variance falls (paper: 5000)", 1, None)
+    blur_steps: int = _setting(
+        500, "steps over which that variance falls (paper: 5000)", 1, MAX_STEPS
+    )
     density_activation: str = _setting(
         "softplus", "what makes the density positive (paper: exp)", choices=("softplus", "exp")
     )
@@ -101,8 +104,8 @@ class SceneConfig:
     hash_coarsest: int = _setting(16, "cells along a side of the coarsest grid", 1, 4096)
     hash_finest: int = _setting(4096, "cells along a side of the finest grid", 1, 65535)
     hash_start_level: int = _setting(8, "grids that are seen from the first step on", 1, 32)
-    hash_start_step: int = _setting(2000, "step at which the next grid fades in", 0, None)
-    hash_level_steps: int = _setting(500, "steps that each further grid takes", 1, None)
+    hash_start_step: int = _setting(2000, "step at which the next grid fades in", 0, MAX_STEPS)
+    hash_level_steps: int = _setting(500, "steps that each further grid takes", 1, MAX_STEPS)
     image_size: int = _setting(
         64, "side of --field=image in pixels: the prior's own size, or a little more", 8, 4096
     )
@@ -207,7 +210,7 @@ class TrainConfig:
     """What is optimised, for how long, and how the views of a step are drawn."""
 
     prompt: str = _setting("", "what to make, for example 'a red chair'")
-    steps: int = _setting(1000, "optimisation steps (paper: 15000)", 1, 10_000_000)
+    steps: int = _setting(1000, "optimisation steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = _setting(0, "seed of everything random", 0, 2**31 - 1)
     views_per_device: int = _setting(1, "views a step on each device (paper: 1)", 1, 4096)
     render_size: int = _setting(
@@ -217,7 +220,7 @@ class TrainConfig:
         400,
         "steps before this render a picture of half the side and enlarge it (paper: 0)",
         0,
-        None,
+        MAX_STEPS,
     )
     opacity_weight: float = _setting(
         0.0, "weight of sqrt(opacity^2 + 0.01) (paper: 1e-3 to 5e-3)", 0, 1e9
@@ -231,14 +234,14 @@ class TrainConfig:
     orientation_start: float = _setting(
         0.0, "that weight at the first step; it rises linearly (paper: 1e-4)", 0, 1e9
     )
-    orientation_steps: int = _setting(1, "steps over which it rises (paper: 5000)", 1, None)
+    orientation_steps: int = _setting(1, "steps over which it rises (paper: 5000)", 1, MAX_STEPS)
     distortion_weight: float = _setting(0.0, "weight of the spread along each ray", 0, 1e9)
     entropy_weight: float = _setting(0.0, "weight of the entropy of each pixel's opacity", 0, 1e9)
     interlevel_weight: float = _setting(
         1.0, "weight of the loss that teaches the proposal grid where the scene is", 0, 1e9
     )
     shading_start_step: int = _setting(
-        200, "steps before this show the unlit albedo (paper: 1000)", 0, None
+        200, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
     )
     lit_probability: float = _setting(
         0.5, "share of later views lit by a point light (paper: 0.75)", 0, 1
@@ -298,7 +301,7 @@ class OptimizerConfig:
         "exponential", "how it falls in between (paper: cosine)", choices=("exponential", "cosine")
     )
     warmup_steps: int = _setting(
-        0, "steps over which the learning rate first rises, linearly (paper: 3000)", 0, None
+        0, "steps over which the learning rate first rises, linearly (paper: 3000)", 0, MAX_STEPS
     )
     warmup_learning_rate: float = _setting(
         1e-9, "learning rate that the warm-up starts from (paper: 1e-9)", 0, 10
@@ -327,9 +330,9 @@ class RunConfig:
     workdir: str = _setting("", "folder of the results (empty: workdir/<the prompt's words>)")
     devices: int = _setting(0, "local devices to use (0: all)", 0, 4096)
     compilation_cache: str = _setting("auto", _CACHE_HELP)
-    log_every: int = _setting(20, "steps between lines of metrics", 1, None)
-    preview_every: int = _setting(100, "steps between preview pictures", 1, None)
-    checkpoint_every: int = _setting(250, "steps between checkpoints", 1, None)
+    log_every: int = _setting(20, "steps between lines of metrics", 1, MAX_STEPS)
+    preview_every: int = _setting(100, "steps between preview pictures", 1, MAX_STEPS)
+    checkpoint_every: int = _setting(250, "steps between checkpoints", 1, MAX_STEPS)
     preview_size: int = _setting(64, "side of each preview picture, in pixels", 8, 2048)
     sheet_size: int = _setting(96, "side of each contact sheet picture, in pixels", 8, 2048)
     turntable_size: int = _setting(128, "side of the turntable, in pixels; even", 8, 2048)

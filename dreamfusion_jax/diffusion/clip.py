@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.layers import Dtype, Linear, dot_product_attention, layer_norm
+from dreamfusion_jax.diffusion.options import module_defaults, require_kind
 from dreamfusion_jax.errors import PriorError
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -280,7 +281,7 @@ def _embedding(rows: int, features: int, dtype: Dtype, name: str) -> nn.Embed:
 def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that shape a tower. transformers' configs carry dozens of generation and
     training options beside them that no CLIP network reads, so the rest is not looked at."""
-    known = set(cls.__dataclass_fields__) - {"dtype", "parent", "name"}  # type: ignore[attr-defined]
+    known = module_defaults(cls)
     options = {key: config[key] for key in known if config.get(key) is not None}
     for key, value in options.items():
         if key == "hidden_act":
@@ -289,10 +290,8 @@ def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
                     f"{cls.__name__} config: hidden_act={value!r} is not supported, "
                     f"only {' and '.join(ACTIVATIONS)} are."
                 )
-        elif not isinstance(value, int | float):
-            raise PriorError(
-                f"{cls.__name__} config: {key}={value!r} is not supported, only a number is."
-            )
+        else:
+            require_kind(cls.__name__, key, value, known[key])
     return options
 
 

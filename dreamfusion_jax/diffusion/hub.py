@@ -12,6 +12,7 @@ from pathlib import Path
 from dreamfusion_jax.diffusion.weights import FILE_STEMS
 from dreamfusion_jax.errors import UserError
 
+NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 NETWORKS = ("unet", "vae", "text_encoder")
 # Repositories that were taken down, and where the same weights are found now.
@@ -35,10 +36,18 @@ def locate(prior: str, revision: str = "", variant: str = "") -> Path:
     Raises:
       UserError: it is neither, or the repository cannot be had; the message says what to do.
     """
-    path = Path(prior).expanduser()
-    if prior and path.is_dir():
+    for flag, value in (("revision", revision), ("variant", variant)):
+        # They become part of file names, which must stay within the cache and within the prior.
+        if value and (".." in value or not NAME.fullmatch(value)):
+            raise UserError(f"--{flag}={value} is no name of a {flag}.")
+    try:
+        path = Path(prior).expanduser()
+        is_folder, is_file = bool(prior) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
+        raise UserError(f"--prior={prior} cannot be looked for ({error}).") from None
+    if is_folder:
         return path
-    if path.is_file():
+    if is_file:
         raise UserError(
             f"--prior={prior} is one file: give a directory in diffusers layout; diffusers makes "
             "one of a single file by StableDiffusionPipeline.from_single_file and save_pretrained."
@@ -89,7 +98,7 @@ def _download(repository: str, revision: str, variant: str) -> Path:
             f"--prior={repository} is not in the hub's cache and the hub cannot be reached: check "
             "the network and HF_HUB_OFFLINE, or give a directory."
         ) from None
-    except (hub.HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of the hub, of the network underneath, of the file system
         raise UserError(f"--prior={repository} could not be downloaded ({error}).") from None
     return Path(directory)
 

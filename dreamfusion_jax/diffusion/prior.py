@@ -7,6 +7,8 @@ known in closed form: the oracle of the tests).
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,16 @@ from dreamfusion_jax.diffusion.weights import (
     read_config,
 )
 from dreamfusion_jax.errors import PriorError
+from dreamfusion_jax.files import read_text
+
+TOKENIZER_JSON = (
+    *("tokenizer.json", "vocab.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+# Entries of tokenizer_config.json by which transformers would open a file anywhere.
+LEADING_ELSEWHERE = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
+LARGEST_PICTURE = 1024  # side, as the U-Net counts it
+LONGEST_NOTE = 300
 
 Weights = Any  # a pytree of arrays, passed as an argument and never closed over
 EncodeText = Callable[[Sequence[str]], jax.Array]
@@ -82,7 +94,15 @@ def load_prior(
       The prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space). The text
       encoder's weights stay on the host: it runs a few times, before the first step.
     """
-    path = Path(path)
+    try:
+        return _load_prior(Path(path), dtype, vae_dtype, variant, place)
+    except OSError as error:  # a folder that may not be looked into, a disk that fails
+        raise PriorError(f"{path} cannot be read ({error}).") from error
+
+
+def _load_prior(
+    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: Place
+) -> tuple[Prior, Weights]:
     index = read_config(path, "model_index.json")
     absent = [
         name for name in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, name)
@@ -190,26 +210,73 @@ def load_tokenizer(
 ) -> Callable[[Sequence[str]], np.ndarray]:
     """Prompts -> ids [B, L] below `vocab_size`, padded and cut as StableDiffusionPipeline does."""
     directory = Path(directory)
-    if not any((directory / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+    _check_tokenizer_files(directory)
     from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(directory))
+        length = min(int(tokenizer.model_max_length), max_length)
+        largest_id = max(tokenizer.get_vocab().values())
+
+        def tokenize(prompts: Sequence[str]) -> np.ndarray:
+            _note_what_is_cut(tokenizer, prompts, length)
+            ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
+            return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
+
+        tokenize([""])  # what else is wrong shows here, or with the first letter it does not know
+        if tokenizer.backend_tokenizer.model.token_to_id(str(tokenizer.unk_token)) is None:
+            raise ValueError(f"its unk_token, {tokenizer.unk_token}, is not in its vocabulary")
     except Exception as error:  # transformers raises whatever the broken file led to
         raise PriorError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
-    if vocab_size is not None and len(tokenizer) > vocab_size:
+    if vocab_size is not None and max(largest_id, len(tokenizer) - 1) >= vocab_size:
         raise PriorError(
-            f"{directory} holds {len(tokenizer)} tokens, but the text encoder beside it knows "
+            f"{directory} holds {largest_id + 1} tokens, but the text encoder beside it knows "
             f"{vocab_size}: they are not of one pipeline."
         )
-    length = min(tokenizer.model_max_length, max_length)
-
-    def tokenize(prompts: Sequence[str]) -> np.ndarray:
-        batch = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
-        return np.asarray(batch["input_ids"], np.int32)
-
     return tokenize
+
+
+def _check_tokenizer_files(directory: Path) -> None:
+    """Refuses files without end, and those that would make transformers read files elsewhere."""
+    for name in TOKENIZER_JSON:
+        if (directory / name).exists():
+            for key in read_config(directory, name):
+                if _leads_elsewhere(name, key):
+                    raise PriorError(f"{directory / name}: {key!r:.200} is not supported.")
+    texts = list(directory.rglob("*.jinja"))
+    if not (directory / "tokenizer.json").is_file():
+        if not (directory / "vocab.json").is_file():
+            raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+        texts.append(directory / "merges.txt")
+    for path in texts:
+        try:
+            read_text(path)
+        except (OSError, ValueError) as error:
+            raise PriorError(f"{path} cannot be read ({error}).") from None
+
+
+def _leads_elsewhere(name: str, key: str) -> bool:
+    if name == "special_tokens_map.json":
+        return not key.endswith(("_token", "_tokens"))
+    return name == "tokenizer_config.json" and key in LEADING_ELSEWHERE
+
+
+def _note_what_is_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+    """Names what the text encoder will not see of the first prompt that is too long."""
+    for prompt in prompts:
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
+        if len(ids) > length:
+            _note(length, tokenizer.decode(ids[length - 1 : -1]))
+            return
+
+
+@functools.cache  # told once, however often the prompt is encoded
+def _note(length: int, cut: str) -> None:
+    if len(cut) > LONGEST_NOTE:
+        cut = f"{cut[: LONGEST_NOTE // 2]} ... {cut[-LONGEST_NOTE // 2 :]}"
+    print(
+        f"Note: the text encoder reads {length} tokens; it will not see {cut!r}.", file=sys.stderr
+    )
 
 
 def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
@@ -262,10 +329,10 @@ def _check_fit(path: Path, with_vae: bool) -> None:
 
 
 def _sample_side(unet: UNet2DConditionModel) -> int:
-    if not isinstance(unet.sample_size, int):
+    if type(unet.sample_size) is not int or not 1 <= unet.sample_size <= LARGEST_PICTURE:
         raise PriorError(
             f"UNet2DConditionModel config: sample_size={unet.sample_size!r} is not supported, "
-            "only one number (a square) is."
+            f"only one number (a square) up to {LARGEST_PICTURE} is."
         )
     return unet.sample_size
 

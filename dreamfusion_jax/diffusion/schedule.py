@@ -93,14 +93,10 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         ("beta_schedule", BETA_SCHEDULES),
     ):
         require_members(NAME, key, [options[key]], set(allowed))
-    alphas_cumprod = np.cumprod(1.0 - _betas(options))
-    if options["rescale_betas_zero_snr"]:
-        if options["prediction_type"] == "epsilon":
-            raise PriorError(
-                "scheduler config: rescale_betas_zero_snr=True is not supported with "
-                "prediction_type='epsilon': where there is no signal, noise says nothing of it."
-            )
-        alphas_cumprod = zero_terminal_snr(alphas_cumprod)
+    with np.errstate(all="ignore"):  # what goes wrong shows in the result
+        alphas_cumprod = _alphas_cumprod(options)
+    if not _is_schedule(alphas_cumprod):
+        raise PriorError("scheduler config: its betas are no variances between 0 and 1.")
     return Schedule(
         alphas_cumprod.astype(np.float32),
         options["prediction_type"],
@@ -108,6 +104,24 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         bool(options["set_alpha_to_one"]),
         float(options["clip_sample_range"]) if options["clip_sample"] else None,
     )
+
+
+def _is_schedule(alphas_cumprod: np.ndarray) -> bool:
+    """Whether it falls (NaN does not) from at most 1 to at least 0."""
+    ends = np.concatenate([[1.0], alphas_cumprod, [0.0]]) if alphas_cumprod.ndim == 1 else None
+    return ends is not None and bool(np.all(ends[:-1] >= ends[1:])) and len(ends) > 2
+
+
+def _alphas_cumprod(options: Mapping[str, Any]) -> np.ndarray:
+    alphas_cumprod = np.cumprod(1.0 - _betas(options))
+    if options["rescale_betas_zero_snr"]:
+        if options["prediction_type"] == "epsilon":
+            raise PriorError(
+                "scheduler config: rescale_betas_zero_snr=True is not supported with "
+                "prediction_type='epsilon': where there is no signal, noise says nothing of it."
+            )
+        return zero_terminal_snr(alphas_cumprod)
+    return alphas_cumprod
 
 
 def zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:

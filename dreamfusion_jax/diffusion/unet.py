@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.layers import Dtype, GroupNorm, Linear, conv3x3, timestep_embedding
-from dreamfusion_jax.diffusion.options import module_options, require_members, require_type
+from dreamfusion_jax.diffusion.options import module_defaults, module_options, require_members
 from dreamfusion_jax.diffusion.unet_blocks import (
     BlockOptions,
     DownBlock2D,
@@ -51,6 +51,8 @@ FIXED: dict[str, Any] = {
 }
 # Attention scores are float32 here, so upcast_attention is always on.
 INERT = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
+MOST_TRANSFORMERS = 64  # eight times Stable Diffusion's
+PER_BLOCK = ("attention_head_dim", "only_cross_attention")
 
 
 class UNet2DConditionModel(nn.Module):
@@ -86,15 +88,9 @@ class UNet2DConditionModel(nn.Module):
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
     ) -> UNet2DConditionModel:
         """Builds the network of a diffusers config.json; refuses what it does not implement."""
-        known = set(cls.__dataclass_fields__) - {"dtype", "parent", "name"}
-        options = module_options(NAME, config, known, FIXED, INERT)
-        for key in (
-            "layers_per_block",
-            "norm_num_groups",
-            "cross_attention_dim",
-            "transformer_layers_per_block",
-        ):
-            require_type(NAME, options, key, int)
+        options = module_options(
+            NAME, config, module_defaults(cls), FIXED, INERT, per_block=PER_BLOCK
+        )
         unet = cls(**options, dtype=dtype)
         require_members(
             NAME, "down_block_types", unet.down_block_types, {"DownBlock2D", "CrossAttnDownBlock2D"}
@@ -107,6 +103,13 @@ class UNet2DConditionModel(nn.Module):
             raise PriorError(
                 f"{NAME} config: down_block_types, up_block_types, attention_head_dim and "
                 "only_cross_attention must have as many entries as block_out_channels."
+            )
+        layers = unet.layers_per_block * unet.transformer_layers_per_block
+        if layers * len(unet.block_out_channels) > MOST_TRANSFORMERS:
+            raise PriorError(
+                f"{NAME} config: layers_per_block={unet.layers_per_block} of "
+                f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
+                f"supported, only {MOST_TRANSFORMERS} transformers on the way down are."
             )
         return unet
 

@@ -19,7 +19,7 @@ from dreamfusion_jax.diffusion.layers import (
     conv3x3,
     dot_product_attention,
 )
-from dreamfusion_jax.diffusion.options import module_options, require_members, require_type
+from dreamfusion_jax.diffusion.options import module_defaults, module_options, require_members
 from dreamfusion_jax.errors import PriorError
 
 NAME = "AutoencoderKL"
@@ -59,10 +59,7 @@ class AutoencoderKL(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32) -> AutoencoderKL:
         """Builds the network of a diffusers config.json; refuses what it does not implement."""
-        known = set(cls.__dataclass_fields__) - {"dtype", "parent", "name"}
-        options = module_options(NAME, config, known, FIXED, INERT)
-        require_type(NAME, options, "layers_per_block", int)
-        require_type(NAME, options, "norm_num_groups", int)
+        options = module_options(NAME, config, module_defaults(cls), FIXED, INERT)
         vae = cls(**options, dtype=dtype)
         require_members(NAME, "down_block_types", vae.down_block_types, {"DownEncoderBlock2D"})
         require_members(NAME, "up_block_types", vae.up_block_types, {"UpDecoderBlock2D"})

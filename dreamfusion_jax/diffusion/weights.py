@@ -8,6 +8,7 @@ an embedding as it is, a 1-D one a norm's `scale`. Name and shape decide it all,
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,10 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from dreamfusion_jax.errors import PriorError
+from dreamfusion_jax.files import read_json, require_regular
 
 Params = dict[str, Any]
 Place = Callable[[np.ndarray], Any]
 WINDOW_BYTES = 2**28
+# What a file says of its tensors: Stable Diffusion's take less than 0.1 MB.
+MAX_HEADER_BYTES = 2**24
+FORMATS = ("F64", "F32", "F16", "BF16")
+MOST_AXES = 4
+MOST_NAMES_TOLD = 20
 POSITION_IDS = ".position_ids"
 FILE_STEMS = ("diffusion_pytorch_model", "model")
 EMBEDDINGS = ("token_embedding", "position_embedding")
@@ -40,7 +47,10 @@ def _stay(array: np.ndarray) -> np.ndarray:
 
 def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
     """A torch state dict, as arrays, to nested Flax params."""
-    return unflatten_dict(dict(_to_flax(name, tensor) for name, tensor in tensors.items()))
+    params = dict(_to_flax(name, tensor) for name, tensor in tensors.items())
+    if len(params) < len(tensors):
+        raise ValueError("two tensors have names that mean the same")
+    return unflatten_dict(params)
 
 
 def params_to_torch(params: Params) -> dict[str, np.ndarray]:
@@ -52,10 +62,10 @@ def read_config(directory: str | Path, name: str = "config.json") -> dict[str, A
     """Parses a JSON object; a missing or broken file is the user's to mend."""
     path = Path(directory) / name
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except FileNotFoundError:
         raise PriorError(f"{path} is missing: expected a diffusers-layout directory.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise PriorError(f"{path} is not readable JSON ({error}).") from None
     if not isinstance(config, dict):
         raise PriorError(f"{path} does not hold a JSON object.")
@@ -95,7 +105,9 @@ def load_module(
     directory = Path(directory)
     module = build_module(directory, module_class, dtype)
     files = _safetensors_files(directory, variant)
-    check_params(module, params_from_torch(modern_names(_outlines(files))), directory)
+    with blamed_on(directory, "holds weights whose names fit no network"):
+        outlines = params_from_torch(modern_names(_outlines(files)))
+    check_params(module, outlines, directory)
     return module, _read_params(files, dtype, place)
 
 
@@ -108,10 +120,8 @@ def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) ->
 
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
     """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
-    inputs = module.dummy_inputs()
     with blamed_on(Path(directory) / "config.json"):
-        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
-    expected = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+        expected = _expected_shapes(module)
     found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
     problems = [
         ("missing", sorted(expected.keys() - found.keys())),
@@ -125,13 +135,29 @@ def check_params(module: nn.Module, params: Params, directory: str | Path) -> No
             ],
         ),
     ]
-    said = [f"{what}: {', '.join(names)}" for what, names in problems if names]
+    said = [f"{what}: {_listed(names)}" for what, names in problems if names]
     if said:
         raise PriorError(
             f"The weights in {directory} do not fit {type(module).__name__}; "
             + "; ".join(said)
             + "."
         )
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of a network's parameters by their names; nothing is allocated for that."""
+
+    def init() -> Any:
+        return module.init(jax.random.key(0), *module.dummy_inputs())["params"]
+
+    shapes = flatten_dict(jax.eval_shape(init), sep="/")
+    return {name: leaf.shape for name, leaf in shapes.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES_TOLD
+    return ", ".join(names[:MOST_NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_component(
@@ -155,14 +181,15 @@ def write_component(
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path) -> Iterator[None]:
+def blamed_on(path: Path, what: str = "describes nothing that can be built") -> Iterator[None]:
     """Whatever the contents of a file make go wrong in here is told as that file's fault."""
     try:
         yield
     except PriorError as error:
-        raise PriorError(f"{path}: {error}") from None
+        told = str(error)
+        raise PriorError(told if str(path) in told else f"{path}: {told}") from None
     except Exception as error:  # a word for a number, channels that their groups do not divide...
-        raise PriorError(f"{path} describes nothing that can be built ({error}).") from error
+        raise PriorError(f"{path} {what} ({error}).") from error
 
 
 def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -233,10 +260,9 @@ def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
     params = {}
     for path in files:
         for name, tensor in _stream(path):
-            if not name.endswith(POSITION_IDS):
-                modern = _modern_attention(name.removeprefix(prefix), tensor)
-                key, leaf = _to_flax(*modern)
-                params[key] = place(np.array(leaf, dtype, order="C"))
+            modern = _modern_attention(name.removeprefix(prefix), tensor)
+            key, leaf = _to_flax(*modern)
+            params[key] = place(np.array(leaf, dtype, order="C"))
     return unflatten_dict(params)
 
 
@@ -245,16 +271,30 @@ def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:
     outlines = {}
     for path in files:
         with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                shape = file.get_slice(name).get_shape()
-                outlines[name] = np.broadcast_to(np.zeros((), np.float32), shape)
+            for name in _names(file):
+                outlines[name] = _outline(path, name, file.get_slice(name))
     return outlines
+
+
+def _names(file: Any) -> list[str]:
+    return [name for name in file.keys() if not name.endswith(POSITION_IDS)]  # noqa: SIM118
+
+
+def _outline(path: Path, name: str, tensor: Any) -> np.ndarray:
+    shape, stored = tensor.get_shape(), tensor.get_dtype()
+    if stored not in FORMATS:
+        raise PriorError(
+            f"{path} holds {name:.200} as {stored}, only {', '.join(FORMATS)} are supported."
+        )
+    if len(shape) > MOST_AXES:
+        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes, no network has such.")
+    return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """All tensors of a file. It is mapped anew every so often: pages once read count as ours."""
     with _opened(path) as file:
-        names = list(file.keys())
+        names = _names(file)
     while names:
         with _opened(path) as file:
             read = 0
@@ -267,14 +307,24 @@ def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        _check_header(path)
         with safe_open(path, framework="numpy") as file:
             yield file
     except FileNotFoundError:
         raise PriorError(f"{path} is missing, though the index beside it names it.") from None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise PriorError(
             f"{path} is not a whole safetensors file ({error}): download it again."
         ) from None
+
+
+def _check_header(path: Path) -> None:
+    """Refuses a header so long that parsing it would fill the memory."""
+    require_regular(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header would have {length} bytes")
 
 
 def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
@@ -303,6 +353,9 @@ def _shards(directory: Path, index: str) -> list[Path]:
         raise PriorError(f"{directory / index} has no weight_map that names the shards.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        if Path(name).name != name:  # a file elsewhere is no part of the pipeline
-            raise PriorError(f"{directory / index} names {name}, which is not a file beside it.")
+        # A file elsewhere is no part of the pipeline, and one of another format may be a pickle.
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise PriorError(
+                f"{directory / index} names {name:.200}, which is not a safetensors file beside it."
+            )
     return [directory / name for name in names]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.layers import GroupNorm, Linear, conv3x3
-from dreamfusion_jax.diffusion.options import module_options
+from dreamfusion_jax.diffusion.options import module_defaults, module_options
 from dreamfusion_jax.diffusion.weights import load_module
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
@@ -39,7 +39,7 @@ class AzimuthClassifier(nn.Module):
     def from_config(cls, config: Mapping[str, Any], dtype: Any = jnp.float32) -> AzimuthClassifier:
         """Reads the attributes of the same names; computes in float32 whatever `dtype`."""
         del dtype
-        return cls(**module_options("AzimuthClassifier", config, ("widths", "norm_num_groups"), {}))
+        return cls(**module_options("AzimuthClassifier", config, module_defaults(cls), {}))
 
     @staticmethod
     def dummy_inputs() -> tuple[jax.Array]:

@@ -42,7 +42,9 @@ _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's."
 _WARM_START = flags.DEFINE_bool(
     "warm_start", False, "Start from the weights in --output, not from random ones."
 )
-_SEED = flags.DEFINE_integer("seed", 1, "Seed of pictures, weights, batches and noise.")
+_SEED = flags.DEFINE_integer(
+    "seed", 1, "Seed of pictures, weights, batches and noise.", 0, 2**31 - 1
+)
 _STORED_DTYPE = jnp.float16
 
 

@@ -36,6 +36,7 @@ from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import make_train_step, place_index, replicate
 from dreamfusion_jax.training.views import text_options
+from dreamfusion_jax.training.workdir import check_places
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
@@ -92,6 +93,7 @@ def prepare_workdir(config: Config) -> Path:
     workdir = Path(config.run.workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        check_places(workdir)
         probe = workdir / ".writable"
         probe.touch()
         probe.unlink()

@@ -6,13 +6,17 @@ residual, how much of the picture the object covers, and each regulariser.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
+
+_LONGEST_LINE = 2**20  # beyond it nothing is ours
 
 
 class MetricsWriter:
@@ -42,11 +46,17 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Forgets what a run wrote after the checkpoint it goes on from; it will be written anew."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # A line cut short when the run was killed.
-    path.write_text("".join(kept))
+    with path.open("rb") as old:
+        lines = iter(lambda: old.readline(_LONGEST_LINE), b"")
+        ours = itertools.takewhile(lambda line: len(line) < _LONGEST_LINE, lines)
+        kept = [line.rstrip(b"\n") + b"\n" for line in ours if _step(line) <= step]
+    path.write_bytes(b"".join(kept))
+
+
+def _step(line: bytes) -> float:
+    """The step that a line tells of; infinity where it was cut short, as by the end of a run."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return math.inf
+    return step if isinstance(step, int) else math.inf

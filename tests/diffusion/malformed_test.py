@@ -166,7 +166,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "index without a map": (index_without_map, "index.json has no weight_map"),
     "no vocabulary": (remove("tokenizer"), "tokenizer holds no CLIP vocabulary"),
-    "torn vocabulary": (torn_vocabulary, "tokenizer is not a CLIPTokenizer's"),
+    "torn vocabulary": (torn_vocabulary, r"tokenizer/(vocab|tokenizer).json is not readable JSON"),
     "no schedule": (remove("scheduler"), "scheduler_config.json is missing"),
     "unknown prediction": (
         entries(SCHEDULER, prediction_type="score"),
@@ -178,7 +178,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     ),
     "a schedule in words": (
         entries(SCHEDULER, beta_start="low"),
-        "scheduler_config.json describes nothing that can be built",
+        "scheduler_config.json.*beta_start='low' is not supported",
     ),
     "text of another width": (narrow_text, "unet/config.json: cross_attention_dim=16 is not"),
     "text of fewer words": (few_words, "tokenizer holds .* tokens, but the text encoder"),
