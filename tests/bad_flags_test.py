@@ -1,4 +1,4 @@
-"""Every flag has a range or choices, and what is beyond is refused in one sentence that names it."""
+"""Every flag has a range or choices; what is beyond is refused in one sentence that names it."""
 
 import collections
 import contextlib
@@ -144,15 +144,19 @@ def tame(setting: dataclasses.Field) -> st.SearchStrategy[str]:
     return number.map(repr)
 
 
+ODD_VALUES = (
+    *("", "nan", "-inf", "1e999", "9" * 400, "0x" + "f" * 9000, "1_0", "\u0663", "1,2", "2,1"),
+    *("(1,2)", "1,2,3", "None", "true", "x" * 10_000, "../" * 50, "\0", "\n", "\x1b[2J", "\u2028"),
+    *("\ud800", "~nobody/x", "@x", "%s%n", "{0}"),
+)
+
 STRANGE = st.one_of(
     st.text(),
     st.text(st.characters()),  # lone surrogates among them
     st.integers().map(str),
     st.floats().map(repr),
-    st.sampled_from(("", "nan", "-inf", "1e999", "9" * 400, "0x" + "f" * 9000, "1_0", "\u0663", "1,2",
-                     "2,1", "(1,2)", "1,2,3", "None", "true", "x" * 10_000, "../" * 50, "\0", "\n",
-                     "\x1b[2J", "\u2028", "\ud800", "~nobody/x", "@x", "%s%n", "{0}")),
-)  # fmt: skip
+    st.sampled_from(ODD_VALUES),
+)
 
 
 def argument(setting: dataclasses.Field) -> st.SearchStrategy[str]:
@@ -165,14 +169,17 @@ TAME = st.sampled_from(sorted(SETTINGS)).flatmap(
     lambda name: tame(SETTINGS[name]).map(f"--{name}={{}}".format)
 )
 WILD = st.sampled_from(sorted(SETTINGS)).flatmap(lambda name: STRANGE.map(f"--{name}={{}}".format))
+ODD_ARGUMENTS = (
+    *("--", "-", "---", "--=", "--prompt", "-prompt=y", "--noperp_neg", "--nowidth", "--perp_neg"),
+    *("--preset=paper", "--preset=sd", "--preset=none", "--undefok=x", "--undefok"),
+    *("--flagfile=/dev/null", "--flagfile=/", "--verbosity=x"),
+)
 NO_FLAG = st.one_of(
     STRANGE.filter(lambda text: not text.startswith("-")),
     STRANGE.map("--no_such_flag={}".format),
     STRANGE.map("--flagfile={}".format),
-    st.sampled_from(("--", "-", "---", "--=", "--prompt", "-prompt=y", "--noperp_neg", "--nowidth",
-                     "--perp_neg", "--preset=paper", "--preset=sd", "--preset=none", "--undefok=x",
-                     "--undefok", "--flagfile=/dev/null", "--flagfile=/", "--verbosity=x")),
-)  # fmt: skip
+    st.sampled_from(ODD_ARGUMENTS),
+)
 COMMAND_LINES = st.lists(TAME, max_size=8) | st.lists(
     st.one_of(TAME, TAME, TAME, WILD, NO_FLAG), max_size=6
 )

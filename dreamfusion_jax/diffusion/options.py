@@ -12,8 +12,8 @@ from typing import Any
 
 from dreamfusion_jax.errors import PriorError
 
-# No network has a number as large, nor as many blocks or layers: a file that says so would only have
-# us build for hours.
+# No network has a number as large, nor as many blocks or layers: a file that says so would only
+# have us build for hours.
 LARGEST = 2**20
 MOST_BLOCKS = 8
 MOST = {

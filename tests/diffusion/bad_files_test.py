@@ -37,7 +37,7 @@ def test_spoilt_files_are_read_or_refused_in_little_time_and_memory(
     It also holds that nothing is written outside the workspace or read from a folder that only a
     file's contents name, that nothing is unpickled and that nothing is connected to.
     """
-    command = [sys.executable, "-m", "tests.diffusion.fuzz", "--seed=0", f"--count={count}"]
+    command = [sys.executable, "-m", "tests.diffusion.fuzz", "--fuzz_seed=0", f"--count={count}"]
     command += [f"--pipeline={pipeline_dir}", f"--workspace={tmp_path}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)

@@ -1,6 +1,6 @@
 """Loads a prior, and looks into a run's folder, again and again with one file of them spoilt.
 
-  python -m tests.diffusion.fuzz --pipeline=DIR --workspace=EMPTY_DIR --count=2000 --seed=0
+  python -m tests.diffusion.fuzz --pipeline=DIR --workspace=EMPTY_DIR --count=2000 --fuzz_seed=0
 
 A process of its own, so that its memory can be bounded, and so that a crash is seen. Every file
 must be read or be refused by a UserError; what else happens is a finding. Leaves report.json.
@@ -40,7 +40,7 @@ from dreamfusion_jax.training.workdir import check_places
 PIPELINE = flags.DEFINE_string("pipeline", None, "a small pipeline, as diffusers saves it")
 WORKSPACE = flags.DEFINE_string("workspace", None, "an empty folder")
 COUNT = flags.DEFINE_integer("count", 100, "files to spoil")
-SEED = flags.DEFINE_integer("seed", 0, "decides all that is done to them")
+SEED = flags.DEFINE_integer("fuzz_seed", 0, "decides all that is done to them")
 
 SECONDS = 20  # after which a file is said to hang
 MEMORY = 2**30
@@ -184,29 +184,38 @@ def change_json(rng: random.Random, data: bytes) -> bytes:
     return json.dumps(change_value(rng, value)).encode()
 
 
+STRANGE_LINES = (
+    *(b"", b"a b c", b"ab", b"\xff", b"{}", b"[1]", b"7", b"a" * 10**6, b"[" * 10**5),
+    *(b'{"step": "x"}', b'{"step": NaN}', b'{"step": 1e999}', b'{"step": [1]}'),
+)
+
+
 def change_lines(rng: random.Random, data: bytes) -> bytes:
     lines = data.split(b"\n")
     at = rng.randrange(len(lines))
-    lines[at : at + rng.randrange(2)] = [
-        rng.choice(
-            (
-                b"",
-                b"a b c",
-                b"ab",
-                b"\xff",
-                b"{}",
-                b"[1]",
-                b"7",
-                b'{"step": "x"}',
-                b"a" * 10**6,
-                b'{"step": NaN}',
-                b'{"step": 1e999}',
-                b"[" * 10**5,
-                b'{"step": [1]}',
-            )
-        )
-    ]
+    lines[at : at + rng.randrange(2)] = [rng.choice(STRANGE_LINES)]
     return b"\n".join(lines)
+
+
+DTYPES = (
+    *("F64", "F16", "BF16", "I64", "BOOL", "C64", "F8_E4M3", "F4", "U8", "X", ""),
+    *(None, 7),
+)
+SHAPES: tuple[Any, ...] = (
+    *([], [0], [1] * 70, [2**60, 2**60], [-1], [1.5], ["4"], [0, 2**62], [2**64]),
+    None,
+)
+NAMES = (
+    *("", "weight", "a..b", "\0", "conv_in", "conv_in.weight.x", "0", "a" * 5000, "../x"),
+    "__metadata__.x",
+)
+
+
+def strange_offsets(rng: random.Random, begin: int, end: int) -> Any:
+    """Where a tensor does not lie, and what is no place at all."""
+    no_place: tuple[Any, ...] = ([begin], [2**64, 2**64], [0, 0], "0", [])
+    beside = ([begin, end + 1], [begin + 1, end + 1], [-1, end], [end, begin], [begin, 2**63])
+    return rng.choice((*beside, *no_place))
 
 
 def change_header(rng: random.Random, data: bytes) -> bytes:
@@ -219,75 +228,19 @@ def change_header(rng: random.Random, data: bytes) -> bytes:
         entry, other = header[rng.choice(names)], header[rng.choice(names)]
         match rng.randrange(12):
             case 0:
-                entry["dtype"] = rng.choice(
-                    (
-                        "F64",
-                        "F16",
-                        "BF16",
-                        "I64",
-                        "BOOL",
-                        "C64",
-                        "F8_E4M3",
-                        "F4",
-                        "U8",
-                        "X",
-                        "",
-                        None,
-                        7,
-                    )
-                )
+                entry["dtype"] = rng.choice(DTYPES)
             case 1:
-                entry["shape"] = rng.choice(
-                    (
-                        [],
-                        [0],
-                        [1] * 70,
-                        [2**60, 2**60],
-                        [-1],
-                        [1.5],
-                        ["4"],
-                        [0, 2**62],
-                        other["shape"],
-                        [2**64],
-                        None,
-                    )
-                )
+                entry["shape"] = rng.choice((*SHAPES, other["shape"]))
             case 2:
                 entry["shape"] = [*true[rng.choice(names)]["shape"][::-1], 1]
             case 3:
                 entry["data_offsets"] = other["data_offsets"]  # one over the other
             case 4:
-                begin, end = true[rng.choice(names)]["data_offsets"]
-                entry["data_offsets"] = rng.choice(
-                    (
-                        [end, begin],
-                        [begin, end + 1],
-                        [begin, 2**63],
-                        [-1, end],
-                        [begin],
-                        [2**64, 2**64],
-                        [0, 0],
-                        [begin + 1, end + 1],
-                        "0",
-                        [],
-                    )
+                entry["data_offsets"] = strange_offsets(
+                    rng, *true[rng.choice(names)]["data_offsets"]
                 )
             case 5:
-                name = rng.choice(
-                    (
-                        "",
-                        "weight",
-                        "a..b",
-                        "\0",
-                        "conv_in",
-                        "conv_in.weight.x",
-                        "0",
-                        "a" * 5000,
-                        "../x",
-                        "__metadata__.x",
-                    )
-                )
-                header[name] = dict(entry)
+                header[rng.choice(NAMES)] = dict(entry)
             case 6:
                 name = rng.choice(names)
                 header[name.replace(".0.", "_0.")] = dict(entry)
@@ -329,18 +282,11 @@ def put_sparse(rng: random.Random, path: Path) -> None:
         file.truncate(rng.choice((2**27, 2**33)))
 
 
+TARGETS = ("no such", "..", "/dev/zero", "/dev/null", "/proc/self/mem", "/", "/dev/urandom")
+
+
 def put_link(rng: random.Random, path: Path) -> None:
-    targets = (
-        path.name,
-        "no such",
-        "..",
-        "/dev/zero",
-        "/dev/null",
-        "/proc/self/mem",
-        "/",
-        "/dev/urandom",
-    )
-    path.symlink_to(rng.choice(targets))
+    path.symlink_to(rng.choice((path.name, *TARGETS)))
 
 
 def put_nothing(rng: random.Random, path: Path) -> None:
@@ -425,6 +371,9 @@ def read_run(folder: Path) -> None:
     _drop_lines_after(folder / "metrics.jsonl", 10)
 
 
+FORBIDDEN = ("pickle.find_class", "socket.connect", "socket.bind", "os.system", "os.exec")
+
+
 class Watch:
     """Hears what Python opens, connects to and unpickles. It never stops hearing."""
 
@@ -435,13 +384,7 @@ class Watch:
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str | bytes):
             self.hear_open(os.path.abspath(os.fsdecode(arguments[0])), arguments[2])
-        elif event in (
-            "pickle.find_class",
-            "socket.connect",
-            "socket.bind",
-            "os.system",
-            "os.exec",
-        ):
+        elif event in FORBIDDEN:
             self.seen.append(f"{event} {arguments!r:.200}")
 
     def hear_open(self, path: str, mode: int) -> None:
