@@ -201,6 +201,7 @@ def validate(config: Config) -> Config:
     for name in ("revision", "variant"):
         if getattr(config.prior, name) and config.prior.prior == "toybox":
             raise UserError(f"--{name} needs another --prior than the toybox, which has but one.")
+    _check_processes(config.run)
     if config.run.workdir:
         return config
     workdir = str(Path("workdir") / slug(config.train.prompt))
@@ -226,6 +227,17 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
             if before != after and not grown:
                 names.append(setting.name)
     return names
+
+
+def _check_processes(run: RunConfig) -> None:
+    if bool(run.coordinator) != bool(run.processes):
+        raise UserError("--coordinator and --processes are of use only together.")
+    if run.coordinator and run.distributed == "off":
+        raise UserError("--coordinator contradicts --distributed=off.")
+    if run.coordinator and not re.fullmatch(r"\S+:\d{1,5}", run.coordinator):
+        raise UserError(f"--coordinator must be host:port, not {run.coordinator!r:.80}.")
+    if run.process_index >= max(run.processes, 1):
+        raise UserError(f"--process_index must be less than --processes ({run.processes}).")
 
 
 def check_section(section: Any) -> None:

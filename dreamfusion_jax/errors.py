@@ -7,6 +7,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class RunError(UserError):
+    """The machine, or the numbers, are at fault, not the command. What was saved is kept."""
+
+    exit_code = 1
+
+
 class PriorError(UserError):
     """A prior's files are at fault, not the command. The message names the file and the fault."""
 

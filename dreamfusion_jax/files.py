@@ -1,4 +1,4 @@
-"""Reading text files that anybody may have written.
+"""Reading text files that anybody may have written, and writing files whole.
 
 What is wrong with a file is raised as a ValueError or an OSError, whose message is a phrase that
 the caller completes with the file's name and the mend.
@@ -7,6 +7,7 @@ the caller completes with the file's name and the mend.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,13 @@ def require_regular(path: Path) -> None:
     """Refuses what is there but no file: a pipe would be waited for, a device has no end."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: whoever reads it never sees half of one."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

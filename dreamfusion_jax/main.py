@@ -20,6 +20,7 @@ from dreamfusion_jax.config import Config, config_from_flags, define_flags, is_f
 from dreamfusion_jax.files import read_json
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import loop
+from dreamfusion_jax.training import workdir as workdirs
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
 
 SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES)
@@ -29,7 +30,7 @@ def main() -> int:
     started = time.monotonic()
     config = config_from_flags()
     entry.use_compilation_cache(config.run.compilation_cache)
-    workdir = loop.prepare_workdir(config)
+    workdir = workdirs.prepare_workdir(config)
     try:
         saved = optimise(config, workdir, started)
     except loop.Interrupted as stopped:
@@ -54,7 +55,7 @@ def optimise(config: Config, workdir: Path, started: float) -> SavedRun:
     if config.prior.prior == "toybox":
         _warn_of_unknown_words(config.train.prompt)
     run = loop.prepare(config)
-    loop.store_config(config)
+    workdirs.store_config(config)
     return SavedRun(config, run.scene, loop.train(config, run, started))
 
 

@@ -328,7 +328,22 @@ class RunConfig:
     """Where and how to run and what to leave behind. May change when a run is continued."""
 
     workdir: str = _setting("", "folder of the results (empty: workdir/<the prompt's words>)")
-    devices: int = _setting(0, "local devices to use (0: all)", 0, 4096)
+    devices: int = _setting(0, "devices of each process to use (0: all)", 0, 4096)
+    distributed: str = _setting(
+        "auto",
+        "run as one of several processes (auto: on Cloud TPU and with --coordinator; on: JAX finds"
+        " the cluster)",
+        choices=("auto", "on", "off"),
+    )
+    coordinator: str = _setting("", "address of the first of several processes, as host:port")
+    processes: int = _setting(0, "how many processes there are, with --coordinator", 0, 65536)
+    process_index: int = _setting(0, "which of them this is, from 0", 0, 65535)
+    peer_timeout: int = _setting(
+        100, "seconds after which a process that is not heard of counts as dead", 5, 86400
+    )
+    max_skipped_steps: int = _setting(
+        20, "steps in a row without finite numbers after which the run is given up", 1, MAX_STEPS
+    )
     compilation_cache: str = _setting("auto", _CACHE_HELP)
     log_every: int = _setting(20, "steps between lines of metrics", 1, MAX_STEPS)
     preview_every: int = _setting(100, "steps between preview pictures", 1, MAX_STEPS)

@@ -1,58 +1,159 @@
-"""Checkpoints of a run, kept by Orbax: the last few states in <workdir>/checkpoints."""
+"""Checkpoints of a run, kept by Orbax: the last few states in <workdir>/checkpoints.
+
+Each holds the state and a digest of every array in it, so that damage shows however the file system
+came by it. In a job of several processes all of them write and read; all must call alike.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamfusion_jax.config import Config, read_config
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.training import processes
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
+from dreamfusion_jax.training.step import across_processes
 
 KEPT = 2
+FULL = re.compile("ENOSPC|EDQUOT|No space left|quota exceeded", re.IGNORECASE)
+FORBIDDEN = re.compile("EACCES|EROFS|PERMISSION_DENIED|Permission denied|Read-only", re.IGNORECASE)
 
 
 class Checkpoints:
-    """Saves and restores states. States are written in the background, whole or not at all."""
+    """Saves and restores states. States are written in the background, whole or not at all.
 
-    def __init__(self, workdir: Path) -> None:
-        self._folder = (workdir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+    Args:
+      workdir: the run's folder.
+      devices: those of all processes, on which the states to save lie; none to read only.
+    """
+
+    def __init__(self, workdir: Path, devices: list[jax.Device] | None = None) -> None:
+        self._workdir, self._devices = workdir.absolute(), devices
+        self._folder = self._workdir / "checkpoints"
+        self._reader = _reader(ocp.StandardCheckpointHandler)
+        self._digest_reader = _reader(ocp.JsonCheckpointHandler)
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            item_names=("state", "digest"),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=KEPT,
+                read_only=devices is None,
+                create=devices is not None,
+                cleanup_tmp_directories=devices is not None,
+            ),
+        )
 
     def latest_step(self) -> int:
-        """The steps done in the newest checkpoint; 0 where there is none."""
-        return self._manager.latest_step() or 0
+        """The steps done in the newest checkpoint, whole or not; 0 where there is none."""
+        return max(self._steps(), default=0)
+
+    def _steps(self) -> list[int]:
+        return list(self._manager.all_steps()) if self._folder.is_dir() else []
 
     def save(self, state: TrainState) -> None:
-        """Saves a state, unless its step is saved already."""
-        host_state = jax.device_get(state)  # Before the next step may donate its buffers.
+        """Saves a state that lies on the devices, unless its step is saved already.
+
+        Raises:
+          RunError: it, or the one before, which was being written, does not fit on the disk.
+        """
+        host_state = jax.device_get(state)
         step = int(host_state.step)
-        if step != self.latest_step():
-            self._manager.save(step, args=ocp.args.StandardSave(host_state))
+        if step == self.latest_step():
+            return
+        assert self._devices is not None, "opened to read only"
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(across_processes(state, self._devices)),
+            digest=ocp.args.JsonSave(digest(host_state)),
+        )
+        with self._plain_words():
+            self._manager.save(step, args=items)
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state, as numpy arrays in the structure and shapes of `like`."""
-        step = self.latest_step()
-        template: Any = jax.device_get(like)
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(template))
-        except Exception as error:  # Orbax raises many kinds; all mean the same to the user.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        """The newest state that is whole, as numpy arrays in the structure and shapes of `like`.
+
+        What is damaged is told of and, unless opened to read only, moved out of the way.
+
+        Raises:
+          UserError: none is whole.
+        """
+        damaged, reason = [], ""
+        for step in sorted(self._steps(), reverse=True):
+            state = None
+            try:
+                state = self._restore(step, like)
+            except Exception as error:  # Orbax raises many kinds; all mean the same to the user.
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+                if FORBIDDEN.search(str(error)):
+                    raise UserError(
+                        f"{self._folder / str(step)} cannot be read: {reason}"
+                    ) from error
+            if processes.all_agree(state is not None):
+                self._put_aside(damaged)
+                return state
+            damaged.append(step)
+            _warn(f"the checkpoint of step {step} in {self._folder} is damaged ({reason}).")
+        raise UserError(
+            f"No checkpoint in {self._folder} can be read ({reason}); delete that folder to start"
+            " anew, or choose another --workdir."
+        )
+
+    def _restore(self, step: int, like: TrainState) -> TrainState:
+        folder = self._folder / str(step)
+        if (folder / "default").exists():
             raise UserError(
-                f"The checkpoint of step {step} in {self._folder} cannot be read ({reason});"
-                " delete that step's folder, or choose another --workdir."
-            ) from error
+                f"{folder} was written by an earlier version of this program; choose another"
+                " --workdir."
+            )
+        template: Any = jax.device_get(like)
+        state = self._reader.restore(folder / "state", args=ocp.args.StandardRestore(template))
+        stored = self._digest_reader.restore(folder / "digest")
+        if stored != digest(state):
+            raise ValueError("its contents are not what was written")
+        return state
+
+    def _put_aside(self, steps: list[int]) -> None:
+        """Moves damaged checkpoints to <workdir>/damaged_checkpoints, for whoever wonders."""
+        if self._devices is None or not steps:
+            return
+        if processes.is_first():
+            aside = self._workdir / "damaged_checkpoints"
+            aside.mkdir(exist_ok=True)
+            for step in steps:
+                taken = sum(path.name.startswith(f"{step}_") for path in aside.iterdir())
+                (self._folder / str(step)).rename(aside / f"{step}_{taken}")
+        processes.all_agree(True)  # none looks before all is moved
+        self._manager.reload()
 
     def close(self) -> None:
-        """Waits until everything is on the disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on the disk. Raises as `save` does."""
+        with self._plain_words():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextmanager
+    def _plain_words(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of many kinds, and from threads
+            if not (FULL.search(str(error)) or FORBIDDEN.search(str(error))):
+                raise
+            why = "the disk is full" if FULL.search(str(error)) else "it may not be written to"
+            raise RunError(
+                f"A checkpoint could not be written to {self._folder} ({why}); what was saved"
+                " before is kept: mend that, and the same command goes on from there."
+            ) from error
 
 
 class SavedRun(NamedTuple):
@@ -76,3 +177,28 @@ def load_run(workdir: Path) -> SavedRun:
         return SavedRun(config, scene, checkpoints.restore(like))
     finally:
         checkpoints.close()
+
+
+def _reader(handler: Any) -> ocp.Checkpointer:
+    """Reads for this process alone, so that one which fails keeps no other waiting."""
+    index = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"reader_{index}"
+    )
+    return ocp.Checkpointer(handler(), multiprocessing_options=options)
+
+
+def digest(state: TrainState) -> dict[str, str]:
+    """SHA-256 of every array, by its path in the state."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): _sha256(np.asarray(leaf)) for path, leaf in leaves}
+
+
+def _sha256(array: np.ndarray) -> str:
+    kind = f"{array.dtype} {array.shape}".encode()
+    return hashlib.sha256(kind + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _warn(text: str) -> None:
+    if processes.is_first():
+        print(f"Warning: {text}", file=sys.stderr, flush=True)

@@ -6,8 +6,6 @@ that the bar tells the truth and an interruption is heard at once.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import signal
 import time
@@ -18,25 +16,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from tqdm import tqdm
 
 from dreamfusion_jax import render
-from dreamfusion_jax.config import Config, differing_flags, is_flat, read_config, to_dict
+from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.prior import Prior, load_prior
 from dreamfusion_jax.diffusion.weights import Place
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.settings import PriorConfig
+from dreamfusion_jax.training import processes
 from dreamfusion_jax.training.checkpoint import Checkpoints
+from dreamfusion_jax.training.diagnostics import write_diagnostics
 from dreamfusion_jax.training.metrics import MetricsWriter
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
-from dreamfusion_jax.training.step import make_train_step, place_index, replicate
+from dreamfusion_jax.training.step import make_train_step, place_input, replicate
 from dreamfusion_jax.training.views import text_options
-from dreamfusion_jax.training.workdir import check_places
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
@@ -57,7 +57,7 @@ class Run(NamedTuple):
       scene, prior, optimizer: the pure functions.
       weights: the prior's, on every device.
       table: the embedded prompts.
-      devices: where the steps run.
+      devices: where the steps run, those of all processes.
     """
 
     workdir: Path
@@ -88,42 +88,18 @@ def prepare(config: Config) -> Run:
     )
 
 
-def prepare_workdir(config: Config) -> Path:
-    """Makes the folder, and refuses one that holds another run."""
-    workdir = Path(config.run.workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        check_places(workdir)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written to ({error.strerror}); name another folder."
-        ) from error
-    if (workdir / "config.json").exists():
-        differing = differing_flags(read_config(workdir / "config.json"), config)
-        if differing:
-            names = ", ".join(f"--{name}" for name in differing)
-            raise UserError(
-                f"{workdir} holds a run with other settings ({names}); give the same, or name"
-                " another --workdir."
-            )
-    return workdir
-
-
-def store_config(config: Config) -> None:
-    """Writes the resolved configuration, which a later run in this folder must match."""
-    text = json.dumps(to_dict(config), indent=2) + "\n"
-    (Path(config.run.workdir) / "config.json").write_text(text)
-
-
 def choose_devices(count: int) -> list[jax.Device]:
-    """The first `count` local devices; all of them where it is 0."""
-    devices = jax.local_devices()
-    if count > len(devices):
-        raise UserError(f"--devices={count}, but this machine has {len(devices)}.")
-    return devices[: count or len(devices)]
+    """The first `count` devices of every process; all of them where it is 0."""
+    own = len(jax.local_devices())
+    if count > own:
+        raise UserError(f"--devices={count}, but this machine has {own}.")
+    taken: dict[int, int] = {}
+    chosen = []
+    for device in jax.devices():
+        taken[device.process_index] = taken.get(device.process_index, 0) + 1
+        if taken[device.process_index] <= (count or own):
+            chosen.append(device)
+    return chosen
 
 
 def open_prior(config: PriorConfig, place: Place = jax.device_put) -> tuple[Prior, Any]:
@@ -149,13 +125,14 @@ def train(config: Config, run: Run, started: float) -> TrainState:
     Raises:
       Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
     """
-    checkpoints = Checkpoints(run.workdir)
+    checkpoints = Checkpoints(run.workdir, run.devices)
     try:
         state = init_state(run.scene, run.optimizer, config.train.seed)
-        done = checkpoints.latest_step()
-        if done:
-            state = checkpoints.restore(state)
-            print(f"Going on in {run.workdir} after step {done}.", flush=True)
+        if checkpoints.latest_step():
+            # What a run that was given up skipped in a row counts anew.
+            state = checkpoints.restore(state)._replace(skipped_in_row=np.int32(0))
+            if processes.is_first():
+                print(f"Going on in {run.workdir} after step {state.step}.", flush=True)
         with _heard_interruptions() as interrupted:
             return _train_steps(config, run, checkpoints, state, started, interrupted)
     finally:
@@ -170,48 +147,74 @@ def _train_steps(
     started: float,
     interrupted: Callable[[], bool],
 ) -> TrainState:
-    """The loop. Returns the last state, on the host."""
-    first, steps = int(state.step), config.train.steps
+    """The loop, the same in every process. Returns the last state, on the host."""
+    first, steps, shows = int(state.step), config.train.steps, processes.is_first()
     step_fn = make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    index = place_index(run.devices)
+    inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
-    writer = MetricsWriter(run.workdir, first)
+    writer = MetricsWriter(run.workdir, first) if shows else None
     previewed = first > 0
-    progress = tqdm(range(first + 1, steps + 1), initial=first, total=steps, unit="step")
+    progress = tqdm(
+        range(first + 1, steps + 1), initial=first, total=steps, unit="step", disable=not shows
+    )
     progress.set_description("compiling")
-    metrics = None
+    metrics: dict[str, jax.Array] = {}
     try:
         for step in progress:
-            before, (state, metrics) = metrics, step_fn(index, state, weights, table)
+            before = metrics
+            state, metrics = step_fn(inputs[interrupted()], state, weights, table)
             # The next step is handed over while this one runs; further ahead, progress would lie.
-            jax.block_until_ready(before)
+            signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
                 progress.set_description("optimising")
-            if step % config.run.log_every == 0 or step == steps:
-                values = writer.write(step, metrics)
-                _assert_finite(step, values)
-                progress.set_postfix(opacity=f"{values['opacity_mean']:.2f}")
-            if _preview_due(config, step, previewed, started):
+            if writer and (step % config.run.log_every == 0 or step == steps):
+                _log(writer, step, metrics, progress)
+            if shows and _preview_due(config, step, previewed, started):
                 _write_preview(config, run, state, step, progress, announce=not previewed)
                 previewed = True
-            stop = interrupted()
-            if stop or step % config.run.checkpoint_every == 0 or step == steps:
+            # Alone, there is nobody to agree with.
+            stop = interrupted() if processes.is_alone() else signals.stop
+            lost = signals.skipped_in_row >= config.run.max_skipped_steps
+            if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
+            if lost:
+                raise _given_up(config, run, state)
             if stop and step < steps:
                 raise Interrupted(step)
     finally:
         progress.close()
-        writer.close()
+        if writer:
+            writer.close()
     return jax.device_get(state)
 
 
-def _assert_finite(step: int, values: dict[str, float]) -> None:
-    """Stops a run that is lost before it overwrites its checkpoints."""
-    if not math.isfinite(values["residual_rms"] + values["gradient_norm"]):
-        raise UserError(
-            f"The numbers are no longer finite at step {step}; start again in another --workdir"
-            " with a lower --learning_rate."
-        )
+class _Signals(NamedTuple):
+    """What a step tells every process alike: to stop, and how many steps in a row were skipped."""
+
+    stop: bool = False
+    skipped_in_row: int = 0
+
+
+def _read_signals(metrics: dict[str, jax.Array]) -> _Signals:
+    """Waits for the step with these metrics, if there was one."""
+    if not metrics:
+        return _Signals()
+    stop, in_row = jax.device_get((metrics["stop"], metrics["skipped_in_row"]))
+    return _Signals(bool(stop), int(in_row))
+
+
+def _log(writer: MetricsWriter, step: int, metrics: dict[str, jax.Array], progress: tqdm) -> None:
+    values = writer.write(step, {name: x for name, x in metrics.items() if name != "stop"})
+    postfix = {"opacity": f"{values['opacity_mean']:.2f}"}
+    if values["skipped_steps"]:
+        postfix["skipped"] = f"{values['skipped_steps']:.0f}"
+    progress.set_postfix(postfix)
+
+
+def _given_up(config: Config, run: Run, state: TrainState) -> RunError:
+    if processes.is_first():
+        return write_diagnostics(run.workdir, config, state, run.weights, len(run.devices))
+    return RunError("The numbers are not finite; the first process tells more.")
 
 
 def _preview_due(config: Config, step: int, previewed: bool, started: float) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from dreamfusion_jax.files import write_whole
+
 _LONGEST_LINE = 2**20  # beyond it nothing is ours
 
 
@@ -31,7 +33,9 @@ class MetricsWriter:
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Fetches the metrics from the device, writes them, and returns them as floats."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON knows no NaN.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **known}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -50,7 +54,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
         lines = iter(lambda: old.readline(_LONGEST_LINE), b"")
         ours = itertools.takewhile(lambda line: len(line) < _LONGEST_LINE, lines)
         kept = [line.rstrip(b"\n") + b"\n" for line in ours if _step(line) <= step]
-    path.write_bytes(b"".join(kept))
+    write_whole(path, b"".join(kept))
 
 
 def _step(line: bytes) -> float:

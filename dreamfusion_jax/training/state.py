@@ -21,11 +21,15 @@ class TrainState(NamedTuple):
       step: [] int32, steps done.
       params: the scene's parameters.
       opt_state: the optimiser's state.
+      skipped: [] int32, steps whose numbers were not finite, and which changed nothing.
+      skipped_in_row: [] int32, how many of them were the last ones.
     """
 
     step: jax.Array
     params: Any
     opt_state: optax.OptState
+    skipped: jax.Array
+    skipped_in_row: jax.Array
 
 
 @functools.cache
@@ -43,4 +47,5 @@ def build_scene(config: SceneConfig) -> Scene:
 def init_state(scene: Scene, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step."""
     params = scene.init(jax.random.key(seed))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    step, skipped, in_row = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(step, params, optimizer.init(params), skipped, in_row)

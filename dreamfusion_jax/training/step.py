@@ -13,7 +13,7 @@ matter only against the regularisers' weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,22 @@ from dreamfusion_jax.training.views import Draw, draw_view
 
 AXIS = "devices"
 
-# device_index [D], state, weights, table -> state, metrics
+
+class DeviceInput(NamedTuple):
+    """What differs from device to device, each [D]; [] on the device itself.
+
+    Attributes:
+      index: int32, which of all devices of all processes it is.
+      stop: int32, 1 where its process was asked to stop, and else 0.
+    """
+
+    index: jax.Array
+    stop: jax.Array
+
+
+# device input, state, weights, table -> state, metrics
 TrainStep = Callable[
-    [jax.Array, TrainState, Any, TextTable], tuple[TrainState, dict[str, jax.Array]]
+    [DeviceInput, TrainState, Any, TextTable], tuple[TrainState, dict[str, jax.Array]]
 ]
 
 
@@ -46,34 +59,62 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     devices: list[jax.Device],
 ) -> TrainStep:
-    """The pmapped step. It donates the state it is given.
+    """The pmapped step on `devices`, those of all processes. It donates the state it is given.
 
     The state, the prior's weights and the text table are the same on every device, so they carry no
     leading axis but are broadcast (in_axes None): place them with `replicate` before the first
-    call, or every step would copy them. Only `device_index` is mapped, see `place_index`.
+    call, or every step would copy them. Only `DeviceInput` is mapped, see `place_input`.
     """
-
-    def train_step(
-        device_index: jax.Array, state: TrainState, weights: Any, table: TextTable
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = config.train.views_per_device
-        view_indices = device_index * count + jnp.arange(count)
-        draws = jax.vmap(lambda index: draw_view(config, state.step, index))(view_indices)
-        grads, metrics = sds_gradient(config, scene, prior, weights, table, state, draws)
-        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(grads)
-        return TrainState(state.step + 1, params, opt_state), metrics
-
     return jax.pmap(
-        train_step,
+        device_step(config, scene, prior, optimizer),
         axis_name=AXIS,
         in_axes=(0, None, None, None),
         out_axes=(None, None),
         devices=devices,
         donate_argnums=1,
     )
+
+
+def device_step(
+    config: Config, scene: Scene, prior: Prior, optimizer: optax.GradientTransformation
+) -> TrainStep:
+    """What each device does in a step, under a mapped axis named `AXIS`.
+
+    A step whose residual or gradient is not finite changes nothing but the counters. The metrics
+    tell of it (`skipped_steps` so far, `skipped_in_row`), and whether any process was asked to
+    stop (`stop`), to every process alike.
+    """
+
+    def train_step(
+        device: DeviceInput, state: TrainState, weights: Any, table: TextTable
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        count = config.train.views_per_device
+        view_indices = device.index * count + jnp.arange(count)
+        draws = jax.vmap(lambda index: draw_view(config, state.step, index))(view_indices)
+        grads, metrics = sds_gradient(config, scene, prior, weights, table, state, draws)
+        grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
+        metrics["gradient_norm"] = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
+        state = updated(optimizer, state, grads, finite)
+        metrics |= {"skipped_steps": state.skipped, "skipped_in_row": state.skipped_in_row}
+        metrics["stop"] = jax.lax.pmax(device.stop, AXIS)
+        return state, metrics
+
+    return train_step
+
+
+def updated(
+    optimizer: optax.GradientTransformation, state: TrainState, grads: Any, finite: jax.Array
+) -> TrainState:
+    """The state after a step with these gradients; where they are not finite, as good as before."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    after = (optax.apply_updates(state.params, updates), opt_state)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), after, (state.params, state.opt_state)
+    )
+    skipped = 1 - finite.astype(jnp.int32)
+    in_row = (state.skipped_in_row + 1) * skipped
+    return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, in_row)
 
 
 def sds_gradient(
@@ -159,14 +200,31 @@ def regularization(
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-    """Puts one copy of every leaf on every device, for good."""
-    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+    """Puts one copy of every leaf on each of `devices` that is this process's own, for good."""
+    return jax.device_put(tree, NamedSharding(_mesh(_own(devices)), PartitionSpec()))
 
 
-def place_index(devices: list[jax.Device]) -> jax.Array:
-    """[D]: to each device its own index."""
-    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
-    return jax.device_put(np.arange(len(devices), dtype=np.int32), sharding)
+def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:
+    """This process's part of the step's mapped input: its own devices' places in `devices`."""
+    own = _own(devices)
+    index = np.array([devices.index(device) for device in own], np.int32)
+    sharding = NamedSharding(_mesh(own), PartitionSpec(AXIS))
+    return jax.device_put(DeviceInput(index, np.full_like(index, stop)), sharding)
+
+
+def across_processes(tree: Any, devices: list[jax.Device]) -> Any:
+    """The same arrays as `replicate` gave, as copies on the devices of all processes."""
+    sharding = NamedSharding(_mesh(devices), PartitionSpec())
+
+    def join(array: jax.Array) -> jax.Array:
+        copies = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, sharding, copies)
+
+    return jax.tree.map(join, tree)
+
+
+def _own(devices: list[jax.Device]) -> list[jax.Device]:
+    return [device for device in devices if device.process_index == jax.process_index()]
 
 
 def _mesh(devices: list[jax.Device]) -> Mesh:

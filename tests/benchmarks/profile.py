@@ -55,7 +55,7 @@ def main(_: list[str]) -> None:
     state = init_state(run.scene, run.optimizer, config.train.seed)
     state = state._replace(step=jnp.int32(first_dear_step(config)))
     state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
-    index = step.place_index(run.devices)
+    index = step.place_input(run.devices)
     train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
     program = train_step.lower(index, state, weights, table).compile()
     names = instruction_names(program.as_text())

@@ -87,7 +87,7 @@ def parts(config: Config, run: loop.Run) -> dict[str, Part]:
 def training(config: Config, run: loop.Run, first: int) -> Callable[[], TrainState]:
     """The training's own program from step `first` on: each call takes one step."""
     train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    index = step.place_index(run.devices)
+    index = step.place_input(run.devices)
     state = init_state(run.scene, run.optimizer, config.train.seed)
     state = state._replace(step=jnp.int32(first))
     state, weights, table = step.replicate((state, run.weights, run.table), run.devices)

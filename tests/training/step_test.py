@@ -17,7 +17,7 @@ from dreamfusion_jax.settings import CameraConfig, OptimizerConfig, PriorConfig
 from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import (
     make_train_step,
-    place_index,
+    place_input,
     regularization,
     replicate,
     sds_gradient,
@@ -92,7 +92,7 @@ def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_hold
     step = make_train_step(config, run.scene, prior, run.optimizer, run.devices)
     state = init_state(run.scene, run.optimizer, config.train.seed)
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
-    index = place_index(run.devices)
+    index = place_input(run.devices)
     with jax.transfer_guard("disallow"):
         for _ in range(config.train.steps):
             given = state
@@ -117,7 +117,7 @@ from dreamfusion_jax.diffusion.prior import analytic_prior
 from dreamfusion_jax.prompts import TextOptions, text_table
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene, init_state
-from dreamfusion_jax.training.step import make_train_step, place_index, replicate
+from dreamfusion_jax.training.step import make_train_step, place_input, replicate
 
 def run(devices, views_per_device):
     train = TrainConfig(
@@ -135,7 +135,7 @@ def run(devices, views_per_device):
     state, table = replicate((init_state(scene, optimizer, 0), table), devices)
     times = []
     for _ in range(4):
-        state, metrics = step(place_index(devices), state, {}, table)
+        state, metrics = step(place_input(devices), state, {}, table)
         times.append(metrics["t"])
     return jax.device_get((times, state.params))
 

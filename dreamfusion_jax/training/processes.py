@@ -1,0 +1,149 @@
+"""Several processes, one a host, as one program: JAX's own distributed runtime.
+
+Every process runs the same commands on its own devices. The first one (index 0) alone writes
+pictures, metrics and the mesh, and decides what only one can decide; the others hear of it here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.settings import RunConfig
+
+Value = TypeVar("Value")
+
+_MESSAGE_BYTES = 2**16
+_LOOPBACK = ("localhost", "127.", "[::1]")
+_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+def start(config: RunConfig) -> None:
+    """Joins the other processes, if there are any. Must come before all other use of JAX.
+
+    Raises:
+      UserError: they cannot be found, or do not come.
+    """
+    if not _is_distributed(config):
+        return
+    given: dict[str, Any] = {}
+    if config.coordinator:
+        given = {
+            "coordinator_address": config.coordinator,
+            "num_processes": config.processes,
+            "process_id": config.process_index,
+        }
+        if config.coordinator.startswith(_LOOPBACK):  # or it would listen to the whole network
+            given["coordinator_bind_address"] = config.coordinator
+    try:
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=config.peer_timeout,
+            shutdown_timeout_seconds=config.peer_timeout,
+            initialization_timeout=3 * config.peer_timeout,
+            **given,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:300]
+        raise RunError(
+            f"The other processes of this job cannot be joined ({reason}): check --coordinator,"
+            " --processes and --process_index, or give --distributed=off to run on this host alone."
+        ) from error
+
+
+def _is_distributed(config: RunConfig) -> bool:
+    if config.distributed == "auto":
+        return bool(config.coordinator) or _on_cloud_tpu()
+    return config.distributed == "on"
+
+
+def _on_cloud_tpu() -> bool:
+    """Whether TPU chips, and what drives them, are here."""
+    chips = any(path for pattern in _TPU_DEVICES for path in Path("/").glob(pattern[1:]))
+    return chips and importlib.util.find_spec("libtpu") is not None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, and talks to the user."""
+    return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether there are no other processes."""
+    return jax.process_count() == 1
+
+
+def first(make: Callable[[], Value]) -> Value:
+    """What `make` returns in the first process, which alone calls it, in every process.
+
+    Args:
+      make: returns what JSON can hold.
+
+    Raises:
+      UserError: where it did so in the first process, in every process.
+    """
+    if is_alone():
+        return make()
+    outcome: dict[str, Any] = {}
+    if is_first():
+        try:
+            outcome = {"value": make()}
+        except UserError as error:
+            outcome = {"error": str(error)[:4000], "exit_code": error.exit_code}
+        except BaseException as error:
+            _broadcast({"error": f"The first process failed: {error!r}"[:4000], "exit_code": 1})
+            raise
+    outcome = _broadcast(outcome)
+    if "error" in outcome:
+        error = UserError(outcome["error"])
+        error.exit_code = outcome["exit_code"]
+        raise error
+    return outcome["value"]
+
+
+def all_agree(here: bool) -> bool:
+    """Whether it is so in every process."""
+    return here if is_alone() else bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+def _broadcast(message: Any) -> Any:
+    """The first process's message, in every process."""
+    data = np.zeros(_MESSAGE_BYTES, np.uint8)
+    text = json.dumps(message).encode()
+    data[: len(text)] = np.frombuffer(text, np.uint8)
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(data)).rstrip(b"\0"))
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    """Ends this process at once, with one sentence, where another one has died.
+
+    The others cannot go on without it, and would wait for it even in order to end; JAX ends them
+    by itself, after `--peer_timeout`, where a death shows in nothing else.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if is_alone() or _is_of_this_process(error):
+            raise
+        print(
+            "\nError: Another process of this job has died or cannot be reached; start all of them"
+            f" again: the run goes on from its last checkpoint. ({str(error).splitlines()[0]:.200})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(RunError.exit_code)
+
+
+def _is_of_this_process(error: jax.errors.JaxRuntimeError) -> bool:
+    return str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED"))
