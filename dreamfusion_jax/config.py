@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.files import read_json
+from dreamfusion_jax.files import AnyPath, read_json
 from dreamfusion_jax.settings import (
     CameraConfig,
     OptimizerConfig,
@@ -128,10 +128,13 @@ def parse_flags(arguments: list[str], flag_values: flags.FlagValues = flags.FLAG
     return flag_values([arguments[0], flagfile, *arguments[1:]])
 
 
-def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS) -> Config:
-    """The checked configuration that the parsed flags describe."""
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **given: Any) -> Config:
+    """The checked configuration that the parsed flags describe, but for the settings `given`."""
     values = {
-        name: {setting.name: flag_values[setting.name].value for setting in dataclasses.fields(cls)}
+        name: {
+            setting.name: given.get(setting.name, flag_values[setting.name].value)
+            for setting in dataclasses.fields(cls)
+        }
         for name, cls in SECTIONS.items()
     }
     return validate(from_dict(values))
@@ -166,7 +169,7 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: AnyPath) -> Config:
     """The configuration stored in a work folder's config.json."""
     try:
         return validate(from_dict(read_json(path)))

@@ -1,13 +1,15 @@
 """What every `python -m dreamfusion_jax...` shares: how it ends, and where compiled code is kept.
 
-Exit codes: 0 done; 2 bad input and 1 a prior whose files are at fault, both told in one line; 130
-interrupted by Ctrl-C or SIGTERM.
+Exit codes: 0 done; 2 bad input and 1 what is no fault of the command's (a prior's files, a full
+disk, numbers gone wrong), both told in one line; 130 interrupted by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +18,11 @@ import jax
 from absl import app, flags, logging
 
 from dreamfusion_jax.config import parse_flags
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import RunError, UserError
 
 EXIT_INTERRUPTED = 130
+
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(main: Callable[[], int]) -> None:
@@ -30,10 +34,16 @@ def run(main: Callable[[], int]) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
         # Orbax tells of every file it opens; the progress bar is all that a user needs.
         logging.set_verbosity(logging.ERROR)
+        # What stops a job on a cluster says no more than Ctrl-C does.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return main()
         except UserError as error:
-            return _complain(error)
+            return complain(error)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            return complain(not_writable(error))
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on from what was saved.", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -56,16 +66,25 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = parse_flags(argv)
     except flags.Error as error:
-        sys.exit(_complain(UserError(error)))
+        sys.exit(complain(UserError(error)))
     except (ValueError, RecursionError) as error:  # absl looks into a --flagfile without care
-        sys.exit(_complain(UserError(f"--flagfile cannot be read ({error}).")))
+        sys.exit(complain(UserError(f"--flagfile cannot be read ({error}).")))
     if len(rest) > 1:
         stray = UserError(f"{rest[1]} is not a flag; write flags as --name=value.")
-        sys.exit(_complain(stray))
+        sys.exit(complain(stray))
     return rest
 
 
-def _complain(error: UserError) -> int:
+def not_writable(error: OSError) -> RunError:
+    """What is said of a disk that takes no more."""
+    where = f"{error.filename} " if error.filename else ""
+    return RunError(
+        f"{where}cannot be written ({error.strerror}); what was saved before is kept: make room, or"
+        " mend the permissions, and the same command goes on."
+    )
+
+
+def complain(error: UserError) -> int:
     """Prints the message in one line, in which nothing that it quotes can command the terminal."""
     line = " ".join(str(error).split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

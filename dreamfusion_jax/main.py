@@ -1,75 +1,175 @@
-"""A text prompt becomes a 3D asset.
+"""A text prompt becomes a 3D asset, or a file of prompts one asset after another.
 
   python -m dreamfusion_jax.main --prompt="a red chair"
   python -m dreamfusion_jax.main --flagfile=experiments/chair.cfg
+  python -m dreamfusion_jax.main --prompts_file=prompts.txt --workdir=gs://bucket/assets
 
-The same command again goes on with a run that was stopped. Exit codes: 0 done; 2 bad input, told in
-one line; 130 interrupted by Ctrl-C or SIGTERM, the state saved.
+The same command again goes on with a run that was stopped, and leaves alone what is finished. Exit
+codes: 0 done; 2 bad input and 1 what is no fault of the command's, both told in one line; 130
+interrupted by Ctrl-C or SIGTERM, the state saved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
 import time
-from pathlib import Path
 
+from absl import flags
+
+from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, export, picture, render
-from dreamfusion_jax.config import Config, config_from_flags, define_flags, is_flat
-from dreamfusion_jax.files import read_json
+from dreamfusion_jax.config import Config, is_flat
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.files import AnyPath, absolute, as_path, read_json, read_text, write_whole
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.training import loop
-from dreamfusion_jax.training import workdir as workdirs
+from dreamfusion_jax.training import lock, loop, processes
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
+from dreamfusion_jax.training.workdir import prepare_workdir, store_config
 
 SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES)
 
 
+def define_flags() -> None:
+    """Every setting, and what stands for many prompts."""
+    configs.define_flags()
+    flags.DEFINE_string(
+        "prompts_file",
+        "",
+        "instead of --prompt: a text file with a prompt a line, each made in its own folder of"
+        " --workdir; lines that begin with # are skipped",
+    )
+
+
 def main() -> int:
-    started = time.monotonic()
-    config = config_from_flags()
+    many = read_configs(flags.FLAGS.prompts_file) if flags.FLAGS.prompts_file else []
+    config = many[0] if many else configs.config_from_flags()
     entry.use_compilation_cache(config.run.compilation_cache)
-    workdir = workdirs.prepare_workdir(config)
+    processes.start(config.run)
     try:
-        saved = optimise(config, workdir, started)
+        with processes.watched():
+            if many:
+                return make_assets(many)
+            make_asset(config)
+            return 0
     except loop.Interrupted as stopped:
-        print(f"Stopped after step {stopped}; {workdir} is saved. To go on:", file=sys.stderr)
-        print(f"  python -m dreamfusion_jax.main {shlex.join(sys.argv[1:])}", file=sys.stderr)
+        processes.say(f"Stopped {stopped}; it is saved. To go on:", file=sys.stderr)
+        again = shlex.join(sys.argv[1:])
+        processes.say(f"  python -m dreamfusion_jax.main {again}", file=sys.stderr)
         return entry.EXIT_INTERRUPTED
-    if outputs_made(workdir, config) != int(saved.state.step):
-        make_outputs(workdir, saved)
-    made = ", ".join([*output_files(config), "config.json"])
-    print(f"{config.train.prompt}: {made} are in {workdir.resolve()}")
-    return 0
 
 
-def optimise(config: Config, workdir: Path, started: float) -> SavedRun:
-    """The finished run in `workdir`, optimised as far as is still to do."""
+def read_configs(name: str) -> list[Config]:
+    """A configuration for every prompt in a file.
+
+    Raises:
+      UserError: it cannot be read, holds none, or two of them would share a folder.
+    """
+    if flags.FLAGS.prompt:
+        raise UserError("--prompt contradicts --prompts_file; give one of them.")
+    configs.check_text("--prompts_file", name)
+    try:
+        lines = [line.strip() for line in read_text(as_path(name)).splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
+    by_workdir: dict[str, Config] = {}
+    for prompt in (line for line in lines if line and not line.startswith("#")):
+        workdir = f"{flags.FLAGS.workdir or 'workdir'}/{configs.slug(prompt)}"
+        if workdir in by_workdir:
+            raise UserError(
+                f"--prompts_file={name} holds {by_workdir[workdir].train.prompt!r} and {prompt!r},"
+                f" which would share the folder {workdir}; leave one out."
+            )
+        by_workdir[workdir] = configs.config_from_flags(prompt=prompt, workdir=workdir)
+    if not by_workdir:
+        raise UserError(f"--prompts_file={name} holds no prompt.")
+    return list(by_workdir.values())
+
+
+def make_assets(many: list[Config]) -> int:
+    """One after another; what fails keeps no other from being made. Returns the exit code."""
+    run, failed = None, []
+    for number, config in enumerate(many, 1):
+        processes.say(f"[{number}/{len(many)}] {config.train.prompt}")
+        try:
+            run = make_asset(config, run)
+        except UserError as error:
+            entry.complain(error)
+            failed.append(config.train.prompt)
+    if failed:
+        processes.say(
+            f"{len(many) - len(failed)} of {len(many)} are made; not: {', '.join(failed)}.",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def make_asset(config: Config, run: loop.Run | None = None) -> loop.Run | None:
+    """Optimises, as far as is still to do, and leaves pictures and mesh, if they are not there.
+
+    Args:
+      run: one that has been prepared for the same settings and another prompt.
+
+    Returns:
+      The run that was optimised; `run` where nothing was to do.
+    """
+    workdir = as_path(config.run.workdir)
+    with contextlib.ExitStack() as held:
+        processes.first(lambda: _take(config, held))
+        processes.require_shared(workdir)
+        saved = None
+        here = steps_done(workdir)  # Orbax wants all processes to look.
+        done = processes.first(lambda: here)
+        if done < config.train.steps:
+            run, saved = optimise(config, run)
+        else:
+            processes.say(f"{workdir} is finished: all {done} steps are done.")
+        steps = max(done, config.train.steps)
+        if processes.first(lambda: outputs_made(workdir, config)) != steps:
+            finished = saved or load_run(workdir)._replace(config=config)
+            processes.first(lambda: make_outputs(workdir, finished))
+        made = ", ".join([*output_files(config), "config.json"])
+        processes.say(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
+    return run
+
+
+def _take(config: Config, held: contextlib.ExitStack) -> None:
+    """Makes the work folder this job's own, for as long as `held` is open."""
+    held.enter_context(lock.locked(prepare_workdir(config)))
+
+
+def steps_done(workdir: AnyPath) -> int:
+    """The steps done in the newest checkpoint; 0 where there is none."""
     checkpoints = Checkpoints(workdir)
-    done = checkpoints.latest_step()
-    checkpoints.close()
-    if done >= config.train.steps:
-        print(f"{workdir} is finished: all {done} steps are done.")
-        return load_run(workdir)._replace(config=config)
+    try:
+        return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
+
+
+def optimise(config: Config, run: loop.Run | None) -> tuple[loop.Run, SavedRun]:
+    """From the newest checkpoint, or the start, to the last step."""
+    started = time.monotonic()
     if config.prior.prior == "toybox":
         _warn_of_unknown_words(config.train.prompt)
-    run = loop.prepare(config)
-    workdirs.store_config(config)
-    return SavedRun(config, run.scene, loop.train(config, run, started))
+    run = loop.with_prompt(run, config) if run else loop.prepare(config)
+    processes.first(lambda: store_config(config))
+    return run, SavedRun(config, run.scene, loop.train(config, run, started))
 
 
 def _warn_of_unknown_words(prompt: str) -> None:
     unknown = captions.unknown_words(prompt)
     if unknown:
-        print(
+        processes.say(
             f"Note: the embedded prior never learned {', '.join(map(repr, unknown))}. It knows"
             f" {', '.join(captions.KINDS)}; in {', '.join(captions.COLORS)}.",
             file=sys.stderr,
         )
 
 
-def make_outputs(workdir: Path, saved: SavedRun) -> None:
+def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
     """Pictures and mesh of the finished scene; or the flat picture beside the prior's samples."""
     config, scene, state = saved
     step, files = int(state.step), output_files(config)
@@ -80,7 +180,8 @@ def make_outputs(workdir: Path, saved: SavedRun) -> None:
         render.write_pictures(workdir, scene, state.params, step, config)
         export.write_mesh(workdir, scene, state.params, step, config)
     # Last, so that a run that is stopped here makes them again.
-    _outputs_record(workdir).write_text(json.dumps({"step": step, "files": files}) + "\n")
+    record = json.dumps({"step": step, "files": files}) + "\n"
+    write_whole(_outputs_record(workdir), record.encode())
 
 
 def output_files(config: Config) -> tuple[str, ...]:
@@ -88,7 +189,7 @@ def output_files(config: Config) -> tuple[str, ...]:
     return picture.FILES if is_flat(config) else SCENE_FILES
 
 
-def outputs_made(workdir: Path, config: Config) -> int | None:
+def outputs_made(workdir: AnyPath, config: Config) -> int | None:
     """The step whose scene the outputs show; None unless all of them are there."""
     record = _outputs_record(workdir)
     if not all((workdir / name).exists() for name in (*output_files(config), record.name)):
@@ -99,7 +200,7 @@ def outputs_made(workdir: Path, config: Config) -> int | None:
         return None  # a record cut short, or no record at all: the outputs are made again
 
 
-def _outputs_record(workdir: Path) -> Path:
+def _outputs_record(workdir: AnyPath) -> AnyPath:
     return workdir / "outputs.json"
 
 

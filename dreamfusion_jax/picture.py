@@ -6,7 +6,6 @@ draws from it. Side by side they show what a prior and its settings pull a scene
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from dreamfusion_jax import sample
 from dreamfusion_jax.config import Config
+from dreamfusion_jax.files import AnyPath
 from dreamfusion_jax.nerf.scene import Scene, albedo_view
 from dreamfusion_jax.render import WHITE, Orbit, render_image, to_uint8, write_png
 from dreamfusion_jax.training.loop import open_prior
@@ -26,7 +26,9 @@ SAMPLING_STEPS = 50
 SAMPLING_GUIDANCE = 6.0
 
 
-def write_comparison(workdir: Path, scene: Scene, params: Any, step: int, config: Config) -> None:
+def write_comparison(
+    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+) -> None:
     """Writes picture.png, and comparison.png: the picture, then four ancestral samples."""
 
     def drawn(size: int) -> np.ndarray:

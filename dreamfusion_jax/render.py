@@ -7,11 +7,11 @@ checkpoint.
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import math
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import imageio.v2 as imageio
@@ -25,6 +25,7 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
 from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
 from dreamfusion_jax.settings import CameraConfig
@@ -170,33 +171,45 @@ def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(np.asarray(image), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
+def write_png(path: AnyPath, picture: np.ndarray) -> None:
     """Writes a picture whole or not at all, so that whoever watches it never sees half of one."""
-    part = path.with_suffix(".part")
-    Image.fromarray(picture).save(part, format="PNG")
-    part.replace(path)
+    png = io.BytesIO()
+    Image.fromarray(picture).save(png, format="PNG")
+    write_whole(path, png.getvalue())
 
 
 def write_pictures(
-    workdir: Path, scene: Scene, params: Any, step: int, config: Config
-) -> list[Path]:
+    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+) -> list[AnyPath]:
     """Writes the contact sheet and the turntable; returns their paths."""
     settings, orbit = config.run, training_orbit(config.camera)
     sheet, movie, gif = (workdir / name for name in PICTURE_FILES)
     write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step, orbit))
     size, frames = settings.turntable_size, settings.turntable_frames
     pictures = turntable(scene, params, size, frames, step, orbit)
+    write_whole(movie, encode_mp4(pictures))
+    write_whole(gif, encode_gif(pictures))
+    return [sheet, movie, gif]
+
+
+def encode_mp4(pictures: list[np.ndarray]) -> bytes:
+    """H.264 at `TURNTABLE_FPS` of pictures [H, W, 3] uint8 with even sides."""
     with warnings.catch_warnings():
         # JAX warns of forks, but the fork that starts ffmpeg becomes another program at once.
         warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)
         # Without macro_block_size=1 imageio would stretch sizes that are no multiple of 16.
-        imageio.mimwrite(movie, pictures, fps=TURNTABLE_FPS, quality=8, macro_block_size=1)
-    imageio.mimwrite(gif, pictures, duration=1000.0 / TURNTABLE_FPS, loop=0)
-    return [sheet, movie, gif]
+        settings: dict[str, Any] = {"fps": TURNTABLE_FPS, "quality": 8, "macro_block_size": 1}
+        return imageio.mimwrite("<bytes>", pictures, format="mp4", **settings)
+
+
+def encode_gif(pictures: list[np.ndarray]) -> bytes:
+    """A GIF of pictures [H, W, 3] uint8 that starts again at its end."""
+    settings: dict[str, Any] = {"duration": 1000.0 / TURNTABLE_FPS, "loop": 0}
+    return imageio.mimwrite("<bytes>", pictures, format="gif", **settings)
 
 
 def main() -> int:
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = as_path(flags.FLAGS.workdir)
     check_places(workdir)
     config, scene, state = load_run(workdir)
     if configs.is_flat(config):

@@ -13,7 +13,7 @@ import trimesh
 from absl import flags
 
 from dreamfusion_jax import entry, main
-from dreamfusion_jax.config import define_flags
+from dreamfusion_jax.main import define_flags
 from dreamfusion_jax.training import loop
 
 TINY = (

@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ import orbax.checkpoint as ocp
 
 from dreamfusion_jax.config import Config, read_config
 from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.files import AnyPath, absolute
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.training import processes
 from dreamfusion_jax.training.optimizer import make_optimizer
@@ -39,8 +39,8 @@ class Checkpoints:
       devices: those of all processes, on which the states to save lie; none to read only.
     """
 
-    def __init__(self, workdir: Path, devices: list[jax.Device] | None = None) -> None:
-        self._workdir, self._devices = workdir.absolute(), devices
+    def __init__(self, workdir: AnyPath, devices: list[jax.Device] | None = None) -> None:
+        self._workdir, self._devices = absolute(workdir), devices
         self._folder = self._workdir / "checkpoints"
         self._reader = _reader(ocp.StandardCheckpointHandler)
         self._digest_reader = _reader(ocp.JsonCheckpointHandler)
@@ -88,7 +88,8 @@ class Checkpoints:
         Raises:
           UserError: none is whole.
         """
-        damaged, reason = [], ""
+        damaged: list[int] = []
+        reason = ""
         for step in sorted(self._steps(), reverse=True):
             state = None
             try:
@@ -99,7 +100,7 @@ class Checkpoints:
                     raise UserError(
                         f"{self._folder / str(step)} cannot be read: {reason}"
                     ) from error
-            if processes.all_agree(state is not None):
+            if processes.all_agree(state is not None) and state is not None:
                 self._put_aside(damaged)
                 return state
             damaged.append(step)
@@ -164,7 +165,7 @@ class SavedRun(NamedTuple):
     state: TrainState
 
 
-def load_run(workdir: Path) -> SavedRun:
+def load_run(workdir: AnyPath) -> SavedRun:
     """The configuration and the newest state in a work folder."""
     config = read_config(workdir / "config.json")
     scene = build_scene(config.scene)

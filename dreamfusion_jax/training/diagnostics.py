@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import optax
 
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import RunError
-from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.files import AnyPath, write_whole
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import draw_view
 
@@ -21,7 +20,7 @@ MOST_STEPS = 20  # whose views are told
 
 
 def write_diagnostics(
-    workdir: Path, config: Config, state: TrainState, weights: Any, devices: int
+    workdir: AnyPath, config: Config, state: TrainState, weights: Any, devices: int
 ) -> RunError:
     """Writes diagnostics_step_N.json; returns the error that ends the run.
 

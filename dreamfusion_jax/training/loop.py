@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from tqdm import tqdm
 
@@ -26,6 +25,7 @@ from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.prior import Prior, load_prior
 from dreamfusion_jax.diffusion.weights import Place
 from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.files import AnyPath, as_path
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.settings import PriorConfig
@@ -35,7 +35,7 @@ from dreamfusion_jax.training.diagnostics import write_diagnostics
 from dreamfusion_jax.training.metrics import MetricsWriter
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
-from dreamfusion_jax.training.step import make_train_step, place_input, replicate
+from dreamfusion_jax.training.step import TrainStep, make_train_step, place_input, replicate
 from dreamfusion_jax.training.views import text_options
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
@@ -46,7 +46,7 @@ FIRST_PREVIEW_SECONDS = 30.0
 
 
 class Interrupted(Exception):
-    """The user, or the machine, asked the run to stop; its state is saved."""
+    """The user, or the machine, asked to stop. The message says after which step it is saved."""
 
 
 class Run(NamedTuple):
@@ -58,34 +58,49 @@ class Run(NamedTuple):
       weights: the prior's, on every device.
       table: the embedded prompts.
       devices: where the steps run, those of all processes.
+      step: the compiled step.
     """
 
-    workdir: Path
+    workdir: AnyPath
     scene: Scene
     prior: Prior
     weights: Any
     table: TextTable
     optimizer: optax.GradientTransformation
     devices: list[jax.Device]
+    step: TrainStep
 
 
 def prepare(config: Config) -> Run:
     """Everything that can go wrong before the first step goes wrong here."""
-    workdir = Path(config.run.workdir)
     devices = choose_devices(config.run.devices)
     prior, weights = open_prior(config.prior, lambda array: replicate(array, devices))
-    table = text_table(
-        prior, config.train.prompt, config.prior.negative_prompt, text_options(config.train)
-    )
+    scene = build_scene(config.scene)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
     return Run(
-        workdir,
-        build_scene(config.scene),
+        as_path(config.run.workdir),
+        scene,
         prior,
         weights,
-        table,
-        make_optimizer(config.optimizer, config.train.steps),
+        _text_table(config, prior),
+        optimizer,
         devices,
+        make_train_step(config, scene, prior, optimizer, devices),
     )
+
+
+def with_prompt(run: Run, config: Config) -> Run:
+    """`run` for a configuration that differs from its own in prompt and workdir alone.
+
+    Neither the prior is read nor the step compiled again.
+    """
+    table = _text_table(config, run.prior)
+    return run._replace(workdir=as_path(config.run.workdir), table=table)
+
+
+def _text_table(config: Config, prior: Prior) -> TextTable:
+    options = text_options(config.train)
+    return text_table(prior, config.train.prompt, config.prior.negative_prompt, options)
 
 
 def choose_devices(count: int) -> list[jax.Device]:
@@ -130,10 +145,11 @@ def train(config: Config, run: Run, started: float) -> TrainState:
         state = init_state(run.scene, run.optimizer, config.train.seed)
         if checkpoints.latest_step():
             # What a run that was given up skipped in a row counts anew.
-            state = checkpoints.restore(state)._replace(skipped_in_row=np.int32(0))
+            state = checkpoints.restore(state)._replace(skipped_in_row=jnp.int32(0))
             if processes.is_first():
                 print(f"Going on in {run.workdir} after step {state.step}.", flush=True)
-        with _heard_interruptions() as interrupted:
+        # Innermost: whoever waits for a dead process may wait for ever, here or in `close`.
+        with _heard_interruptions() as interrupted, processes.watched():
             return _train_steps(config, run, checkpoints, state, started, interrupted)
     finally:
         checkpoints.close()
@@ -149,7 +165,6 @@ def _train_steps(
 ) -> TrainState:
     """The loop, the same in every process. Returns the last state, on the host."""
     first, steps, shows = int(state.step), config.train.steps, processes.is_first()
-    step_fn = make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
     writer = MetricsWriter(run.workdir, first) if shows else None
@@ -162,7 +177,7 @@ def _train_steps(
     try:
         for step in progress:
             before = metrics
-            state, metrics = step_fn(inputs[interrupted()], state, weights, table)
+            state, metrics = run.step(inputs[interrupted()], state, weights, table)
             # The next step is handed over while this one runs; further ahead, progress would lie.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
@@ -177,10 +192,12 @@ def _train_steps(
             lost = signals.skipped_in_row >= config.run.max_skipped_steps
             if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
+                if writer:
+                    writer.publish()
             if lost:
                 raise _given_up(config, run, state)
             if stop and step < steps:
-                raise Interrupted(step)
+                raise Interrupted(f"{run.workdir} after step {step}")
     finally:
         progress.close()
         if writer:

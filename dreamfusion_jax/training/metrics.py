@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,26 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
-from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.files import AnyPath, copy_folder, write_whole
 
+FILE = "metrics.jsonl"
 _LONGEST_LINE = 2**20  # beyond it nothing is ours
 
 
 class MetricsWriter:
-    """Writes the metrics of a run that starts, or goes on, after `first_step` steps."""
+    """Writes the metrics of a run that starts, or goes on, after `first_step` steps.
 
-    def __init__(self, workdir: Path, first_step: int) -> None:
-        self._path = workdir / "metrics.jsonl"
-        _drop_lines_after(self._path, first_step)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+    Objects in a bucket cannot grow, so for a run there they are written here first, and `publish`
+    copies them.
+    """
+
+    def __init__(self, workdir: AnyPath, first_step: int) -> None:
+        self._workdir = workdir
+        self._scratch = None if isinstance(workdir, Path) else Path(tempfile.mkdtemp())
+        folder = workdir if isinstance(workdir, Path) else self._fetch(workdir)
+        _drop_lines_after(folder / FILE, first_step)
+        self._file = (folder / FILE).open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Fetches the metrics from the device, writes them, and returns them as floats."""
@@ -41,9 +50,24 @@ class MetricsWriter:
             self._board.add_scalar(name, value, step)
         return values
 
+    def publish(self) -> None:
+        """Copies what was written so far to a bucket; here it is there already."""
+        if self._scratch:
+            self._board.flush()
+            copy_folder(self._scratch, self._workdir)
+
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._scratch:
+            copy_folder(self._scratch, self._workdir)
+            shutil.rmtree(self._scratch)
+
+    def _fetch(self, workdir: AnyPath) -> Path:
+        assert self._scratch
+        if (workdir / FILE).exists():
+            (self._scratch / FILE).write_bytes((workdir / FILE).read_bytes())
+        return self._scratch
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -10,16 +10,18 @@ import importlib.util
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.files import AnyPath
 from dreamfusion_jax.settings import RunConfig
 
 Value = TypeVar("Value")
@@ -54,10 +56,10 @@ def start(config: RunConfig) -> None:
             **given,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:300]
         raise RunError(
-            f"The other processes of this job cannot be joined ({reason}): check --coordinator,"
-            " --processes and --process_index, or give --distributed=off to run on this host alone."
+            f"The other processes of this job cannot be joined ({_first_line(error)}): check"
+            " --coordinator, --processes and --process_index, or give --distributed=off to run on"
+            " this host alone."
         ) from error
 
 
@@ -76,6 +78,12 @@ def _on_cloud_tpu() -> bool:
 def is_first() -> bool:
     """Whether this process is the one that writes, and talks to the user."""
     return jax.process_index() == 0
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Prints it once, not once a process."""
+    if is_first():
+        print(text, file=file or sys.stdout, flush=True)
 
 
 def is_alone() -> bool:
@@ -105,15 +113,40 @@ def first(make: Callable[[], Value]) -> Value:
             raise
     outcome = _broadcast(outcome)
     if "error" in outcome:
-        error = UserError(outcome["error"])
-        error.exit_code = outcome["exit_code"]
-        raise error
+        told = UserError(outcome["error"])
+        told.exit_code = outcome["exit_code"]
+        raise told
     return outcome["value"]
 
 
 def all_agree(here: bool) -> bool:
     """Whether it is so in every process."""
     return here if is_alone() else bool(np.all(multihost_utils.process_allgather(np.array(here))))
+
+
+def require_shared(folder: AnyPath) -> None:
+    """Refuses a folder that not all processes see, as all of them write checkpoints there.
+
+    Raises:
+      UserError: in every process.
+    """
+    if is_alone() or not isinstance(folder, Path):
+        return
+    mark = folder / first(lambda: _leave_mark(folder))
+    seen = all_agree(mark.exists())
+    if is_first():
+        mark.unlink()
+    if not seen:
+        raise UserError(
+            f"--workdir={folder} is not one folder for all processes of this job; name a bucket"
+            " (gs://...) or a folder on a shared disk."
+        )
+
+
+def _leave_mark(folder: Path) -> str:
+    mark = f".shared-{uuid.uuid4().hex}"
+    (folder / mark).touch()
+    return mark
 
 
 def _broadcast(message: Any) -> Any:
@@ -138,11 +171,15 @@ def watched() -> Iterator[None]:
             raise
         print(
             "\nError: Another process of this job has died or cannot be reached; start all of them"
-            f" again: the run goes on from its last checkpoint. ({str(error).splitlines()[0]:.200})",
+            f" again: the run goes on from its last checkpoint. ({_first_line(error)})",
             file=sys.stderr,
             flush=True,
         )
         os._exit(RunError.exit_code)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
 
 
 def _is_of_this_process(error: jax.errors.JaxRuntimeError) -> bool:

@@ -38,11 +38,11 @@ class DeviceInput(NamedTuple):
     """What differs from device to device, each [D]; [] on the device itself.
 
     Attributes:
-      index: int32, which of all devices of all processes it is.
+      place: int32, which of all devices of all processes it is.
       stop: int32, 1 where its process was asked to stop, and else 0.
     """
 
-    index: jax.Array
+    place: jax.Array
     stop: jax.Array
 
 
@@ -89,7 +89,7 @@ def device_step(
         device: DeviceInput, state: TrainState, weights: Any, table: TextTable
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         count = config.train.views_per_device
-        view_indices = device.index * count + jnp.arange(count)
+        view_indices = device.place * count + jnp.arange(count)
         draws = jax.vmap(lambda index: draw_view(config, state.step, index))(view_indices)
         grads, metrics = sds_gradient(config, scene, prior, weights, table, state, draws)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
@@ -207,9 +207,9 @@ def replicate(tree: Any, devices: list[jax.Device]) -> Any:
 def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:
     """This process's part of the step's mapped input: its own devices' places in `devices`."""
     own = _own(devices)
-    index = np.array([devices.index(device) for device in own], np.int32)
+    place = np.array([devices.index(device) for device in own], np.int32)
     sharding = NamedSharding(_mesh(own), PartitionSpec(AXIS))
-    return jax.device_put(DeviceInput(index, np.full_like(index, stop)), sharding)
+    return DeviceInput(*jax.device_put((place, np.full_like(place, stop)), sharding))
 
 
 def across_processes(tree: Any, devices: list[jax.Device]) -> Any:

@@ -1,38 +1,48 @@
-"""The work folder: it may be anybody's, so that it is looked at before anything is written there."""
+"""The work folder, here or in a bucket, looked at before anything is written there: it may be
+anybody's."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from dreamfusion_jax.config import Config, differing_flags, read_config, to_dict
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.training.lock import LOCK
 
 # What a run writes; whatever else lies in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard")
 SUFFIXES = (".json", ".jsonl", ".png", ".part", ".mp4", ".gif", ".glb", ".obj")
 PROBE = ".writable"
-LOCK = ".lock"
 
 
-def prepare_workdir(config: Config) -> Path:
-    """Makes the folder, and refuses one that holds another run."""
-    workdir = Path(config.run.workdir)
+def prepare_workdir(config: Config) -> AnyPath:
+    """Makes the folder, and refuses one that holds another run.
+
+    Raises:
+      UserError: it cannot be written to, or holds what it should not.
+    """
+    workdir = as_path(config.run.workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         check_places(workdir)
         probe = workdir / PROBE
-        probe.touch()
+        probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except UserError:
+        raise
+    except ImportError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be written to ({error.strerror}); name another folder."
+            f"--workdir={workdir} needs a package that is not installed ({error}): pip install"
+            " gcsfs, or s3fs."
+        ) from error
+    except Exception as error:  # of a bucket of many kinds, none of which is the program's fault
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"--workdir={workdir} cannot be written to ({reason:.300}); name another folder."
         ) from error
     if (workdir / "config.json").exists():
         differing = differing_flags(read_config(workdir / "config.json"), config)
@@ -48,35 +58,13 @@ def prepare_workdir(config: Config) -> Path:
 def store_config(config: Config) -> None:
     """Writes the resolved configuration, which a later run in this folder must match."""
     text = json.dumps(to_dict(config), indent=2) + "\n"
-    write_whole(Path(config.run.workdir) / "config.json", text.encode())
+    write_whole(as_path(config.run.workdir) / "config.json", text.encode())
 
 
-@contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other jobs out of the folder; the system unlocks it when the process ends, however.
-
-    Raises:
-      UserError: another job is at work there.
-    """
-    with (workdir / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"Another job ({file.read(200).strip() or 'unknown'}) is at work in {workdir}; wait"
-                " until it is done, or name another --workdir."
-            ) from None
-        except OSError:
-            pass  # A file system without locks.
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
-
-
-def check_places(workdir: Path) -> None:
+def check_places(workdir: AnyPath) -> None:
     """Raises a UserError where a run's file or folder is a link that leads out, or is neither."""
+    if not isinstance(workdir, Path):
+        return  # Buckets have no links.
     inside, mend = workdir.resolve(), "remove it, or choose another --workdir."
     for path in _places_written(workdir):
         if path.is_symlink() and not _target(path).is_relative_to(inside):

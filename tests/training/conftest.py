@@ -13,6 +13,7 @@ from dreamfusion_jax.settings import CameraConfig, PriorConfig, RunConfig, Scene
 from dreamfusion_jax.training.loop import Run
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene
+from dreamfusion_jax.training.step import make_train_step
 from dreamfusion_jax.training.views import text_options
 
 SCENE = SceneConfig(
@@ -42,14 +43,10 @@ def make_run() -> Callable[[Config], Run]:
         table = text_table(prior, config.train.prompt, "", text_options(config.train))
         workdir = Path(config.run.workdir)
         workdir.mkdir(exist_ok=True)
-        return Run(
-            workdir,
-            build_scene(config.scene),
-            prior,
-            {"unused": jax.numpy.zeros(3)},
-            table,
-            make_optimizer(config.optimizer, config.train.steps),
-            jax.local_devices()[:1],
-        )
+        scene, devices = build_scene(config.scene), jax.local_devices()[:1]
+        optimizer = make_optimizer(config.optimizer, config.train.steps)
+        step = make_train_step(config, scene, prior, optimizer, devices)
+        weights = {"unused": jax.numpy.zeros(3)}
+        return Run(workdir, scene, prior, weights, table, optimizer, devices, step)
 
     return make
