@@ -14,7 +14,7 @@ from absl import flags
 
 from dreamfusion_jax import entry, main
 from dreamfusion_jax.main import define_flags
-from dreamfusion_jax.training import loop
+from dreamfusion_jax.training import lock, loop
 
 TINY = (
     "--prompt=a red chair",
@@ -85,6 +85,14 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
     assert code == 0 and (workdir / "mesh.glb").exists()
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """`entry.run` is not meant to return to anybody."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(program, tmp_path, monkeypatch):
     workdir = tmp_path / "stopped"
 
@@ -111,6 +119,86 @@ def test_a_flat_picture_is_left_beside_samples_of_the_prior(program, tmp_path, t
     assert picture.shape == (12, 12, 3) and picture.std() > 0.0, "no longer grey"
     assert imageio.imread(workdir / "comparison.png").shape == (8, 5 * 8, 3)
     assert imageio.imread(workdir / "preview.png").shape == (8, 8, 3)
+
+
+def prompts_file(folder, text):
+    path = folder / "prompts.txt"
+    path.write_text(text)
+    return f"--prompts_file={path}"
+
+
+def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, monkeypatch):
+    asked = prompts_file(tmp_path, "# a comment\na red chair\n\n  a blue cup  \na green car\n")
+    workdirs = [tmp_path / "all" / name for name in ("a-red-chair", "a-blue-cup", "a-green-car")]
+    # The second of them can never be made, and keeps no other from being made.
+    workdirs[1].mkdir(parents=True)
+    (workdirs[1] / "config.json").write_text("no json")
+    opened = []
+    monkeypatch.setattr(
+        loop, "load_prior", lambda *args, load=loop.load_prior: opened.append(1) or load(*args)
+    )
+    arguments = ("--prompt=", asked, f"--workdir={tmp_path / 'all'}")
+    code, said, error = program(*arguments)
+    assert code == 1 and "[3/3] a green car" in said
+    assert f"Error: {workdirs[1] / 'config.json'}" in error
+    assert error.splitlines()[-1] == "2 of 3 are made; not: a blue cup."
+    assert len(opened) == 1, "the prior is read once for all"
+    for workdir in (workdirs[0], workdirs[2]):
+        assert (workdir / "mesh.glb").exists()
+    stored = json.loads((workdirs[2] / "config.json").read_text())
+    assert stored["train"]["prompt"] == "a green car"
+    assert stored["run"]["workdir"] == str(workdirs[2])
+
+    (workdirs[1] / "config.json").unlink()
+    opened.clear()
+    code, said, _ = program(*arguments)
+    assert code == 0 and len(opened) == 1
+    assert said.count("is finished") == 2 and (workdirs[1] / "mesh.glb").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "prepare", lambda *_: pytest.fail("work is done twice"))
+        assert program(*arguments)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "holds no prompt"),
+        ("# nothing\n", "holds no prompt"),
+        ("a red chair\nA red chair!\n", "'a red chair' and 'A red chair!'"),
+        ("a\0b", "--prompt must not hold"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_bad_file_of_prompts_is_one_sentence(program, tmp_path, text, wrong):
+    asked = prompts_file(tmp_path, text) if text is not None else f"--prompts_file={tmp_path}"
+    code, _, error = program("--prompt=", asked)
+    assert code == 2 and wrong in error and len(error.splitlines()) == 1
+
+
+def test_a_prompt_and_a_file_of_prompts_contradict_each_other(program, tmp_path):
+    code, _, error = program(prompts_file(tmp_path, "a blue cup"))
+    assert code == 2 and "--prompt contradicts --prompts_file" in error
+
+
+def test_sigterm_while_outputs_are_made_is_told_and_they_are_made_the_next_time(
+    program, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(main.export, "write_mesh", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        code, _, error = program(f"--workdir={workdir}")
+    assert code == entry.EXIT_INTERRUPTED and "the same command goes on" in error
+    assert not (workdir / "outputs.json").exists()
+    code, said, _ = program(f"--workdir={workdir}")
+    assert code == 0 and "is finished" in said and (workdir / "mesh.glb").exists()
+
+
+def test_two_jobs_in_one_workdir_are_refused(program, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    with lock.locked(workdir):
+        code, _, error = program(f"--workdir={workdir}")
+    assert code == 2 and "Another job (process" in error and "--workdir" in error
 
 
 def broken_prior(tiny_prior, folder, name, text):

@@ -6,11 +6,15 @@ pictures, metrics and the mesh, and decides what only one can decide; the others
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
 import importlib.util
 import json
 import os
+import signal
 import sys
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +52,9 @@ def start(config: RunConfig) -> None:
         }
         if config.coordinator.startswith(_LOOPBACK):  # or it would listen to the whole network
             given["coordinator_bind_address"] = config.coordinator
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)  # The loop hears SIGTERM itself.
+    _watch_over_this_process()
     try:
         jax.distributed.initialize(
             heartbeat_timeout_seconds=config.peer_timeout,
@@ -159,23 +166,55 @@ def _broadcast(message: Any) -> Any:
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Ends this process at once, with one sentence, where another one has died.
+    """Ends this process at once, with one sentence, where an exchange with another one fails.
 
-    The others cannot go on without it, and would wait for it even in order to end; JAX ends them
-    by itself, after `--peer_timeout`, where a death shows in nothing else.
+    The others cannot go on without it, and would wait for it even in order to end.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if is_alone() or _is_of_this_process(error):
             raise
-        print(
-            "\nError: Another process of this job has died or cannot be reached; start all of them"
-            f" again: the run goes on from its last checkpoint. ({_first_line(error)})",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"\nError: {_LOST} ({_first_line(error)})", file=sys.stderr, flush=True)
+        _say_goodbye()
         os._exit(RunError.exit_code)
+
+
+_LOST = (
+    "Another process of this job has died or cannot be reached; start all of them again: the run"
+    " goes on from its last checkpoint."
+)
+_goodbye: list[int] = []  # the pipe to whoever watches over this process
+
+
+def _watch_over_this_process() -> None:
+    """Has another process say what became of this one, should it end without a word.
+
+    Where another process is silent for `--peer_timeout`, JAX aborts this one from within: no code
+    of ours runs any more, and what JAX prints is a page of addresses.
+    """
+    faulthandler.disable()  # Where each thread was tells a user nothing.
+    heard, said = os.pipe()
+    with warnings.catch_warnings():
+        # JAX warns of forks; but none of its threads runs yet, and the copy never calls it.
+        warnings.simplefilter("ignore")
+        watcher = os.fork() == 0
+    if not watcher:
+        os.close(heard)
+        _goodbye.append(said)
+        atexit.register(_say_goodbye)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.close(said)
+    if not os.read(heard, 1):
+        os.write(2, f"\nError: {_LOST} (Or the system killed this one.)\n".encode())
+    os._exit(0)
+
+
+def _say_goodbye() -> None:
+    if _goodbye:
+        os.write(_goodbye.pop(), b".")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,159 @@
+"""Jobs of several real processes on the loopback, with two fake devices each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import chex
+import pytest
+
+from dreamfusion_jax import main
+from dreamfusion_jax.training.checkpoint import load_run
+
+STEPS = 40
+SETTINGS = (
+    *("--prompt=a red chair", f"--steps={STEPS}", "--width=8", "--depth=1"),
+    *("--proposal_samples=4", "--fine_samples=4", "--sheet_size=8", "--preview_size=8"),
+    *("--turntable_size=8", "--turntable_frames=3", "--mesh_resolution=12"),
+    *("--checkpoint_every=5", "--log_every=1", "--peer_timeout=10"),
+)
+PATIENCE = 240.0  # seconds, on a busy machine
+
+
+class Job(NamedTuple):
+    """Processes that were started together."""
+
+    processes: list[subprocess.Popen]
+    logs: list[Path]
+
+    def wait(self) -> list[int]:
+        return [process.wait(PATIENCE) for process in self.processes]
+
+    def said(self, index: int) -> str:
+        return self.logs[index].read_text(errors="replace")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, tiny_prior):
+    """Starts a job: work folder, number of processes, devices of each, more flags -> Job."""
+    compiled = tmp_path_factory.mktemp("compiled_jobs")
+    running = []
+
+    def begin(workdir: Path, count: int, devices: int = 2, *extra: str) -> Job:
+        logs = tmp_path_factory.mktemp("logs")
+        job = Job([], [logs / str(index) for index in range(count)])
+        port = free_port()
+        for index, log in enumerate(job.logs):
+            command = [sys.executable, "-m", "dreamfusion_jax.main", *SETTINGS]
+            command += [f"--workdir={workdir}", f"--prior={tiny_prior}", *extra]
+            command += [f"--compilation_cache={compiled}"]
+            if count > 1:
+                command += [f"--coordinator=localhost:{port}", f"--processes={count}"]
+                command += [f"--process_index={index}"]
+            host_devices = f"--xla_force_host_platform_device_count={devices}"
+            environment = {**os.environ, "XLA_FLAGS": host_devices, "JAX_PLATFORMS": "cpu"}
+            with log.open("wb") as out:
+                job.processes.append(
+                    subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+                )
+        running.extend(job.processes)
+        return job
+
+    yield begin
+    for process in running:
+        process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(start, tmp_path_factory):
+    """The finished work folder of two processes, and what each of them said."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    job = start(workdir, 2)
+    assert job.wait() == [0, 0], job.said(0) + job.said(1)
+    return workdir, job
+
+
+def steps_logged(workdir: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+
+
+def test_outputs_are_written_once(undisturbed):
+    workdir, job = undisturbed
+    assert steps_logged(workdir) == list(range(1, STEPS + 1))
+    for name in main.SCENE_FILES:
+        assert (workdir / name).stat().st_size > 0, name
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    assert "contact_sheet.png" in job.said(0) and f"{STEPS}/{STEPS}" in job.said(0)
+    assert "contact_sheet.png" not in job.said(1) and "step" not in job.said(1)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_end_where_one_with_all_devices_does(count, start, undisturbed, tmp_path):
+    workdir, _ = undisturbed
+    if count > 2:
+        workdir = tmp_path / "many"
+        assert start(workdir, count).wait() == [0] * count
+    assert start(tmp_path / "one", 1, 2 * count).wait() == [0]
+    one, many = load_run(tmp_path / "one").state, load_run(workdir).state
+    assert int(one.step) == int(many.step) == STEPS
+    chex.assert_trees_all_close(one.params, many.params, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_when_one_is_killed_the_others_end_and_the_job_goes_on(
+    victim, start, undisturbed, tmp_path
+):
+    workdir = tmp_path / "run"
+    job = start(workdir, 2)
+    wait_until(lambda: any(p.name.isdigit() for p in workdir.glob("checkpoints/*")))
+    job.processes[victim].kill()
+    killed = time.monotonic()
+    codes = job.wait()
+    assert time.monotonic() - killed < 60.0
+    assert codes[victim] == -signal.SIGKILL
+    # 1 where an exchange failed; JAX aborts a process that only waits for a silent one.
+    assert codes[1 - victim] in (1, -signal.SIGABRT)
+    wait_until(lambda: "Another process of this job has died" in job.said(1 - victim))
+    assert not (workdir / "outputs.json").exists()
+
+    job = start(workdir, 2)
+    assert job.wait() == [0, 0], job.said(0) + job.said(1)
+    assert "Going on in" in job.said(0)
+    assert steps_logged(workdir) == list(range(1, STEPS + 1))
+    chex.assert_trees_all_equal(load_run(workdir).state, load_run(undisturbed[0]).state)
+
+
+def test_sigterm_to_one_stops_and_saves_them_all(start, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    job = start(workdir, 2, 2, "--checkpoint_every=1000")
+    wait_until(lambda: (workdir / "metrics.jsonl").exists() and len(steps_logged(workdir)) > 3)
+    job.processes[1].send_signal(signal.SIGTERM)
+    assert job.wait() == [130, 130], job.said(0) + job.said(1)
+    (saved,) = (workdir / "checkpoints").iterdir()
+    assert 3 < int(saved.name) < STEPS and f"after step {saved.name}" in job.said(0)
+
+
+def test_bad_input_ends_every_process_with_the_same_words(start, undisturbed):
+    job = start(undisturbed[0], 2, 2, "--width=9")
+    assert job.wait() == [2, 2]
+    for index in range(2):
+        assert "holds a run with other settings (--width)" in job.said(index)
+
+
+def wait_until(happened) -> None:
+    end = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
