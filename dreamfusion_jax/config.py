@@ -219,7 +219,8 @@ def is_flat(config: Config) -> bool:
 def differing_flags(stored: Config, asked: Config) -> list[str]:
     """The flags whose values make `asked` another run than `stored`, not its continuation.
 
-    The `run` section may change freely, and the number of steps may grow.
+    The `run` section may change freely, as may the views a device, since there may be another
+    number of devices; and the number of steps may grow.
     """
     names = []
     for section in (name for name in SECTIONS if name != "run"):
@@ -227,7 +228,7 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)
             grown = setting.name == "steps" and after > before
-            if before != after and not grown:
+            if before != after and not grown and setting.name != "views_per_device":
                 names.append(setting.name)
     return names
 

@@ -28,7 +28,16 @@ SETTINGS = {
 NUMBERS = [s for s in SETTINGS.values() if type(s.default) in (int, float, tuple)]
 # What may be any text: names of files and folders, and words for the prior.
 FREE_TEXT = {
-    *("prompt", "negative_prompt", "prior", "revision", "variant", "workdir", "compilation_cache"),
+    *(
+        "prompt",
+        "negative_prompt",
+        "prior",
+        "revision",
+        "variant",
+        "workdir",
+        "compilation_cache",
+        "coordinator",
+    ),
 }
 REPEATED = {"derandomize": True, "database": None, "deadline": None}
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.files import AnyPath, write_whole
+from dreamfusion_jax.files import AnyPath
 
 LOCK = ".lock"
 BEAT_SECONDS = 15.0  # between two words of a job in a bucket
@@ -70,14 +70,15 @@ def held_by_heartbeat(
     """
     path, mine = workdir / LOCK, f"{_owner()}, {uuid.uuid4().hex}"
     word = _read(path)
-    if word:
+    if word is not None:
         print(f"{path} is there: waiting {silent:.0f} s for a sign of life.", file=sys.stderr)
         if _changes(path, word, silent):
             raise _taken(workdir, word)
-    write_whole(path, f"{mine}\n0\n".encode())
+    path.write_text(f"{mine}\n0\n")
     time.sleep(min(beat, 2.0))  # Of two that came at once the later one's word stays.
-    if not _read(path).startswith(mine):
-        raise _taken(workdir, _read(path))
+    word = _read(path) or ""
+    if not word.startswith(mine):
+        raise _taken(workdir, word)
     done = threading.Event()
     beating = threading.Thread(target=_beat, args=(path, mine, beat, done), daemon=True)
     beating.start()
@@ -94,7 +95,7 @@ def _beat(path: AnyPath, mine: str, beat: float, done: threading.Event) -> None:
     while not done.wait(beat):
         count += 1
         try:
-            write_whole(path, f"{mine}\n{count}\n".encode())
+            path.write_text(f"{mine}\n{count}\n")
         except Exception as error:  # The network may be away for a while.
             print(f"Warning: {path} cannot be renewed ({error}).", file=sys.stderr)
 
@@ -106,15 +107,15 @@ def _changes(path: AnyPath, word: str, seconds: float) -> bool:
         time.sleep(min(1.0, seconds / 10))
         now = _read(path)
         if now != word:
-            return bool(now)  # It may also be gone: then that job is done.
+            return now is not None  # Where it is gone that job is done.
     return False
 
 
-def _read(path: AnyPath) -> str:
+def _read(path: AnyPath) -> str | None:
     try:
         return path.read_text()[:300]
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _owner() -> str:
