@@ -47,7 +47,8 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **known}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):  # A curve has a gap there.
+                self._board.add_scalar(name, value, step)
         return values
 
     def publish(self) -> None:
