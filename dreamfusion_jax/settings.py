@@ -363,4 +363,4 @@ class RunConfig:
     mesh_faces: int = _setting(
         10_000, "most triangles of the mesh, to which it is decimated (0: all there are)", 0, 10**8
     )
-    texture_size: int = _setting(1024, "side of the mesh's texture, in pixels", 16, 8192)
+    texture_size: int = _setting(1024, "side of the mesh's texture, in pixels", 16, 4096)

@@ -19,6 +19,7 @@ Field = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 MIN_COMPONENT_SHARE = 0.02
 # Half of the light is stopped: what shows more of itself than of what is behind it.
 OPAQUE = 0.5
+_ORDERS = (7.0, 6.0, 5.0, 4.0, 3.0)  # fast_simplification's aggressiveness, its default first
 _SAMPLES_PER_CELL = 1.5
 _MAX_SAMPLES = 1024
 
@@ -130,14 +131,16 @@ def drop_floaters(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
 def decimate(mesh: trimesh.Trimesh, faces: int) -> trimesh.Trimesh:
     """The surface with at most `faces` triangles, by quadric error (Garland and Heckbert 1997).
 
-    It keeps more of them where it would not stay closed with so few.
+    Now and then that pinches it, so that an edge has four triangles; another order of its collapses
+    then mostly does not. Where none does, it keeps more triangles than asked for.
     """
     while faces < len(mesh.faces):
-        vertices, triangles = fast_simplification.simplify(
-            np.asarray(mesh.vertices, np.float32), mesh.faces, target_count=faces
-        )
-        fewer = trimesh.Trimesh(vertices, triangles, process=True)
-        if fewer.is_volume and fewer.nondegenerate_faces().all():
-            return fewer
-        faces *= 2
+        for order in _ORDERS:
+            vertices, triangles = fast_simplification.simplify(
+                np.asarray(mesh.vertices, np.float32), mesh.faces, target_count=faces, agg=order
+            )
+            fewer = trimesh.Trimesh(vertices, triangles, process=True)
+            if len(fewer.faces) >= 4 and fewer.is_volume and fewer.nondegenerate_faces().all():
+                return fewer
+        faces += max(faces // 4, 4)
     return mesh

@@ -9,6 +9,7 @@ whose row 0 is at the top.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +67,8 @@ def layers(surface: trimesh.Trimesh, field: Field, radius: float) -> np.ndarray:
     return vertices - below.T[..., None] * normals
 
 
-def mean_albedo(points: np.ndarray, field: Field) -> np.ndarray:
-    """[P, 3] over the layers of points [K, P, 3]."""
+def mean_albedo(points: Iterable[np.ndarray], field: Field) -> np.ndarray:
+    """[P, 3] over layers of points, each [P, 3]."""
     return np.mean([field(layer)[1] for layer in points], axis=0)
 
 
@@ -100,8 +101,7 @@ def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray,
     )
     packing = xatlas.PackOptions()
     packing.resolution, packing.padding, packing.bilinear = size, PADDING, True
-    charts = xatlas.ChartOptions()
-    atlas.generate(charts, packing)
+    atlas.generate(pack_options=packing)
     source, faces, uv = atlas[0]
     return source.astype(int), faces.astype(int), np.asarray(uv, np.float64)
 
@@ -118,7 +118,7 @@ def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndar
     """
     fragments = rasterize(_texels(uv, size), size)
     texture = np.zeros((size, size, 3))
-    points = np.stack([fragments.interpolate(corners) for corners in layers])
+    points = (fragments.interpolate(corners) for corners in layers)
     texture[fragments.covered] = mean_albedo(points, field)
     nearest = ndimage.distance_transform_edt(
         ~fragments.covered, return_distances=False, return_indices=True
