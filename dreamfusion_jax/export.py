@@ -36,7 +36,7 @@ PICTURE = "mesh_preview.png"
 MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", PICTURE)
 # The views (azimuth, elevation in degrees) whose silhouettes the automatic threshold matches.
 _SILHOUETTES_DEG = tuple(
-    (60.0 * i + turn, up) for up, turn in ((20.0, 0.0), (60.0, 30.0)) for i in range(6)
+    (90.0 * i + turn, up) for turn, up in ((0.0, 5.0), (30.0, 35.0), (60.0, 65.0)) for i in range(4)
 )
 _SILHOUETTE_SIZE = 64
 _FLAGS = ("workdir", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture_size")
