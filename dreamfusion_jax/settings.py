@@ -354,5 +354,13 @@ class RunConfig:
     turntable_frames: int = _setting(48, "frames of the turntable, once around", 1, 3600)
     mesh_resolution: int = _setting(96, "grid points along a side to find the mesh on", 8, 1024)
     mesh_threshold: float = _setting(
-        10.0, "density (per unit length) at which the mesh's surface lies", 1e-6, 1e9
+        0.0,
+        "density (per unit length) at which the mesh's surface lies (0: automatic, so that its"
+        " silhouettes are those of what is opaque)",
+        0,
+        1e9,
     )
+    mesh_faces: int = _setting(
+        10_000, "most triangles of the mesh, to which it is decimated (0: all there are)", 0, 10**8
+    )
+    texture_size: int = _setting(1024, "side of the mesh's texture, in pixels", 16, 4096)

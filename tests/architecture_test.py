@@ -10,7 +10,7 @@ import dreamfusion_jax
 PACKAGE = Path(dreamfusion_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # The maths: plain arrays and explicit values in, arrays out.
-PURE = ("nerf", "diffusion", "distillation.py", "prompts.py")
+PURE = ("nerf", "mesh", "diffusion", "distillation.py", "prompts.py")
 # Finding, reading and writing weights is what these are for.
 READ_FILES = ("diffusion/hub.py", "diffusion/weights.py", "diffusion/prior.py")
 
@@ -46,8 +46,10 @@ def assert_never_imports(path: Path, *forbidden: str) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_doors(path):
     package = "dreamfusion_jax"
-    if is_in(path, ("nerf",)):
+    if is_in(path, ("nerf", "mesh")):
         assert_never_imports(path, f"{package}.diffusion", f"{package}.distillation")
+    if is_in(path, ("nerf",)):
+        assert_never_imports(path, f"{package}.mesh")
     if is_in(path, ("diffusion",)):
         assert_never_imports(path, f"{package}.nerf", f"{package}.distillation")
     if is_in(path, PURE):

@@ -1,5 +1,5 @@
-import json
-import struct
+import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,77 +7,105 @@ import pytest
 import trimesh
 
 from dreamfusion_jax import export, render
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf.scene import Scene, SceneOptions, make_scene
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.nerf.cameras import pixel_rays
+from dreamfusion_jax.nerf.scene import Render, Scene, SceneOptions, make_scene
 
+CENTRE = jnp.array([0.2, 0.0, 0.0])
 RADIUS = 0.5
 RED = (1.0, 0.2, 0.0)
+VOLUME = 4 / 3 * np.pi * RADIUS**3
 
 
-def ball_scene(floater: bool = False, density: float = 100.0) -> Scene:
-    """A red ball of radius 0.5 around (0.2, 0, 0), its density falling linearly at the rim."""
+def ball_scene(density: float = 100.0, opacity: float = 0.9) -> Scene:
+    """A red ball around CENTRE whose density falls linearly: a tenth at RADIUS, none at 0.6.
+
+    Its pictures are opaque on the rays that pass the centre within RADIUS.
+    """
 
     def density_albedo(params, points, step):
-        distance = jnp.linalg.norm(points - jnp.array([0.2, 0.0, 0.0]), axis=-1)
-        tau = density * (1.0 + RADIUS - distance) - 0.9 * density  # 0.1 density at the rim
-        if floater:
-            far = jnp.linalg.norm(points - jnp.array([-0.8, 0.0, 0.0]), axis=-1)
-            tau = jnp.maximum(tau, density * (far < 0.05))
-        return jnp.maximum(tau, 0.0), jnp.broadcast_to(jnp.array(RED), points.shape)
+        distance = jnp.linalg.norm(points - CENTRE, axis=-1)
+        tau = jnp.maximum(density * (0.6 - distance), 0.0)
+        return tau, jnp.broadcast_to(jnp.array(RED), points.shape)
 
-    return make_scene(SceneOptions())._replace(density_albedo=density_albedo)
+    def render_ball(params, view, height, width, step, key):
+        rays = pixel_rays(view.camera, height, width)
+        away = CENTRE - rays.origin
+        along = jnp.sum(away * rays.direction, axis=-1, keepdims=True)
+        missed = jnp.linalg.norm(away - along * rays.direction, axis=-1)
+        seen = jnp.where(missed < RADIUS, opacity, 0.2)
+        return Render(rays.direction, seen, seen, rays.direction, {})
 
-
-def extract(scene: Scene, threshold: float = 10.0) -> trimesh.Trimesh:
-    return export.extract_mesh(scene, {}, 0, 1.0, 40, threshold)
-
-
-def test_the_mesh_lies_where_the_density_reaches_the_threshold():
-    mesh = extract(ball_scene())
-    distance = np.linalg.norm(mesh.vertices - [0.2, 0.0, 0.0], axis=-1)
-    np.testing.assert_allclose(distance, RADIUS, atol=0.01)
-    assert mesh.is_watertight
-    np.testing.assert_allclose(mesh.volume, 4 / 3 * np.pi * RADIUS**3, rtol=0.05)  # outward faces
-    np.testing.assert_array_equal(mesh.visual.vertex_colors[0, :3], [255, 51, 0])
+    scene = make_scene(SceneOptions())
+    return scene._replace(density_albedo=density_albedo, render=render_ball)
 
 
-def test_floaters_are_dropped_and_thin_scenes_are_cut_at_half_their_density():
-    assert extract(ball_scene(floater=True)).vertices[:, 0].min() > -0.4
-    thin = extract(ball_scene(density=1.0))
-    assert len(thin.faces) > 100
+def config(**run) -> Config:
+    small = {"mesh_resolution": 40, "texture_size": 64, "mesh_faces": 2000, **run}
+    return Config(run=dataclasses.replace(Config().run, **small))
 
 
-def test_an_empty_scene_has_no_mesh():
-    with pytest.raises(UserError, match="empty"):
-        extract(ball_scene(density=0.0))
+def make(scene: Scene, **run) -> export.Mesh:
+    return export.make_mesh(scene, {}, 0, config(**run))
 
 
-def test_files_stand_upright_and_carry_colour(tmp_path):
-    mesh = extract(ball_scene())
-    export.write_glb(tmp_path / "mesh.glb", mesh)
-    export.write_obj(tmp_path / "mesh.obj", mesh)
-    loaded = {
-        name: trimesh.load(tmp_path / name, force="mesh") for name in ("mesh.glb", "mesh.obj")
-    }
-    for mesh in loaded.values():
-        # The front of the world, +x, is glTF's +z.
-        np.testing.assert_allclose(mesh.bounds.mean(axis=0), [0, 0, 0.2], atol=0.02)
-        assert mesh.volume > 0
-    (part,) = trimesh.load(tmp_path / "mesh.glb").geometry.values()
-    linear = part.visual.vertex_attributes["color"][0, 1] / 255  # as glTF has it
-    np.testing.assert_allclose(linear, ((0.2 + 0.055) / 1.055) ** 2.4, atol=0.003)
-    np.testing.assert_allclose(loaded["mesh.obj"].visual.vertex_colors[0, 1] / 255, 0.2, atol=0.003)
-    data = (tmp_path / "mesh.glb").read_bytes()
-    tree = json.loads(data[20 : 20 + struct.unpack("<I", data[12:16])[0]])
-    primitive = tree["meshes"][0]["primitives"][0]
-    assert {"COLOR_0", "NORMAL", "POSITION"} <= primitive["attributes"].keys()
-    assert tree["materials"][primitive["material"]]["pbrMetallicRoughness"]["metallicFactor"] == 0
+@pytest.fixture(scope="module")
+def ball() -> export.Mesh:
+    return make(ball_scene())
 
 
-def test_the_picture_of_the_mesh_shows_what_a_camera_sees():
+def test_the_automatic_threshold_makes_the_mesh_that_the_renders_show(ball):
+    distance = np.linalg.norm(ball.surface.vertices - np.asarray(CENTRE), axis=-1)
+    np.testing.assert_allclose(distance, RADIUS, atol=0.03)
+    assert ball.surface.is_volume and len(ball.surface.faces) <= 2000
+    np.testing.assert_allclose(ball.surface.volume, VOLUME, rtol=0.1)
+
+
+def test_a_threshold_of_ones_own_and_all_triangles():
+    mesh = make(ball_scene(), mesh_threshold=30.0, mesh_faces=0).surface
+    distance = np.linalg.norm(mesh.vertices - np.asarray(CENTRE), axis=-1)
+    np.testing.assert_allclose(distance, 0.3, atol=0.02)
+    assert len(mesh.faces) > 1000
+
+
+def test_texture_and_vertices_have_the_albedo(ball):
+    red = render.to_uint8(np.array(RED))
+    assert (ball.colour == red).all()
+    assert ball.textured.texture.shape == (64, 64, 3) and (ball.textured.texture == red).all()
+
+
+def test_where_nothing_is_opaque_the_densest_part_is_shown(capsys):
+    mesh = make(ball_scene(density=1.0, opacity=0.4)).surface
+    distance = np.linalg.norm(mesh.vertices - np.asarray(CENTRE), axis=-1)
+    np.testing.assert_allclose(distance, 0.3, atol=0.03)  # half of the density
+    assert "nothing in the scene is opaque" in capsys.readouterr().err
+
+
+def test_what_has_no_surface_is_told_in_one_sentence():
+    with pytest.raises(RunError, match="--workdir is empty.*--seed"):
+        make(ball_scene(density=0.0))
+    with pytest.raises(RunError, match="--workdir is not finite"):
+        make(ball_scene(density=np.inf))
+    with pytest.raises(UserError, match="--mesh_threshold=70 must be less than .* 5.* choose"):
+        make(ball_scene(), mesh_threshold=70.0)
+
+
+def test_all_files_are_written_whole_and_named(tmp_path):
+    made = export.write_mesh(tmp_path, ball_scene(), {}, 0, config())
+    assert {path.name for path in tmp_path.iterdir()} == set(export.MESH_FILES)
+    assert made == [tmp_path / name for name in export.MESH_FILES]
+    for path in made:
+        if path.suffix in (".glb", ".obj", ".ply"):
+            # The front of the world, +x, is that of the files, +z.
+            mesh = trimesh.load(Path(path), force="mesh")
+            np.testing.assert_allclose(mesh.bounds.mean(axis=0), [0, 0, 0.2], atol=0.03)
+
+
+def test_the_picture_of_the_mesh_shows_what_a_camera_sees(ball):
     """A ball to the front of the origin: right of the centre when seen from the object's left."""
-    mesh, orbit = extract(ball_scene()), render.Orbit()
-    picture = export.mesh_picture(mesh, orbit.camera(270.0, 0.0), 32) / 255.0
+    orbit = render.Orbit()
+    picture = export.mesh_picture(ball.textured, orbit.camera(270.0, 0.0), 32) / 255.0
     covered = picture[..., 2] < 0.5
     rows, columns = np.nonzero(covered)
     focal = 0.5 / np.tan(np.deg2rad(orbit.fov_deg / 2))

@@ -28,6 +28,7 @@ TINY = (
     "--turntable_size=8",
     "--turntable_frames=3",
     "--mesh_resolution=12",
+    "--texture_size=32",
     "--compilation_cache=none",
 )
 
@@ -63,7 +64,7 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
     assert imageio.imread(workdir / "contact_sheet.png").shape == (24, 72, 3)
     assert len(imageio.mimread(workdir / "turntable.gif")) == 3
     assert imageio.get_reader(workdir / "turntable.mp4").count_frames() == 3
-    for name in ("mesh.glb", "mesh.obj"):
+    for name in ("mesh.glb", "mesh.obj", "mesh.ply"):
         assert len(trimesh.load(workdir / name, force="mesh").faces) > 10, name
 
     with monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ from dreamfusion_jax.training.lock import LOCK
 
 # What a run writes; whatever else lies in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard")
-SUFFIXES = (".json", ".jsonl", ".png", ".part", ".mp4", ".gif", ".glb", ".obj")
+SUFFIXES = (".json", ".jsonl", ".png", ".part", ".mp4", ".gif", ".glb", ".obj", ".mtl", ".ply")
 PROBE = ".writable"
 
 

@@ -1,0 +1,86 @@
+"""A mesh as the bytes of GLB, OBJ and PLY files, all y up, one unit of the scene a metre."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+
+from dreamfusion_jax.mesh.texture import TexturedMesh
+
+# World (x front, z up) to glTF (z front, y up): a cyclic exchange of axes, so a pure rotation.
+WORLD_TO_GLTF = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float64)
+# How the OBJ's material, MTL and texture are called; trimesh names all three after the first.
+NAME = "mesh"
+_BLACK, _WHITE = [0, 0, 0, 255], [255, 255, 255, 255]
+
+
+def glb_bytes(mesh: TexturedMesh) -> bytes:
+    """glTF 2.0 in one file: one matt material, its texture a PNG inside."""
+    # Without these factors glTF means polished metal.
+    material = trimesh.visual.material.PBRMaterial(
+        name=NAME,
+        baseColorTexture=Image.fromarray(mesh.texture),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+    )
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene({NAME: _for_trimesh(mesh, material)}), include_normals=True
+    )
+
+
+def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
+    """OBJ with its MTL and PNG: file name -> bytes. They refer to each other by these names."""
+    material = trimesh.visual.material.SimpleMaterial(
+        name=NAME,
+        image=Image.fromarray(mesh.texture),
+        ambient=_WHITE,
+        diffuse=_WHITE,
+        specular=_BLACK,
+        glossiness=0.0,
+    )
+    text, files = trimesh.exchange.obj.export_obj(
+        _for_trimesh(mesh, material),
+        include_normals=True,
+        return_texture=True,
+        mtl_name=f"{NAME}.mtl",
+        header=None,
+    )
+    return {f"{NAME}.obj": text.encode(), **files}
+
+
+def ply_bytes(surface: trimesh.Trimesh, colour: np.ndarray) -> bytes:
+    """Binary PLY of the closed surface with a colour [V, 3] uint8 at each vertex."""
+    mesh = trimesh.Trimesh(
+        _upright(surface.vertices),
+        surface.faces,
+        vertex_normals=_upright(surface.vertex_normals),
+        vertex_colors=colour,
+        process=False,
+    )
+    return trimesh.exchange.ply.export_ply(mesh, vertex_normal=True)
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """PNG of [H, W, 3] uint8."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _for_trimesh(mesh: TexturedMesh, material: Any) -> trimesh.Trimesh:
+    return trimesh.Trimesh(
+        _upright(mesh.vertices),
+        mesh.faces,
+        vertex_normals=_upright(mesh.normals),
+        visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
+        process=False,
+    )
+
+
+def _upright(vectors: np.ndarray) -> np.ndarray:
+    """World [N, 3] to the axes of the files. trimesh's transform would make new normals."""
+    return np.asarray(vectors) @ WORLD_TO_GLTF.T

@@ -1,0 +1,75 @@
+"""How much of a finished scene its mesh keeps: silhouettes, colours, and what it costs.
+
+  python -m tests.benchmarks.mesh --workdir=workdir/a-red-chair
+
+From 16 views, of which the automatic threshold has seen none: intersection over union of the mesh's
+silhouettes with what the NeRF shows with an opacity above one half; PSNR of the mesh's colours on
+the pixels that both cover, against the albedo's render without the background that shines through,
+and against the render over black and white as it is, which the mist at the edges of a NeRF dims or
+brightens.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax import entry, export, render
+from dreamfusion_jax.mesh.drawing import draw
+from dreamfusion_jax.mesh.surface import OPAQUE
+from dreamfusion_jax.nerf.scene import Scene, albedo_view
+from dreamfusion_jax.training.checkpoint import load_run
+
+VIEWS_DEG = tuple((45.0 * i + 20.0, up) for up in (0.0, 40.0) for i in range(8))
+SIZE = 128
+_FLAGS = ("workdir", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture_size")
+
+
+def compare(mesh: export.Mesh, scene: Scene, params: Any, step: int, orbit: render.Orbit) -> str:
+    """IoU and PSNR in words."""
+    overlaps, errors = [], {"alone": [], "over black": [], "over white": []}
+    for angles in VIEWS_DEG:
+        camera = orbit.camera(*angles)
+        seen = render.render_image(scene, params, albedo_view(camera, jnp.zeros(3)), SIZE, step)
+        drawing = draw(mesh.textured, camera, SIZE)
+        opaque = seen.opacity > OPAQUE
+        overlaps.append((drawing.covered & opaque).sum() / (drawing.covered | opaque).sum())
+        both, colour = drawing.covered & opaque, np.zeros((SIZE, SIZE, 3))
+        colour[drawing.covered] = drawing.albedo
+        black, opacity = seen.image[both], seen.opacity[both][:, None]
+        for name, wanted in (
+            ("alone", black / opacity),
+            ("over black", black),
+            ("over white", black + 1.0 - opacity),
+        ):
+            errors[name].append((colour[both] - wanted) ** 2)
+    psnr = {name: -10.0 * np.log10(np.concatenate(e).mean()) for name, e in errors.items()}
+    return (
+        f"IoU mean {np.mean(overlaps):.3f}, least {np.min(overlaps):.3f}; PSNR in dB "
+        + ", ".join(f"{name} {value:.1f}" for name, value in psnr.items())
+    )
+
+
+def main() -> int:
+    config, scene, state = load_run(Path(flags.FLAGS.workdir))
+    config = configs.override_run(config, _FLAGS)
+    arguments = scene, state.params, int(state.step)
+    for _ in range(2):  # the second time everything is compiled, as at the end of a run
+        start, worked = time.perf_counter(), time.process_time()
+        export.write_mesh(Path(flags.FLAGS.workdir), *arguments, config)
+        seconds, worked = time.perf_counter() - start, time.process_time() - worked
+        print(f"export: {seconds:.1f} s, {worked:.1f} s of all cores together")
+    mesh = export.make_mesh(*arguments, config)
+    print(compare(mesh, *arguments, render.training_orbit(config.camera)))
+    return 0
+
+
+if __name__ == "__main__":
+    configs.define_flags(_FLAGS)
+    entry.run(main)
