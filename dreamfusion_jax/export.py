@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import RunError, UserError
-from dreamfusion_jax.files import write_whole
+from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.mesh import formats, surface, texture
 from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.nerf.cameras import Camera
@@ -156,12 +155,12 @@ def mesh_picture(mesh: texture.TexturedMesh, camera: Camera, size: int) -> np.nd
 
 
 def write_mesh(
-    workdir: Path,
+    workdir: AnyPath,
     scene: Scene,
     params: Any,
     step: int,
     config: Config,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Writes the mesh in all formats and its picture from four sides; returns their paths."""
     mesh = make_mesh(scene, params, step, config)
     orbit = render.training_orbit(config.camera)
@@ -179,7 +178,7 @@ def write_mesh(
 
 
 def main() -> int:
-    workdir = Path(flags.FLAGS.workdir)
+    workdir = as_path(flags.FLAGS.workdir)
     check_places(workdir)
     config, scene, state = load_run(workdir)
     if configs.is_flat(config):
