@@ -119,18 +119,29 @@ def test_scripts_are_clean():
     assert done.returncode == 0, done.stdout
 
 
-def test_the_skypilot_task_installs_and_runs_the_program(monkeypatch):
+@pytest.mark.parametrize(
+    "given", [{"PROMPT": "a red chair"}, {"ARGUMENTS": "--prompt=x --steps=5"}]
+)
+def test_the_skypilot_task_installs_and_runs_the_program(given):
     task = yaml.safe_load((EXPERIMENTS / "tpu" / "skypilot.yaml").read_text())
     assert '".[tpu]"' in task["setup"] and task["resources"]["use_spot"]
-    environment = {**task["envs"], "BUCKET": "gs://bucket/chair"}
+    environment = {**task["envs"], "BUCKET": "gs://bucket/chair", **given}
     (line,) = [line for line in task["run"].splitlines() if "dreamfusion_jax.main" in line]
-    expanded = subprocess.run(
+    arguments = subprocess.run(
         ["bash", "-c", f"printf '%s\\n' {line.split('dreamfusion_jax.main')[1]}"],
         env={**os.environ, **environment},
-        cwd=EXPERIMENTS.parent,
         capture_output=True,
         text=True,
         check=True,
     ).stdout.splitlines()
-    monkeypatch.chdir(EXPERIMENTS.parent)  # its flagfile is named from there
-    assert parses(expanded).run.workdir == "gs://bucket/chair"
+    config = parses(arguments)
+    assert config.run.workdir == "gs://bucket/chair"
+    assert config.train.prompt == given.get("PROMPT", "x")
+
+
+def test_a_task_without_a_bucket_says_so():
+    task = yaml.safe_load((EXPERIMENTS / "tpu" / "skypilot.yaml").read_text())
+    done = subprocess.run(
+        ["bash", "-c", task["run"]], env={**os.environ, **task["envs"]}, capture_output=True
+    )
+    assert done.returncode != 0 and b"BUCKET=gs://bucket/folder is missing" in done.stderr
