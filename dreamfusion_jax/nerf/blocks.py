@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.field import KEPT
+from dreamfusion_jax.platform import platform
 
 # Points the field is asked for at a time.
 _BLOCK_POINTS_CPU = 8192
@@ -40,7 +41,7 @@ def look_in_blocks(
     """
     picture, count = idle.shape, idle.size
     rays = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), rays)
-    points = _BLOCK_POINTS_CPU if jax.default_backend() == "cpu" else _BLOCK_POINTS
+    points = _BLOCK_POINTS_CPU if platform() == "cpu" else _BLOCK_POINTS
     blocks = -(-count * points_per_ray // points)
     if blocks == 1:
         seen = jax.lax.switch(which, looks, rays)
