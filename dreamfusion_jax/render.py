@@ -28,6 +28,7 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
 from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
+from dreamfusion_jax.platform import platform
 from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.workdir import check_places
@@ -80,7 +81,7 @@ def render_image(scene: Scene, params: Any, view: View, size: int, step: int) ->
 
     Larger ones are put together from tiles, so that one compiled program serves all sizes.
     """
-    side = _TILE_CPU if jax.default_backend() == "cpu" else _TILE
+    side = _TILE_CPU if platform() == "cpu" else _TILE
     side = size if scene.flat else min(side, size)
     params, starts = jax.device_put(params), range(0, size, side)
     tiles = [

@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamfusion_jax.platform import platform
+
 Dtype = Any
 PAD_ONE = ((1, 1), (1, 1))
 SCORES_BYTES = 2**28  # of attention that are held at once, where no kernel is fused
@@ -184,7 +186,7 @@ def _has_fused_kernel(query: jax.Array) -> bool:
     It wants half precision, an NVIDIA GPU from Ampere on, and d a multiple of 8 up to 128.
     """
     width = query.shape[-1]
-    if query.dtype != jnp.bfloat16 or width % 8 or width > 128 or jax.default_backend() != "gpu":
+    if query.dtype != jnp.bfloat16 or width % 8 or width > 128 or platform() != "gpu":
         return False
     device = jax.local_devices()[0]
     return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0

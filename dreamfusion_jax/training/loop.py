@@ -27,6 +27,7 @@ from dreamfusion_jax.diffusion.weights import Place
 from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.files import AnyPath, as_path
 from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.platform import platform
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training import processes
@@ -125,10 +126,16 @@ def open_prior(config: PriorConfig, place: Place = jax.device_put) -> tuple[Prio
     """
     embedded = config.prior == "toybox"
     path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
-    auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype, vae_dtype = prior_dtypes(config)
+    return load_prior(path, dtype, vae_dtype, config.variant, place)
+
+
+def prior_dtypes(config: PriorConfig) -> tuple[Any, Any]:
+    """The number formats of the prior and of its autoencoder."""
+    auto = jnp.float32 if platform() == "cpu" else jnp.bfloat16
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     dtype = dtypes.get(config.prior_dtype, auto)
-    return load_prior(path, dtype, dtypes.get(config.vae_dtype, dtype), config.variant, place)
+    return dtype, dtypes.get(config.vae_dtype, dtype)
 
 
 def train(config: Config, run: Run, started: float) -> TrainState:

@@ -238,6 +238,19 @@ def test_blocks_leave_picture_and_gradients(distance):
     chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
 
 
+def test_a_picture_keeps_less_for_its_gradient_than_one_layer_holds():
+    """Be it one block: what both branches keep lies in memory while the prior runs."""
+    options = _MIP._replace(width=64, proposal_resolution=4)
+    scene, view = make_scene(options), lit_view(_camera(), _BACKGROUND)
+
+    def pull_back(params):
+        draw = lambda params: scene.render(params, view, 9, 9, jnp.int32(0), None)  # noqa: E731
+        return jax.vjp(draw, params)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pull_back, scene.init(jax.random.key(0))))
+    assert sum(leaf.size for leaf in kept) < 81 * options.fine_samples * options.width
+
+
 @pytest.mark.parametrize("lit", [False, True])
 def test_half_size_is_the_small_picture_enlarged(lit):
     """Also for a side that is odd, where the small picture's is rounded up."""

@@ -1,0 +1,74 @@
+"""The step compiles for a TPU, and comes out as one: a small one, on libtpu's compiler, no TPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# In a process of its own: JAX must stay on the CPU while libtpu is loaded. Its 9,600 points are two
+# blocks of rays for a CPU, one for a TPU.
+COMPILE = """
+import json, sys
+import jax
+from conftest import SCENE
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.settings import TrainConfig
+from dreamfusion_jax.training.state import build_scene
+from tests import tpu
+
+tpu.require_libtpu()
+train = TrainConfig(prompt="a cup", render_size=40, shading_start_step=0)
+unet = {
+    "block_out_channels": [16],
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "attention_head_dim": 2,
+    "cross_attention_dim": 16,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
+vae = {
+    "block_out_channels": [16],
+    "down_block_types": ["DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D"],
+    "norm_num_groups": 8,
+}
+text = {"hidden_size": 16, "max_position_embeddings": 12}
+networks = tpu.Networks(unet, vae, text, {"beta_schedule": "scaled_linear"})
+compiled = tpu.compile_step(Config(scene=SCENE, train=train), networks, "v5e:2x2")
+params = jax.eval_shape(build_scene(SCENE).init, jax.random.key(0))
+print(json.dumps({
+    **tpu.counts(compiled.program),
+    "devices": compiled.devices,
+    "parameter_bytes": 4 * sum(leaf.size for leaf in jax.tree.leaves(params)),
+    "alias_bytes": compiled.program.memory_analysis().alias_size_in_bytes,
+    "hlo": compiled.program.as_text(),
+}))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_the_step_compiles_for_a_tpu_as_it_would_there():
+    here = Path(__file__).parent
+    places = (here, here.parent.parent, os.environ.get("PYTHONPATH", ""))
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["devices"] == 4
+    # Between the devices goes the gradient, and a few scalars.
+    assert 0 <= told["collective_bytes"] - told["parameter_bytes"] < 256
+    # Parameters and both moments are updated in place.
+    assert told["alias_bytes"] >= 3 * told["parameter_bytes"]
+    assert told["hbm_bytes"] > told["argument_bytes"]
+    assert "bf16[" in told["hlo"].splitlines()[0], "the prior's weights are in bfloat16"
+    assert " sort(" not in told["hlo"], "all rays are one block"
