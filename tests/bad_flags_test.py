@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, prompts
+from dreamfusion_jax import main as program
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.views import text_options
@@ -198,7 +199,7 @@ COMMAND_LINES = st.lists(TAME, max_size=8) | st.lists(
 def command():
     """Runs a command line up to its checked configuration: exit code, stderr, configuration."""
     if "prompt" not in flags.FLAGS:
-        configs.define_flags()
+        program.define_flags()
 
     def run(arguments: list[str]) -> tuple[int, str, configs.Config | None]:
         made: list[configs.Config] = []
