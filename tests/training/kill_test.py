@@ -12,7 +12,7 @@ import pytest
 
 from dreamfusion_jax.training.checkpoint import load_run
 
-STEPS = 400
+STEPS = 200
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=out, stderr=out, env=environment)
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_a_run_ends_as_if_undisturbed(count, command, tmp_path):
     log = tmp_path / "log"
     assert start(command(tmp_path / "warm"), log).wait() == 0, log.read_text()

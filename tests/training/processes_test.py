@@ -24,7 +24,7 @@ SETTINGS = (
 # What a flat picture compiles is less.
 FLAT = ("--field=image", "--image_size=8", f"--steps={STEPS}")
 SCENE = (
-    *("--steps=6", "--width=8", "--depth=1", "--proposal_samples=4", "--fine_samples=4"),
+    *("--steps=6", "--width=8", "--depth=1", "--proposal_samples=0", "--fine_samples=4"),
     *("--sheet_size=8", "--turntable_size=8", "--turntable_frames=3", "--mesh_resolution=12"),
     "--texture_size=64",
 )
