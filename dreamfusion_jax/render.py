@@ -1,7 +1,7 @@
-"""Pictures of a scene: preview, contact sheet, turntable.
+"""Pictures of a scene: preview, poster, contact sheet, turntables of colour, depth and normals.
 
-`python -m dreamfusion_jax.render --workdir=...` makes the last two again from a run's newest
-checkpoint.
+`python -m dreamfusion_jax.render --workdir=...` makes all but the first again from a run's newest
+checkpoint, at any size, and the run's page with them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import imageio.v2 as imageio
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
+from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry
+from dreamfusion_jax import entry, growth
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
@@ -35,17 +36,36 @@ from dreamfusion_jax.training.workdir import check_places
 
 ELEVATION_DEG = 20.0
 OVERHEAD_DEG = 90.0
+POSTER_AZIMUTH_DEG = 35.0  # front and one side
 PREVIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)
 SHEET_AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
 TURNTABLE_FPS = 16
 # Mostly ambient: the light should show the shape without hiding the colour.
 AMBIENT, DIFFUSE = 0.6, 0.4
 WHITE = (1.0, 1.0, 1.0)
-PICTURE_FILES = ("contact_sheet.png", "turntable.mp4", "turntable.gif")
+PICTURE_FILES = (
+    "poster.png",
+    "contact_sheet.png",
+    "turntable.mp4",
+    "turntable.gif",
+    "depth_turntable.mp4",
+    "normals_turntable.mp4",
+    growth.FILE,
+)
 # Side of the tiles of a picture, in pixels.
 _TILE_CPU = 64
 _TILE = 256
-_FLAGS = ("workdir", "sheet_size", "turntable_size", "turntable_frames")
+_FLAGS = ("workdir", "poster_size", "sheet_size", "turntable_size", "turntable_frames")
+# The far end of a depth picture's range, lest it be lost in the black background.
+_FARTHEST = 0.15
+_PATIENCE_S = 2  # before a progress bar appears
+
+# Called whenever a tile is done.
+Tick = Callable[[], object]
+
+
+def _silently() -> None:
+    """Nobody is told."""
 
 
 class Orbit(NamedTuple):
@@ -76,18 +96,21 @@ class Picture(NamedTuple):
     normals: np.ndarray
 
 
-def render_image(scene: Scene, params: Any, view: View, size: int, step: int) -> Picture:
+def render_image(
+    scene: Scene, params: Any, view: View, size: int, step: int, tick: Tick = _silently
+) -> Picture:
     """A picture of `size` x `size` pixels of one view, deterministic.
 
     Larger ones are put together from tiles, so that one compiled program serves all sizes.
     """
-    side = _TILE_CPU if platform() == "cpu" else _TILE
-    side = size if scene.flat else min(side, size)
+    side = size if scene.flat else _tile_side(size)
     params, starts = jax.device_put(params), range(0, size, side)
-    tiles = [
-        [_render_tile(scene, params, view, size, side, row, column, step) for column in starts]
-        for row in starts
-    ]
+    tiles: list[tuple[jax.Array, ...]] = []
+    for row, column in itertools.product(starts, starts):
+        tiles.append(_render_tile(scene, params, view, size, side, row, column, step))
+        # The next tile is handed over while this one is drawn; further ahead, `tick` would lie.
+        jax.block_until_ready(tiles[-2:-1])
+        tick()
 
     def join(*pieces: jax.Array) -> np.ndarray:
         columns = len(starts)
@@ -95,7 +118,16 @@ def render_image(scene: Scene, params: Any, view: View, size: int, step: int) ->
         whole = np.concatenate([np.concatenate(row, axis=1) for row in rows])
         return whole[:size, :size]
 
-    return Picture(*map(join, *itertools.chain(*tiles)))
+    return Picture(*map(join, *tiles))
+
+
+def _tile_side(size: int) -> int:
+    return min(_TILE_CPU if platform() == "cpu" else _TILE, size)
+
+
+def _tiles(size: int) -> int:
+    """How many tiles a picture of this side has."""
+    return math.ceil(size / _tile_side(size)) ** 2
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "side"))
@@ -130,24 +162,41 @@ def preview(
     return np.concatenate(pictures, axis=1)
 
 
+def poster(
+    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _silently
+) -> np.ndarray:
+    """The softly lit scene from the front and one side: [size, size, 3] uint8."""
+    view = _soft_view(orbit.camera(POSTER_AZIMUTH_DEG))
+    return to_uint8(render_image(scene, params, view, size, step, tick).image)
+
+
 def contact_sheet(
-    scene: Scene,
-    params: Any,
-    size: int,
-    step: int,
-    orbit: Orbit,
+    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _silently
 ) -> np.ndarray:
     """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit colour,
     normals (x, y, z of the world as red, green, blue) and opacity."""
     cameras = [orbit.camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
     columns = []
     for camera in [*cameras, orbit.camera(0.0, OVERHEAD_DEG)]:
-        view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
-        picture = render_image(scene, params, view, size, step)
-        normals = 0.5 * (picture.normals + 1.0)
+        picture = render_image(scene, params, _soft_view(camera), size, step, tick)
         opacity = np.broadcast_to(picture.opacity[..., None], picture.image.shape)
-        columns.append(to_uint8(np.concatenate([picture.image, normals, opacity])))
+        shown = [picture.image, _normals_as_colour(picture.normals), opacity]
+        columns.append(to_uint8(np.concatenate(shown)))
     return np.concatenate(columns, axis=1)
+
+
+class Turntable(NamedTuple):
+    """A scene once around, F pictures [N, N, 3] uint8 of each kind.
+
+    Attributes:
+      colour: softly lit, on white.
+      depth: near is light, far is dark, on black.
+      normals: x, y, z of the world as red, green, blue, on grey.
+    """
+
+    colour: list[np.ndarray]
+    depth: list[np.ndarray]
+    normals: list[np.ndarray]
 
 
 def turntable(
@@ -157,14 +206,44 @@ def turntable(
     frames: int,
     step: int,
     orbit: Orbit,
-) -> list[np.ndarray]:
-    """The softly lit scene once around: `frames` pictures [size, size, 3] uint8."""
-    pictures = []
+    tick: Tick = _silently,
+) -> Turntable:
+    """All kinds of pictures from one render of each of the F = `frames` views."""
+    colour, normals, depth, opacity = [], [], [], []
     for i in range(frames):
-        camera = orbit.camera(360.0 * i / frames)
-        view = lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
-        pictures.append(to_uint8(render_image(scene, params, view, size, step).image))
+        view = _soft_view(orbit.camera(360.0 * i / frames))
+        picture = render_image(scene, params, view, size, step, tick)
+        colour.append(to_uint8(picture.image))
+        normals.append(to_uint8(_normals_as_colour(picture.normals)))
+        # Kept until all are known, so in as few bytes as 256 greys need.
+        depth.append(picture.depth.astype(np.float16))
+        opacity.append(picture.opacity.astype(np.float16))
+    return Turntable(colour, depth_pictures(depth, opacity), normals)
+
+
+def depth_pictures(depth: list[np.ndarray], opacity: list[np.ndarray]) -> list[np.ndarray]:
+    """Depths [N, N] as greys [N, N, 3] uint8, from near (light) to far (dark), on black.
+
+    The range is that of what is opaque in any of the pictures, so that a grey means the same depth
+    in all of them.
+    """
+    opaque = [d[o > 0.5] for d, o in zip(depth, opacity, strict=True)]
+    near = min((float(d.min()) for d in opaque if d.size), default=0.0)
+    far = max((float(d.max()) for d in opaque if d.size), default=1.0)
+    pictures = []
+    for d, o in zip(depth, opacity, strict=True):
+        away = np.clip((d.astype(np.float32) - near) / max(far - near, 1e-6), 0.0, 1.0)
+        grey = to_uint8(o * (1.0 - (1.0 - _FARTHEST) * away))
+        pictures.append(np.repeat(grey[..., None], 3, axis=-1))
     return pictures
+
+
+def _soft_view(camera: Camera) -> View:
+    return lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
+
+
+def _normals_as_colour(normals: np.ndarray) -> np.ndarray:
+    return 0.5 * (normals + 1.0)
 
 
 def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:
@@ -174,23 +253,42 @@ def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:
 
 def write_png(path: AnyPath, picture: np.ndarray) -> None:
     """Writes a picture whole or not at all, so that whoever watches it never sees half of one."""
+    write_whole(path, encode_png(picture))
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """PNG of [H, W, 3] uint8."""
     png = io.BytesIO()
     Image.fromarray(picture).save(png, format="PNG")
-    write_whole(path, png.getvalue())
+    return png.getvalue()
 
 
 def write_pictures(
     workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
 ) -> list[AnyPath]:
-    """Writes the contact sheet and the turntable; returns their paths."""
+    """Writes all `PICTURE_FILES`; returns their paths."""
     settings, orbit = config.run, training_orbit(config.camera)
-    sheet, movie, gif = (workdir / name for name in PICTURE_FILES)
-    write_png(sheet, contact_sheet(scene, params, settings.sheet_size, step, orbit))
     size, frames = settings.turntable_size, settings.turntable_frames
-    pictures = turntable(scene, params, size, frames, step, orbit)
-    write_whole(movie, encode_mp4(pictures))
-    write_whole(gif, encode_gif(pictures))
-    return [sheet, movie, gif]
+    sheet_views = len(SHEET_AZIMUTHS_DEG) + 1
+    total = _tiles(settings.poster_size) + sheet_views * _tiles(settings.sheet_size)
+    total += frames * _tiles(size)
+    with tqdm(total=total, desc="rendering", unit="tile", delay=_PATIENCE_S, leave=False) as bar:
+        drawn = scene, params
+        still = poster(*drawn, settings.poster_size, step, orbit, bar.update)
+        sheet = contact_sheet(*drawn, settings.sheet_size, step, orbit, bar.update)
+        around = turntable(*drawn, size, frames, step, orbit, bar.update)
+    files = {
+        "poster.png": encode_png(still),
+        "contact_sheet.png": encode_png(sheet),
+        "turntable.mp4": encode_mp4(around.colour),
+        "turntable.gif": encode_gif(around.colour),
+        "depth_turntable.mp4": encode_mp4(around.depth),
+        "normals_turntable.mp4": encode_mp4(around.normals),
+        growth.FILE: encode_png(growth.growth_strip(workdir)),
+    }
+    for name in PICTURE_FILES:
+        write_whole(workdir / name, files[name])
+    return [workdir / name for name in PICTURE_FILES]
 
 
 def encode_mp4(pictures: list[np.ndarray]) -> bytes:

@@ -349,6 +349,7 @@ class RunConfig:
     preview_every: int = _setting(100, "steps between preview pictures", 1, MAX_STEPS)
     checkpoint_every: int = _setting(250, "steps between checkpoints", 1, MAX_STEPS)
     preview_size: int = _setting(64, "side of each preview picture, in pixels", 8, 2048)
+    poster_size: int = _setting(384, "side of the poster, one large view, in pixels", 8, 8192)
     sheet_size: int = _setting(96, "side of each contact sheet picture, in pixels", 8, 2048)
     turntable_size: int = _setting(128, "side of the turntable, in pixels; even", 8, 2048)
     turntable_frames: int = _setting(48, "frames of the turntable, once around", 1, 3600)

@@ -28,7 +28,7 @@ def directions(picture):
     return picture[0, ::SIZE] / 127.5 - 1.0
 
 
-def around(azimuths_deg, elevation_deg):
+def around_degrees(azimuths_deg, elevation_deg=20.0):
     azimuth, elevation = np.deg2rad(azimuths_deg), np.deg2rad(elevation_deg)
     flat = np.stack([np.cos(azimuth), np.sin(azimuth)], axis=-1) * np.cos(elevation)
     return np.concatenate([flat, np.full((len(azimuths_deg), 1), np.sin(elevation))], axis=-1)
@@ -38,22 +38,49 @@ def test_the_contact_sheet_goes_around_and_ends_overhead():
     sheet = render.contact_sheet(SCENE, {}, SIZE, 0, render.Orbit())
     assert sheet.shape == (3 * SIZE, 9 * SIZE, 3) and sheet.dtype == np.uint8
     seen = directions(sheet)
-    np.testing.assert_allclose(seen[:8], around(np.arange(8) * 45.0, 20.0), atol=0.01)
+    np.testing.assert_allclose(seen[:8], around_degrees(np.arange(8) * 45.0), atol=0.01)
     np.testing.assert_allclose(seen[8], [0, 0, 1], atol=0.01)
     np.testing.assert_array_equal(sheet[SIZE, 0], [255, 128, 0])  # normals: the world's x, y, z
     opacity = sheet[2 * SIZE :, :, :]
     assert (opacity[: SIZE // 2] == 255).all() and (opacity[SIZE // 2 :] == 0).all()
 
 
-def test_the_turntable_goes_once_around_without_a_double_frame():
-    frames = render.turntable(SCENE, {}, SIZE, 6, 0, render.Orbit())
-    seen = directions(np.concatenate(frames, axis=1))
-    np.testing.assert_allclose(seen, around(np.arange(6) * 60.0, 20.0), atol=0.01)
+def test_the_turntable_goes_once_around_without_a_double_frame_and_renders_each_once(monkeypatch):
+    rendered, render_image = [], render.render_image
+    monkeypatch.setattr(
+        render, "render_image", lambda *given: rendered.append(1) or render_image(*given)
+    )
+    around = render.turntable(SCENE, {}, SIZE, 6, 0, render.Orbit())
+    seen = directions(np.concatenate(around.colour, axis=1))
+    np.testing.assert_allclose(seen, around_degrees(np.arange(6) * 60.0), atol=0.01)
+    assert len(rendered) == len(around.depth) == len(around.normals) == 6
+    np.testing.assert_array_equal(around.normals[5][0, 0], [255, 128, 0])
+
+
+def test_near_is_light_and_far_is_dark_over_what_is_opaque_in_all_frames():
+    near, far = np.full((2, 2), 2.0), np.full((2, 2), 3.0)
+    near[0, 0], far[0, 0] = 1.0, 9.0
+    opacity = np.array([[0.4, 1.0], [0.0, 1.0]])  # what is haze does not stretch the range
+    first, second = render.depth_pictures([near, far], [opacity, opacity])
+    assert first.shape == (2, 2, 3) and first.dtype == np.uint8
+    assert (first[:, 1] == 255).all() and (first[1, 0] == 0).all(), "near; the background"
+    assert (second[:, 1] == round(255 * 0.15)).all(), "far"
+
+
+def test_depths_of_nothing_are_all_background():
+    (picture,) = render.depth_pictures([np.zeros((2, 2))], [np.zeros((2, 2))])
+    assert (picture == 0).all()
+
+
+def test_the_poster_is_seen_from_the_front_and_one_side():
+    poster = render.poster(SCENE, {}, SIZE, 0, render.Orbit())
+    assert poster.shape == (SIZE, SIZE, 3)
+    np.testing.assert_allclose(directions(poster), around_degrees([35.0]), atol=0.01)
 
 
 def test_the_preview_shows_four_sides():
     seen = directions(render.preview(SCENE, {}, SIZE, 0, render.Orbit()))
-    np.testing.assert_allclose(seen, around(np.arange(4) * 90.0, 20.0), atol=0.01)
+    np.testing.assert_allclose(seen, around_degrees(np.arange(4) * 90.0), atol=0.01)
 
 
 def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
@@ -64,7 +91,7 @@ def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
     np.testing.assert_allclose(camera.pose[:, 3], [0.0, 1.25, 0.0], atol=1e-6)
     np.testing.assert_allclose(camera.focal, 1.0, rtol=1e-6)
     far = render.preview(SCENE, {}, SIZE, 0, orbit)
-    np.testing.assert_allclose(directions(far), around(np.arange(4) * 90.0, 20.0), atol=0.01)
+    np.testing.assert_allclose(directions(far), around_degrees(np.arange(4) * 90.0), atol=0.01)
 
 
 def test_a_large_picture_is_its_tiles(monkeypatch):
@@ -82,6 +109,9 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     monkeypatch.setattr(render, "_TILE", 3)
     whole = render.Picture(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
     chex.assert_trees_all_close(render.render_image(scene, {}, view, 7, 0), whole, atol=1e-6)
+    done = []
+    render.render_image(scene, {}, view, 7, 0, lambda: done.append(1))
+    assert len(done) == render._tiles(7) == 9, "the progress bar counts tiles"
     one = render.render_image(scene._replace(flat=True), {}, view, 7, 0)
     chex.assert_trees_all_close(one, whole, atol=1e-6)
 
