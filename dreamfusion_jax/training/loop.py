@@ -174,7 +174,7 @@ def _train_steps(
     first, steps, shows = int(state.step), config.train.steps, processes.is_first()
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
-    writer = MetricsWriter(run.workdir, first) if shows else None
+    writer = MetricsWriter(run.workdir, first, len(run.devices)) if shows else None
     previewed = first > 0
     progress = tqdm(
         range(first + 1, steps + 1), initial=first, total=steps, unit="step", disable=not shows

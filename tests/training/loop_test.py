@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.training import loop
+from dreamfusion_jax.training import loop, metrics
 from dreamfusion_jax.training.checkpoint import Checkpoints, load_run
+from dreamfusion_jax.training.metrics import MetricsWriter, Spent, read_metrics, spent
 from dreamfusion_jax.training.workdir import store_config
 
 
@@ -65,14 +66,38 @@ def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    writer = loop.MetricsWriter(tmp_path, first_step=2)
+    writer = MetricsWriter(tmp_path, first_step=2)
     assert writer.write(3, {"x": jax.numpy.float32(0.5)}) == {"x": 0.5}
     writer.close()
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 1},
-        {"step": 2},
-        {"step": 3, "x": 0.5},
-    ]
+    lines = read_metrics(path)
+    assert [line["step"] for line in lines] == [1, 2, 3] and lines[-1]["x"] == 0.5
+
+
+def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_again(
+    tmp_path, monkeypatch
+):
+    clock = [100.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
+    for first, devices, expected in ((0, 1, Spent(5.0, 5.0)), (1, 8, Spent(10.0, 45.0))):
+        writer = MetricsWriter(tmp_path, first, devices)
+        for step in (1, 2):
+            clock[0] += 2.5
+            writer.write(first + step, {})
+        writer.close()
+        assert spent(read_metrics(writer.path)) == expected
+    # The second session began after step 1, so that it did step 2 again.
+    assert [line["step"] for line in read_metrics(writer.path)] == [1, 2, 3]
+    assert read_metrics(writer.path)[0]["seconds"] == 2.5
+
+
+def test_metrics_are_thinned_evenly_and_what_is_not_ours_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == [] and spent([]) == Spent(0.0, 0.0)
+    lines = [json.dumps({"step": step, "x": None, "y": "z"}) for step in range(1001)]
+    path.write_text("\n".join(lines))
+    assert read_metrics(path, most=3) == [{"step": 0}, {"step": 500}, {"step": 1000}]
+    path.write_text('{"step": 1, "x": 1e999}\n[1]\n7\n{"x": 1}\n' + "[" * 100000 + '\n{"step"')
+    assert read_metrics(path) == [{"step": 1}]
 
 
 def test_a_broken_checkpoint_is_named(make_config, make_run, tmp_path):
