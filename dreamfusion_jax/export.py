@@ -26,6 +26,7 @@ from dreamfusion_jax.mesh import formats, surface, texture
 from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.nerf.cameras import Camera
 from dreamfusion_jax.nerf.scene import Scene, albedo_view
+from dreamfusion_jax.page import build
 from dreamfusion_jax.settings import RunConfig
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.workdir import check_places
@@ -183,8 +184,9 @@ def main() -> int:
     config, scene, state = load_run(workdir)
     if configs.is_flat(config):
         raise UserError(f"--workdir={workdir} holds a flat picture; it has no mesh.")
-    config = configs.override_run(config, _FLAGS)
-    made = write_mesh(workdir, scene, state.params, int(state.step), config)
+    step, asked = int(state.step), configs.override_run(config, _FLAGS)
+    made = write_mesh(workdir, scene, state.params, step, asked)
+    build.rewrite_page(workdir, config, step)
     print("Made " + ", ".join(map(str, made)))
     return 0
 

@@ -20,16 +20,18 @@ import time
 from absl import flags
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, export, picture, render
+from dreamfusion_jax import entry, export, growth, picture, render
 from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, absolute, as_path, read_json, read_text, write_whole
+from dreamfusion_jax.page import build
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import lock, loop, processes
 from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
-from dreamfusion_jax.training.workdir import prepare_workdir, store_config
+from dreamfusion_jax.training.workdir import prepare_workdir, store_config, store_machine
 
-SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES)
+SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES, build.FILE)
+FLAT_FILES = (*picture.FILES, growth.FILE, build.FILE)
 
 
 def define_flags() -> None:
@@ -156,6 +158,7 @@ def optimise(config: Config, run: loop.Run | None) -> tuple[loop.Run, SavedRun]:
         _warn_of_unknown_words(config.train.prompt)
     run = loop.with_prompt(run, config) if run else loop.prepare(config)
     processes.first(lambda: store_config(config))
+    processes.first(lambda: store_machine(run.workdir, run.devices))
     return run, SavedRun(config, run.scene, loop.train(config, run, started))
 
 
@@ -176,9 +179,11 @@ def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
     print("Making " + ", ".join(files) + " ...", flush=True)
     if is_flat(config):
         picture.write_comparison(workdir, scene, state.params, step, config)
+        render.write_png(workdir / growth.FILE, growth.growth_strip(workdir))
     else:
         render.write_pictures(workdir, scene, state.params, step, config)
         export.write_mesh(workdir, scene, state.params, step, config)
+    build.write_page(workdir, config, build.FINISHED, step)
     # Last, so that a run that is stopped here makes them again.
     record = json.dumps({"step": step, "files": files}) + "\n"
     write_whole(_outputs_record(workdir), record.encode())
@@ -186,7 +191,7 @@ def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
 
 def output_files(config: Config) -> tuple[str, ...]:
     """The names of what is made at the end."""
-    return picture.FILES if is_flat(config) else SCENE_FILES
+    return FLAT_FILES if is_flat(config) else SCENE_FILES
 
 
 def outputs_made(workdir: AnyPath, config: Config) -> int | None:

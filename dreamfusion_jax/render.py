@@ -29,6 +29,7 @@ from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
 from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
+from dreamfusion_jax.page import build
 from dreamfusion_jax.platform import platform
 from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
@@ -313,8 +314,9 @@ def main() -> int:
     config, scene, state = load_run(workdir)
     if configs.is_flat(config):
         raise UserError(f"--workdir={workdir} holds a flat picture; there are no sides to render.")
-    config = configs.override_run(config, _FLAGS)
-    made = write_pictures(workdir, scene, state.params, int(state.step), config)
+    step, asked = int(state.step), configs.override_run(config, _FLAGS)
+    made = write_pictures(workdir, scene, state.params, step, asked)
+    build.rewrite_page(workdir, config, step)
     print("Made " + ", ".join(map(str, made)))
     return 0
 

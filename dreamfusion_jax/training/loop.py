@@ -27,6 +27,7 @@ from dreamfusion_jax.diffusion.weights import Place
 from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.files import AnyPath, as_path
 from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.page import build
 from dreamfusion_jax.platform import platform
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.settings import PriorConfig
@@ -191,8 +192,9 @@ def _train_steps(
                 progress.set_description("optimising")
             if writer and (step % config.run.log_every == 0 or step == steps):
                 _log(writer, step, metrics, progress)
-            if shows and _preview_due(config, step, previewed, started):
+            if writer and _preview_due(config, step, previewed, started):
                 _write_preview(config, run, state, step, progress, announce=not previewed)
+                build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
             # Alone, there is nobody to agree with.
             stop = interrupted() if processes.is_alone() else signals.stop

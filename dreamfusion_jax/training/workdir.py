@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
+
+from dreamfusion_jax import __version__
 from dreamfusion_jax.config import Config, differing_flags, read_config, to_dict
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
@@ -15,8 +18,11 @@ from dreamfusion_jax.training.lock import LOCK
 
 # What a run writes; whatever else lies in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard")
-SUFFIXES = (".json", ".jsonl", ".png", ".part", ".mp4", ".gif", ".glb", ".obj", ".mtl", ".ply")
+PICTURES = (".png", ".mp4", ".gif")
+MESHES = (".glb", ".obj", ".mtl", ".ply")
+SUFFIXES = (".json", ".jsonl", ".html", ".part", *PICTURES, *MESHES)
 PROBE = ".writable"
+MACHINE = "machine.json"
 
 
 def prepare_workdir(config: Config) -> AnyPath:
@@ -59,6 +65,17 @@ def store_config(config: Config) -> None:
     """Writes the resolved configuration, which a later run in this folder must match."""
     text = json.dumps(to_dict(config), indent=2) + "\n"
     write_whole(as_path(config.run.workdir) / "config.json", text.encode())
+
+
+def store_machine(workdir: AnyPath, devices: Sequence[jax.Device]) -> None:
+    """Writes on what, and by which versions, the newest session of the run is made."""
+    record = {
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "jax": jax.__version__,
+        "dreamfusion_jax": __version__,
+    }
+    write_whole(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def check_places(workdir: AnyPath) -> None:

@@ -1,0 +1,1 @@
+"""A run's page: index.html, one file that shows all that a run left."""
