@@ -203,6 +203,8 @@ def _train_steps(
                 checkpoints.save(state)
                 if writer:
                     writer.publish()
+            if writer and (lost or (stop and step < steps)):
+                build.write_page(run.workdir, config, build.STOPPED, step, writer.path)
             if lost:
                 raise _given_up(config, run, state)
             if stop and step < steps:
