@@ -1,0 +1,50 @@
+"""Headless Chromium for tests of what people see in a browser; skipped where there is none."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_ALONE = ("quic", "background-networking", "component-update", "sync")
+_FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in _ALONE)]
+# WebGL without a graphics card.
+_FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+
+class Told:
+    """What a page did beside being shown: complaints in the console, addresses it asked for."""
+
+    def __init__(self) -> None:
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+
+
+@contextlib.contextmanager
+def opened(address: str, **options: Any) -> Iterator[tuple[Any, Told]]:
+    """A loaded page of Playwright's, and what it has told so far.
+
+    Args:
+      options: of Playwright's `new_page`, as its `viewport`.
+    """
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
+        page, told = browser.new_page(**options), Told()
+        page.on("pageerror", lambda error: told.complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda message: (
+                told.complaints.append(message.text)
+                if message.type in ("error", "warning")
+                else None
+            ),
+        )
+        page.on("request", lambda request: told.requests.append(request.url))
+        page.goto(address)
+        yield page, told
+        browser.close()
