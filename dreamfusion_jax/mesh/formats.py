@@ -15,6 +15,7 @@ from dreamfusion_jax.mesh.texture import TexturedMesh
 WORLD_TO_GLTF = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float64)
 # How the OBJ's material, MTL and texture are called; trimesh names all three after the first.
 NAME = "mesh"
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963  # numbers of OpenGL
 _BLACK, _WHITE = [0, 0, 0, 255], [255, 255, 255, 255]
 
 
@@ -28,7 +29,9 @@ def glb_bytes(mesh: TexturedMesh) -> bytes:
         roughnessFactor=1.0,
     )
     return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene({NAME: _for_trimesh(mesh, material)}), include_normals=True
+        trimesh.Scene({NAME: _for_trimesh(mesh, material)}),
+        include_normals=True,
+        tree_postprocessor=_name_targets,
     )
 
 
@@ -69,6 +72,15 @@ def png_bytes(picture: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _name_targets(tree: dict[str, Any]) -> None:
+    """Says of each buffer view what it is for (glTF 2.0, bufferView.target)."""
+    views, accessors = tree["bufferViews"], tree["accessors"]
+    for primitive in (part for mesh in tree["meshes"] for part in mesh["primitives"]):
+        for index in primitive["attributes"].values():
+            views[accessors[index]["bufferView"]]["target"] = _ARRAY_BUFFER
+        views[accessors[primitive["indices"]]["bufferView"]]["target"] = _ELEMENT_ARRAY_BUFFER
 
 
 def _for_trimesh(mesh: TexturedMesh, material: Any) -> trimesh.Trimesh:

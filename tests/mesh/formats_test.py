@@ -127,4 +127,4 @@ def test_the_obj_names_its_own_files(written):
 @pytest.mark.skipif(not has_validator(), reason="needs node and its package gltf-validator")
 def test_the_glb_is_valid(written):
     issues = json.loads(node(_VALIDATE, str(written / "mesh.glb")).stdout)
-    assert issues["numErrors"] == issues["numWarnings"] == 0, issues["messages"]
+    assert issues["messages"] == []
