@@ -104,31 +104,52 @@ def render_image(
 
     Larger ones are put together from tiles, so that one compiled program serves all sizes.
     """
-    side = size if scene.flat else _tile_side(size)
-    params, starts = jax.device_put(params), range(0, size, side)
+    side = size if scene.flat else tile_side(size)
+    return render_tiles(scene, params, view, (size, size), side, step, tick)
+
+
+def render_tiles(
+    scene: Scene,
+    params: Any,
+    view: View,
+    size: tuple[int, int],
+    side: int,
+    step: int,
+    tick: Tick = _silently,
+) -> Picture:
+    """A picture of any height and width, deterministic, put together from square tiles.
+
+    Args:
+      size: height and width in pixels.
+      side: of a tile, in pixels; a program is compiled for each that was ever asked for.
+      tick: what it raises ends the rendering between two tiles.
+    """
+    height, width = size
+    rows, columns = range(0, height, side), range(0, width, side)
+    params = jax.device_put(params)
     tiles: list[tuple[jax.Array, ...]] = []
-    for row, column in itertools.product(starts, starts):
-        tiles.append(_render_tile(scene, params, view, size, side, row, column, step))
+    for row, column in itertools.product(rows, columns):
+        tiles.append(_render_tile(scene, params, view, height, width, side, row, column, step))
         # The next tile is handed over while this one is drawn; further ahead, `tick` would lie.
         jax.block_until_ready(tiles[-2:-1])
         tick()
 
     def join(*pieces: jax.Array) -> np.ndarray:
-        columns = len(starts)
-        rows = (pieces[i : i + columns] for i in range(0, len(pieces), columns))
-        whole = np.concatenate([np.concatenate(row, axis=1) for row in rows])
-        return whole[:size, :size]
+        strips = (pieces[i : i + len(columns)] for i in range(0, len(pieces), len(columns)))
+        whole = np.concatenate([np.concatenate(strip, axis=1) for strip in strips])
+        return whole[:height, :width]
 
     return Picture(*map(join, *tiles))
 
 
-def _tile_side(size: int) -> int:
+def tile_side(size: int) -> int:
+    """Side of the tiles of a picture of this side, or of one at least as large."""
     return min(_TILE_CPU if platform() == "cpu" else _TILE, size)
 
 
 def _tiles(size: int) -> int:
     """How many tiles a picture of this side has."""
-    return math.ceil(size / _tile_side(size)) ** 2
+    return math.ceil(size / tile_side(size)) ** 2
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "side"))
@@ -136,13 +157,14 @@ def _render_tile(
     scene: Scene,
     params: Any,
     view: View,
-    size: jax.Array,
+    height: jax.Array,
+    width: jax.Array,
     side: int,
     row: jax.Array,
     column: jax.Array,
     step: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    view = view._replace(camera=crop(view.camera, size, side, row, column))
+    view = view._replace(camera=crop(view.camera, height, width, side, row, column))
     drawn = scene.render(params, view, side, side, step, None)
     return drawn.image, drawn.opacity, drawn.depth, drawn.normals
 
@@ -167,7 +189,7 @@ def poster(
     scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _silently
 ) -> np.ndarray:
     """The softly lit scene from the front and one side: [size, size, 3] uint8."""
-    view = _soft_view(orbit.camera(POSTER_AZIMUTH_DEG))
+    view = soft_view(orbit.camera(POSTER_AZIMUTH_DEG))
     return to_uint8(render_image(scene, params, view, size, step, tick).image)
 
 
@@ -179,9 +201,9 @@ def contact_sheet(
     cameras = [orbit.camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
     columns = []
     for camera in [*cameras, orbit.camera(0.0, OVERHEAD_DEG)]:
-        picture = render_image(scene, params, _soft_view(camera), size, step, tick)
+        picture = render_image(scene, params, soft_view(camera), size, step, tick)
         opacity = np.broadcast_to(picture.opacity[..., None], picture.image.shape)
-        shown = [picture.image, _normals_as_colour(picture.normals), opacity]
+        shown = [picture.image, normals_as_colour(picture.normals), opacity]
         columns.append(to_uint8(np.concatenate(shown)))
     return np.concatenate(columns, axis=1)
 
@@ -212,10 +234,10 @@ def turntable(
     """All kinds of pictures from one render of each of the F = `frames` views."""
     colour, normals, depth, opacity = [], [], [], []
     for i in range(frames):
-        view = _soft_view(orbit.camera(360.0 * i / frames))
+        view = soft_view(orbit.camera(360.0 * i / frames))
         picture = render_image(scene, params, view, size, step, tick)
         colour.append(to_uint8(picture.image))
-        normals.append(to_uint8(_normals_as_colour(picture.normals)))
+        normals.append(to_uint8(normals_as_colour(picture.normals)))
         # Kept until all are known, so in as few bytes as 256 greys need.
         depth.append(picture.depth.astype(np.float16))
         opacity.append(picture.opacity.astype(np.float16))
@@ -239,11 +261,13 @@ def depth_pictures(depth: list[np.ndarray], opacity: list[np.ndarray]) -> list[n
     return pictures
 
 
-def _soft_view(camera: Camera) -> View:
+def soft_view(camera: Camera) -> View:
+    """The softly lit scene on white."""
     return lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
 
 
-def _normals_as_colour(normals: np.ndarray) -> np.ndarray:
+def normals_as_colour(normals: np.ndarray) -> np.ndarray:
+    """x, y, z of the world as red, green, blue in [0, 1]; grey where there is nothing."""
     return 0.5 * (normals + 1.0)
 
 

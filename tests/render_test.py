@@ -95,7 +95,10 @@ def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
 
 
 def test_a_large_picture_is_its_tiles(monkeypatch):
-    """Side 7 in tiles of 3: the last row and column reach beyond. A flat picture stays whole."""
+    """Side 7 in tiles of 3: the last row and column reach beyond. A flat picture stays whole.
+
+    One that is not square has the rays of its own height and width.
+    """
 
     def towards(params, view, height, width, step, key):
         rays = pixel_rays(view.camera, height, width)
@@ -114,6 +117,10 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     assert len(done) == render._tiles(7) == 9, "the progress bar counts tiles"
     one = render.render_image(scene._replace(flat=True), {}, view, 7, 0)
     chex.assert_trees_all_close(one, whole, atol=1e-6)
+    for height, width in ((4, 8), (8, 4)):
+        whole = render.Picture(*map(np.asarray, towards({}, view, height, width, 0, None)[:4]))
+        tiled = render.render_tiles(scene, {}, view, (height, width), 3, 0)
+        chex.assert_trees_all_close(tiled, whole, atol=1e-6)
 
 
 def test_colours_round_to_the_nearest_byte():

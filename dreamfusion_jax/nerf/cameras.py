@@ -180,16 +180,24 @@ def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
     return Rays(origin, in_world / length, radius)
 
 
-def crop(camera: Camera, size: jax.Array, side: int, row: jax.Array, column: jax.Array) -> Camera:
-    """The camera whose whole picture is a part of another's.
+def crop(
+    camera: Camera,
+    height: jax.Array | int,
+    width: jax.Array | int,
+    side: int,
+    row: jax.Array | int,
+    column: jax.Array | int,
+) -> Camera:
+    """The camera whose whole picture is a square part of another's.
 
     Args:
-      camera: takes a picture of `size` x `size` pixels.
-      side: of the square part, in pixels; it may reach beyond the picture.
+      camera: takes a picture of `height` x `width` pixels.
+      side: of the part, in pixels; it may reach beyond the picture.
       row, column: [] of the part's upper left pixel.
     """
-    scale = size / side
-    right, above = 0.5 * scale - column / side - 0.5, row / side + 0.5 - 0.5 * scale
+    scale = width / side
+    right = 0.5 * scale - column / side - 0.5
+    above = row / side + 0.5 - 0.5 * height / side
     centre = scale * camera.centre + jnp.stack([right, above], axis=-1)
     return Camera(camera.pose, scale * camera.focal, centre)
 

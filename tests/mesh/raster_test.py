@@ -59,7 +59,7 @@ def test_the_nearest_triangle_is_seen_also_where_two_cross(monkeypatch):
 def test_a_pixel_shows_the_point_that_its_ray_meets():
     """Perspective: the middle of an edge in space is not the middle of its picture."""
     triangle = np.array([[[0.9, -0.8, -0.3], [-0.9, -0.7, 0.2], [-0.2, 1.0, 0.1]]])
-    camera = crop(CAMERA, 20, SIZE, 3, 2)  # its optical axis is off the middle
+    camera = crop(CAMERA, 20, 20, SIZE, 3, 2)  # its optical axis is off the middle
     corners, distance = raster.project(camera, triangle, SIZE)
     drawn = raster.rasterize(corners, SIZE, distance)
     assert drawn.covered.sum() > 30
