@@ -62,6 +62,13 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         return list(self._manager.all_steps()) if self._folder.is_dir() else []
 
+    def steps_now(self) -> list[int]:
+        """Those of all checkpoints, whole or not, in order, even if another process saves them."""
+        if not self._folder.is_dir():
+            return []
+        self._manager.reload()
+        return sorted(self._steps())
+
     def save(self, state: TrainState) -> None:
         """Saves a state that lies on the devices, unless its step is saved already.
 
@@ -93,7 +100,7 @@ class Checkpoints:
         for step in sorted(self._steps(), reverse=True):
             state = None
             try:
-                state = self._restore(step, like)
+                state = self.restore_step(step, like)
             except Exception as error:  # Orbax raises many kinds; all mean the same to the user.
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 if FORBIDDEN.search(str(error)):
@@ -110,7 +117,12 @@ class Checkpoints:
             " anew, or choose another --workdir."
         )
 
-    def _restore(self, step: int, like: TrainState) -> TrainState:
+    def restore_step(self, step: int, like: TrainState) -> TrainState:
+        """The state of one checkpoint, as `restore` gives it.
+
+        Raises:
+          Exception: of any kind; it is damaged, or gone.
+        """
         folder = self._folder / str(step)
         if (folder / "default").exists():
             raise UserError(

@@ -1,0 +1,94 @@
+"""A run's scene in the browser, to turn and to watch while it grows.
+
+python -m dreamfusion_jax.view --workdir=workdir/a-red-chair
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import jax
+from absl import flags
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax import entry, render
+from dreamfusion_jax.errors import RunError, UserError
+from dreamfusion_jax.files import as_path
+from dreamfusion_jax.training.workdir import check_places
+from dreamfusion_jax.viewer.follow import Follower
+from dreamfusion_jax.viewer.painter import Painter
+
+
+def main() -> int:
+    # A run that is followed may have most of the same accelerator's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        view(flags.FLAGS.workdir, flags.FLAGS.port)
+    except KeyboardInterrupt:
+        print("\nThe viewer is closed.")
+    return 0
+
+
+def view(workdir_name: str, port: int) -> None:
+    """Shows a run until it is interrupted.
+
+    Raises:
+      UserError: there is nothing to show, or nothing to show it with.
+    """
+    try:
+        from dreamfusion_jax.viewer.server import HOST, Server
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The viewer needs a package that is not installed ({error.name}): pip install viser."
+        ) from error
+    workdir = as_path(workdir_name)
+    check_places(workdir)
+    entry.use_compilation_cache("auto")
+    _require_devices()
+    follower = Follower(workdir)
+    print("Compiling the renderer ...", flush=True)
+    painter = Painter(follower.scene)
+    painter.compile(follower.unborn)
+    follower.refresh()
+    server = Server(follower, painter, render.training_orbit(follower.config.camera), port)
+    try:
+        if server.port != port:
+            print(f"Port {port} is taken.")
+        print(
+            f"{follower.config.train.prompt!r} is at http://{HOST}:{server.port} (Ctrl-C ends it).",
+            flush=True,
+        )
+        server.run()
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes no second one
+        server.close()
+        follower.close()
+
+
+def _require_devices() -> None:
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise RunError(
+            f"JAX finds no device that it may use ({str(error):.200}); if the run holds it, look on"
+            " the CPU: JAX_PLATFORMS=cpu python -m dreamfusion_jax.view ..."
+        ) from error
+
+
+def define_flags() -> None:
+    """The work folder, and where the page is."""
+    configs.define_flags(("workdir",))
+    # Viser tries a thousand ports from this one on.
+    flags.DEFINE_integer(
+        "port",
+        8080,
+        "where the page is, on this machine alone; the next free one where that is taken",
+        lower_bound=1024,
+        upper_bound=2**16 - 1000,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main)
