@@ -175,6 +175,10 @@ def read_config(path: AnyPath) -> Config:
         return validate(from_dict(read_json(path)))
     except FileNotFoundError:
         raise UserError(f"There is no {path}; --workdir must name the folder of a run.") from None
+    except ImportError as error:  # of what reads buckets
+        raise UserError(
+            f"{path} needs a package that is not installed ({error}): pip install gcsfs, or s3fs."
+        ) from error
     except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} cannot be read as a configuration ({error}); choose another --workdir."

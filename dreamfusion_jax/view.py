@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import jax
 from absl import flags
@@ -14,10 +15,13 @@ from absl import flags
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
 from dreamfusion_jax.errors import RunError, UserError
-from dreamfusion_jax.files import as_path
+from dreamfusion_jax.files import AnyPath, as_path
+from dreamfusion_jax.training.lock import LOCK
 from dreamfusion_jax.training.workdir import check_places
 from dreamfusion_jax.viewer.follow import Follower
 from dreamfusion_jax.viewer.painter import Painter
+
+_POLL_S = 0.5
 
 
 def main() -> int:
@@ -46,6 +50,7 @@ def view(workdir_name: str, port: int) -> None:
     check_places(workdir)
     entry.use_compilation_cache("auto")
     _require_devices()
+    _await_config(workdir)
     follower = Follower(workdir)
     print("Compiling the renderer ...", flush=True)
     painter = Painter(follower.scene)
@@ -64,6 +69,14 @@ def view(workdir_name: str, port: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes no second one
         server.close()
         follower.close()
+
+
+def _await_config(workdir: AnyPath) -> None:
+    """A run that has just begun reads its prior before it writes down its settings."""
+    if (workdir / LOCK).exists() and not (workdir / "config.json").exists():
+        print(f"Waiting for the run in {workdir} to begin ...", flush=True)
+        while not (workdir / "config.json").exists():
+            time.sleep(_POLL_S)
 
 
 def _require_devices() -> None:
