@@ -1,0 +1,185 @@
+"""The viewer as its user meets it: the real command, a real browser, a scene with no symmetry."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamfusion_jax import export, view
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.settings import OptimizerConfig, RunConfig, SceneConfig, TrainConfig
+from dreamfusion_jax.training.checkpoint import Checkpoints
+from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.state import build_scene, init_state
+from dreamfusion_jax.training.step import replicate
+from dreamfusion_jax.training.workdir import store_config
+from tests.browser import opened
+
+STEPS, SIDE = 20, 24
+RED, BLUE = (6.0, -6.0, -6.0), (-6.0, -6.0, 6.0)  # logits
+CONFIG = Config(
+    scene=SceneConfig(field="grid", grid_resolution=SIDE, proposal_samples=0, blob_scale=0.0),
+    train=TrainConfig(prompt="a [crane](x) <b>", steps=STEPS),
+    optimizer=OptimizerConfig(),
+    run=RunConfig(mesh_resolution=32, texture_size=32, checkpoint_every=10),
+)
+
+
+def crane(colour):
+    """A post with an arm to one side: seen from anywhere, neither side nor end is like another."""
+    x, y, z = np.meshgrid(*[np.linspace(-1.0, 1.0, SIDE)] * 3, indexing="ij")
+    post = (np.abs(x + 0.1) < 0.2) & (np.abs(y + 0.2) < 0.2) & (np.abs(z) < 0.6)
+    arm = (np.abs(x + 0.1) < 0.2) & (y > 0.0) & (y < 0.6) & (z > 0.2) & (z < 0.6)
+    grid = np.empty((SIDE,) * 3 + (4,), np.float32)
+    grid[..., 0] = np.where(post | arm, 3.0, -12.0)
+    grid[..., 1:] = colour
+    return {"field": {"grid": jnp.asarray(grid)}}
+
+
+def save(workdir, step, params):
+    config, devices = CONFIG, jax.local_devices()[:1]
+    optimizer = make_optimizer(config.optimizer, STEPS)
+    state = init_state(build_scene(config.scene), optimizer, 0)
+    state = state._replace(step=jnp.int32(step), params=params)
+    checkpoints = Checkpoints(workdir, devices)
+    checkpoints.save(replicate(state, devices))
+    checkpoints.close()
+
+
+@contextlib.contextmanager
+def viewer(workdir, port):
+    """The running command, and the lines that it writes."""
+    command = [sys.executable, "-m", "dreamfusion_jax.view", f"--workdir={workdir}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    environment["XDG_CACHE_HOME"] = str(workdir / "cache")
+    process = subprocess.Popen(
+        [*command, f"--port={port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def address(process) -> str:
+    """What the command says when it is ready."""
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return found[0]
+    raise AssertionError("".join(said))
+
+
+def picture(page):
+    """The middle of the window, where no control is, [H, W, 3] int."""
+    shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    return np.asarray(shown).astype(int)[:, 300:600]
+
+
+def coloured(page, channel):
+    """Where the picture is mostly of one colour, once it has come to rest."""
+    shape, end = None, time.monotonic() + 60.0
+    while time.monotonic() < end:
+        page.wait_for_timeout(700)
+        shown = picture(page)
+        before, shape = shape, shown[..., channel] - np.delete(shown, channel, -1).max(-1) > 60
+        if before is not None and shape.any() and (before == shape).all():
+            return shape
+    raise AssertionError(f"nothing of colour {channel} came to rest")
+
+
+def overlap(one, other):
+    return (one & other).sum() / (one | other).sum()
+
+
+def choose(page, control, value):
+    page.get_by_role("combobox", name=control).click()
+    page.get_by_role("option", name=value).click()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("viser"), reason="needs viser")
+def test_a_scene_is_orbited_its_mesh_coincides_and_new_checkpoints_are_followed(tmp_path):
+    pytest.importorskip("playwright.sync_api")
+    store_config(
+        dataclasses.replace(CONFIG, run=dataclasses.replace(CONFIG.run, workdir=str(tmp_path)))
+    )
+    with socket.socket() as taken, contextlib.ExitStack() as open_ones:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = min(taken.getsockname()[1], 64000)
+        process = open_ones.enter_context(viewer(tmp_path, port))
+        url = address(process)
+        assert not url.endswith(f":{port}"), "that port is taken"
+        size = {"width": 900, "height": 600}
+        page, told = open_ones.enter_context(opened(url, viewport=size))
+        page.get_by_text("a [crane](x) <b>").wait_for()
+        page.get_by_text("Waiting for the first checkpoint, which comes after step 10").wait_for()
+
+        red = crane(RED)
+        save(tmp_path, 10, red)
+        page.get_by_text("Shown: step 10").wait_for()
+        front = coloured(page, 0)
+        assert 0.02 < front.mean() < 0.6
+        choose(page, "show", "mesh")
+        page.get_by_text("There is no mesh.glb yet").wait_for()
+        export.write_mesh(tmp_path, build_scene(CONFIG.scene), red, 10, CONFIG)
+        page.get_by_text("The mesh is mesh.glb").wait_for()
+        assert overlap(coloured(page, 0), front) > 0.85
+
+        page.mouse.move(450, 300)
+        page.mouse.down()
+        page.mouse.move(330, 260, steps=4)
+        page.mouse.up()
+        turned_mesh = coloured(page, 0)
+        assert overlap(turned_mesh, front) < 0.7, "the camera has moved"
+        choose(page, "show", "shaded")
+        assert overlap(coloured(page, 0), turned_mesh) > 0.85
+
+        save(tmp_path, 20, crane(BLUE))
+        page.get_by_text("Shown: step 20").wait_for()
+        page.get_by_text("Finished: all 20 steps are done").wait_for()
+        assert overlap(coloured(page, 2), turned_mesh) > 0.85
+        slider = page.get_by_role("slider")
+        slider.press("ArrowLeft")
+        page.get_by_text("Shown: step 10").wait_for()
+        coloured(page, 0)
+        assert not page.get_by_role("checkbox", name="follow").is_checked()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Save the picture").click()
+        saved = np.asarray(Image.open(download.value.path()))
+        assert download.value.suggested_filename == "a-crane-x-b-10-shaded.png"
+        assert saved.shape[1] * 600 // 900 == saved.shape[0] and np.ptp(saved) > 100
+
+        theirs = "THREE.Clock"  # viser's library speaks to itself
+        assert [text for text in told.complaints if theirs not in text] == []
+        assert all(asked.startswith((url, f"blob:{url}")) for asked in told.requests)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert process.stdout.read().split("\n")[-2:] == ["The viewer is closed.", ""]
+
+
+def test_without_viser_the_command_names_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    monkeypatch.delitem(sys.modules, "dreamfusion_jax.viewer.server", raising=False)
+    with pytest.raises(UserError, match="pip install viser"):
+        view.view(str(tmp_path), 8080)
