@@ -65,6 +65,11 @@ def view(workdir_name: str, port: int) -> None:
             flush=True,
         )
         server.run()
+    except jax.errors.JaxRuntimeError as error:
+        raise RunError(
+            f"The scene cannot be drawn ({str(error):.200}); if a run has the device's memory,"
+            " look on the CPU: JAX_PLATFORMS=cpu python -m dreamfusion_jax.view ..."
+        ) from error
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes no second one
         server.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+import warnings
 
 import viser
 
@@ -37,6 +38,8 @@ class Server:
         self._follower, self._painter, self._orbit = follower, painter, orbit
         self._tabs: dict[int, Tab] = {}
         self._something_to_do, self._ends = threading.Event(), threading.Event()
+        # A tab may be closed while a picture is on its way to it.
+        warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
         with contextlib.redirect_stdout(io.StringIO()):  # viser draws a table
             self._server = _LocalServer(HOST, port, label="dreamfusion_jax", verbose=False)
         self._server.gui.configure_theme(show_logo=False, show_share_button=False)
@@ -75,10 +78,14 @@ class Server:
 
     def _add_tab(self, client: viser.ClientHandle) -> None:
         wake = self._something_to_do.set
-        self._tabs[client.client_id] = Tab(client, self._follower, self._painter, self._orbit, wake)
+        tab = Tab(client, self._follower, self._painter, self._orbit, wake)
+        self._tabs[client.client_id] = tab
+        if client.client_id not in self._server.get_clients():  # closed while it was made
+            self._remove_tab(client)
 
     def _remove_tab(self, client: viser.ClientHandle) -> None:
-        self._tabs.pop(client.client_id, None)
+        if tab := self._tabs.pop(client.client_id, None):
+            tab.close()
 
     def _look(self) -> None:
         """Looks into the work folder, again and again."""

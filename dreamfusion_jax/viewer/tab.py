@@ -79,7 +79,7 @@ class Tab:
             "pixels",
             [str(side) for side in _SIDES],
             initial_value=str(sharpest),
-            hint="longer side of the picture at rest; while it moves it is as coarse as it must be",
+            hint="longer side of the picture at rest; a moving one is as coarse as it must be",
         )
         self._colour = gui.add_rgb("background", (255, 255, 255))
         has_learned = config.scene.background != "solid"
@@ -116,6 +116,10 @@ class Tab:
         self._refresh()
         if self._step() != self._drawn:
             self._start(moves=not self._drawn)
+
+    def close(self) -> None:
+        """Nobody waits for what is being drawn any more."""
+        self._passes.start([])
 
     def next(self) -> Turn | None:
         """What is to be drawn next, if anything."""
