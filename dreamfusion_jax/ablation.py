@@ -18,7 +18,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import check_text, slug
+from dreamfusion_jax.config import check_text, define_flags, slug
 from dreamfusion_jax.render import to_uint8, write_png
 from dreamfusion_jax.score import (
     AssetViews,
@@ -130,6 +130,7 @@ def main() -> int:
     for prompt in prompts:
         check_text("--prompt", prompt)
         prompt_pair(prompt)  # refuses what cannot be judged before any work
+    entry.use_platform(flags.FLAGS.platform)
     entry.use_compilation_cache("auto")
     make_assets(workdir, prompts)
     judge, name_side = load_judge(), load_azimuth_classifier()
@@ -154,5 +155,6 @@ def _write(canvas: Image.Image, text: str, centre: tuple[int, int]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", "workdir/ablation", "where the assets and the results go")
+    define_flags(("platform",))
     flags.DEFINE_multi_string("prompt", None, "what to make; may be given several times")
     entry.run(main)

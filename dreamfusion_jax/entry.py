@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from dreamfusion_jax import platform
 from dreamfusion_jax.config import parse_flags
 from dreamfusion_jax.errors import RunError, UserError
 
@@ -49,6 +50,16 @@ def run(main: Callable[[], int]) -> None:
             return EXIT_INTERRUPTED
 
     app.run(guarded, flags_parser=_parse)
+
+
+def use_platform(name: str) -> None:
+    """Runs on the platform that `--platform` names.
+
+    Raises:
+      UserError: it is not here.
+    """
+    platform.use(name)
+    platform.require(name)
 
 
 def use_compilation_cache(folder: str) -> None:

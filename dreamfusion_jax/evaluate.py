@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import read_config, slug
+from dreamfusion_jax.config import define_flags, read_config, slug
 from dreamfusion_jax.diffusion.prior import load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.errors import UserError
@@ -137,6 +137,7 @@ def main() -> int:
     for name, path in (("json", _JSON.value), ("pictures", _PICTURES.value)):
         if path and not Path(path).parent.is_dir():
             raise UserError(f"--{name}={path} cannot be written: name a file in a folder of yours.")
+    entry.use_platform(flags.FLAGS.platform)
     entry.use_compilation_cache("auto")
     judge = load_judge()
     if _MEASURE.value == "judge":
@@ -186,4 +187,5 @@ def _print_table(numbers: Numbers, indent: str = "") -> None:
 
 
 if __name__ == "__main__":
+    define_flags(("platform",))
     entry.run(main)

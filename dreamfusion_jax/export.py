@@ -39,7 +39,7 @@ _SILHOUETTES_DEG = tuple(
     (90.0 * i + turn, up) for turn, up in ((0.0, 5.0), (30.0, 35.0), (60.0, 65.0)) for i in range(4)
 )
 _SILHOUETTE_SIZE = 64
-_FLAGS = ("workdir", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture_size")
+_FLAGS = ("workdir", "platform", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture_size")
 _POINTS = 2**13  # that the field is asked for at a time: what they make stays in a CPU's caches
 _SUPERSAMPLING = 2
 _PATIENCE_S = 5  # before a progress bar appears
@@ -179,6 +179,7 @@ def write_mesh(
 
 
 def main() -> int:
+    entry.use_platform(flags.FLAGS.platform)
     workdir = as_path(flags.FLAGS.workdir)
     check_places(workdir)
     config, scene, state = load_run(workdir)

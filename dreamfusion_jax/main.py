@@ -20,7 +20,7 @@ import time
 from absl import flags
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, export, growth, picture, render
+from dreamfusion_jax import entry, export, growth, picture, platform, render
 from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, absolute, as_path, read_json, read_text, write_whole
@@ -49,7 +49,9 @@ def main() -> int:
     many = read_configs(flags.FLAGS.prompts_file) if flags.FLAGS.prompts_file else []
     config = many[0] if many else configs.config_from_flags()
     entry.use_compilation_cache(config.run.compilation_cache)
+    platform.use(config.run.platform)
     processes.start(config.run)
+    platform.require(config.run.platform)
     try:
         with processes.watched():
             if many:

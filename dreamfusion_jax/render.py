@@ -56,7 +56,7 @@ PICTURE_FILES = (
 # Side of the tiles of a picture, in pixels.
 _TILE_CPU = 64
 _TILE = 256
-_FLAGS = ("workdir", "poster_size", "sheet_size", "turntable_size", "turntable_frames")
+_FLAGS = ("workdir", "platform", "poster_size", "sheet_size", "turntable_size", "turntable_frames")
 # The far end of a depth picture's range, lest it be lost in the black background.
 _FARTHEST = 0.15
 _PATIENCE_S = 2  # before a progress bar appears
@@ -333,6 +333,7 @@ def encode_gif(pictures: list[np.ndarray]) -> bytes:
 
 
 def main() -> int:
+    entry.use_platform(flags.FLAGS.platform)
     workdir = as_path(flags.FLAGS.workdir)
     check_places(workdir)
     config, scene, state = load_run(workdir)

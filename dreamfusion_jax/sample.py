@@ -41,7 +41,7 @@ PRIOR_FLAGS = (
 
 def define_flags() -> None:
     flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
-    configs.define_flags(PRIOR_FLAGS)
+    configs.define_flags((*PRIOR_FLAGS, "platform"))
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "pictures a prompt", 1, 4096)
     flags.DEFINE_integer("steps", 25, "DDIM steps a picture", 1, 1_000_000)
@@ -65,6 +65,7 @@ def main() -> int:
     settings: dict[str, Any] = {name: FLAGS[name].value for name in PRIOR_FLAGS}
     configs.check_section(PriorConfig(**settings))
     output = _writable_png(Path(FLAGS.output))
+    entry.use_platform(FLAGS.platform)
     entry.use_compilation_cache("auto")
     prior, weights = open_prior(PriorConfig(**settings))
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work

@@ -328,6 +328,11 @@ class RunConfig:
     """Where and how to run and what to leave behind. May change when a run is continued."""
 
     workdir: str = _setting("", "folder of the results (empty: workdir/<the prompt's words>)")
+    platform: str = _setting(
+        "auto",
+        "what to compute on (auto: what JAX finds: a TPU before a GPU before the CPU)",
+        choices=("auto", "cpu", "gpu", "tpu"),
+    )
     devices: int = _setting(0, "devices of each process to use (0: all)", 0, 4096)
     distributed: str = _setting(
         "auto",

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from dreamfusion_jax import entry
+from dreamfusion_jax.config import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
 from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.prior import load_prior, load_tokenizer
@@ -49,6 +50,7 @@ _STORED_DTYPE = jnp.float16
 
 
 def main() -> int:
+    entry.use_platform(flags.FLAGS.platform)
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value or workdir / "trained")
     pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
@@ -203,4 +205,5 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags(("platform",))
     entry.run(main)
