@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import trimesh
 from absl import flags
-from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
@@ -27,6 +26,7 @@ from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.nerf.cameras import Camera
 from dreamfusion_jax.nerf.scene import Scene, albedo_view
 from dreamfusion_jax.page import build
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.settings import RunConfig
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.workdir import check_places
@@ -126,12 +126,15 @@ def ask(scene: Scene, params: Any, step: int, points: np.ndarray) -> tuple[np.nd
     """Density [N] and albedo [N, 3] at points [N, 3], by one compiled program for every N."""
     density, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
     starts = range(0, len(points), _POINTS)
-    for first in tqdm(starts, "asking the field", delay=_PATIENCE_S, leave=False, unit="block"):
-        piece = np.asarray(points[first : first + _POINTS], np.float32)
-        padded = np.pad(piece, [(0, _POINTS - len(piece)), (0, 0)])
-        tau, rho = jax.device_get(_density_albedo(scene, params, padded, step))
-        density[first : first + _POINTS] = tau[: len(piece)]
-        albedo[first : first + _POINTS] = rho[: len(piece)]
+    asking = ("asking the field", "block")
+    with Progress(len(starts), *asking, patience_s=_PATIENCE_S, leave=False) as bar:
+        for first in starts:
+            piece = np.asarray(points[first : first + _POINTS], np.float32)
+            padded = np.pad(piece, [(0, _POINTS - len(piece)), (0, 0)])
+            tau, rho = jax.device_get(_density_albedo(scene, params, padded, step))
+            density[first : first + _POINTS] = tau[: len(piece)]
+            albedo[first : first + _POINTS] = rho[: len(piece)]
+            bar.update()
     return density, albedo
 
 

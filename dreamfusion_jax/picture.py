@@ -10,12 +10,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dreamfusion_jax import sample
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.files import AnyPath
 from dreamfusion_jax.nerf.scene import Scene, albedo_view
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.render import WHITE, Orbit, render_image, to_uint8, write_png
 from dreamfusion_jax.training.loop import open_prior
 
@@ -38,7 +38,7 @@ def write_comparison(
     prior, weights = open_prior(config.prior)
     text = prior.encode_text([config.train.prompt] * SAMPLES)
     empty_text = prior.encode_text([config.prior.negative_prompt])
-    with tqdm(total=SAMPLING_STEPS, desc="sampling", unit="step") as progress:
+    with Progress(SAMPLING_STEPS, "sampling", "step") as progress:
         scales = SAMPLING_GUIDANCE, config.prior.guidance_rescale
         draw = sample.make_sampler(prior, SAMPLING_STEPS, scales, progress.update, eta=1.0)
         samples = draw(weights, text, empty_text, sample.sample_keys(config.train.seed, SAMPLES))

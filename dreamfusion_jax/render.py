@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
-from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, growth
@@ -31,6 +30,7 @@ from dreamfusion_jax.nerf.cameras import Camera, crop, orbit_camera
 from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
 from dreamfusion_jax.page import build
 from dreamfusion_jax.platform import platform
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.settings import CameraConfig
 from dreamfusion_jax.training.checkpoint import load_run
 from dreamfusion_jax.training.workdir import check_places
@@ -297,7 +297,7 @@ def write_pictures(
     sheet_views = len(SHEET_AZIMUTHS_DEG) + 1
     total = _tiles(settings.poster_size) + sheet_views * _tiles(settings.sheet_size)
     total += frames * _tiles(size)
-    with tqdm(total=total, desc="rendering", unit="tile", delay=_PATIENCE_S, leave=False) as bar:
+    with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
         drawn = scene, params
         still = poster(*drawn, settings.poster_size, step, orbit, bar.update)
         sheet = contact_sheet(*drawn, settings.sheet_size, step, orbit, bar.update)

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, render
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_step
 from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training.loop import open_prior
 
@@ -71,7 +71,7 @@ def main() -> int:
     ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
     keys = sample_keys(FLAGS.seed, FLAGS.samples)
     empty_text = prior.encode_text([FLAGS.negative_prompt])
-    with tqdm(total=len(prompts) * FLAGS.steps, unit="step") as progress:
+    with Progress(len(prompts) * FLAGS.steps, "sampling", "step") as progress:
         scales = FLAGS.guidance_scale, FLAGS.guidance_rescale
         draw = make_sampler(prior, FLAGS.steps, scales, progress.update, FLAGS.eta)
         rows = [

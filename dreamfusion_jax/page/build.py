@@ -21,6 +21,7 @@ from dreamfusion_jax import command
 from dreamfusion_jax.config import SECTIONS, Config, is_flat
 from dreamfusion_jax.files import AnyPath, read_json, write_whole
 from dreamfusion_jax.page import curves, media
+from dreamfusion_jax.progress import duration
 from dreamfusion_jax.training import metrics
 from dreamfusion_jax.training.workdir import MACHINE
 
@@ -132,15 +133,6 @@ def facts(workdir: AnyPath, config: Config, spent: metrics.Spent) -> dict[str, s
         if name in machine:
             told[name] = str(machine[name])
     return told
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two largest units that apply."""
-    whole = round(seconds)
-    for unit, next_unit, length, parts in (("h", "min", 3600, 60), ("min", "s", 60, 1)):
-        if whole >= length:
-            return f"{whole // length} {unit} {whole % length // parts} {next_unit}"
-    return f"{whole} s"
 
 
 def settings(config: Config) -> tuple[list[Setting], list[Setting]]:

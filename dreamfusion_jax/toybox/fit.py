@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
-import tqdm
 
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Params, Task
 
@@ -64,17 +64,18 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
         if manager.latest_step() is not None:
             state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
         first = int(state.step)
-        bar = tqdm.tqdm(range(first, stage.steps), initial=first, total=stage.steps)
-        for step in bar:
-            batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size)
-            state, metrics = advance(state, batch)
-            done = step + 1
-            if done % _LOG_EVERY == 0:
-                bar.set_postfix({name: f"{float(value):.4f}" for name, value in metrics.items()})
-            if done % _PREVIEW_EVERY == 0 or done == stage.steps:
-                iio.imwrite(workdir / f"preview_{done:06d}.png", task.preview(state.average))
-            if done % _SAVE_EVERY == 0 or done == stage.steps:
-                manager.save(done, args=ocp.args.StandardSave(state))
+        with Progress(stage.steps, "training", "step", first=first) as bar:
+            for step in range(first, stage.steps):
+                batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size)
+                state, metrics = advance(state, batch)
+                done = step + 1
+                if done % _LOG_EVERY == 0:
+                    bar.tell(**{name: f"{float(value):.4f}" for name, value in metrics.items()})
+                bar.update()
+                if done % _PREVIEW_EVERY == 0 or done == stage.steps:
+                    iio.imwrite(workdir / f"preview_{done:06d}.png", task.preview(state.average))
+                if done % _SAVE_EVERY == 0 or done == stage.steps:
+                    manager.save(done, args=ocp.args.StandardSave(state))
     return state.average
 
 

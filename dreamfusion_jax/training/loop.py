@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from tqdm import tqdm
 
 from dreamfusion_jax import render
 from dreamfusion_jax.config import Config, is_flat
@@ -29,6 +28,7 @@ from dreamfusion_jax.files import AnyPath, as_path
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.page import build
 from dreamfusion_jax.platform import platform
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.prompts import TextTable, text_table
 from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training import processes
@@ -177,21 +177,19 @@ def _train_steps(
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
     writer = MetricsWriter(run.workdir, first, len(run.devices)) if shows else None
     previewed = first > 0
-    progress = tqdm(
-        range(first + 1, steps + 1), initial=first, total=steps, unit="step", disable=not shows
-    )
-    progress.set_description("compiling")
+    progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
     metrics: dict[str, jax.Array] = {}
     try:
-        for step in progress:
+        for step in range(first + 1, steps + 1):
             before = metrics
             state, metrics = run.step(inputs[interrupted()], state, weights, table)
             # The next step is handed over while this one runs; further ahead, progress would lie.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
-                progress.set_description("optimising")
+                progress.begin("optimising")
             if writer and (step % config.run.log_every == 0 or step == steps):
                 _log(writer, step, metrics, progress)
+            progress.update()
             if writer and _preview_due(config, step, previewed, started):
                 _write_preview(config, run, state, step, progress, announce=not previewed)
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
@@ -231,12 +229,17 @@ def _read_signals(metrics: dict[str, jax.Array]) -> _Signals:
     return _Signals(bool(stop), int(in_row))
 
 
-def _log(writer: MetricsWriter, step: int, metrics: dict[str, jax.Array], progress: tqdm) -> None:
+def _log(
+    writer: MetricsWriter, step: int, metrics: dict[str, jax.Array], progress: Progress
+) -> None:
     values = writer.write(step, {name: x for name, x in metrics.items() if name != "stop"})
-    postfix = {"opacity": f"{values['opacity_mean']:.2f}"}
+    shown = {
+        "opacity": f"{values['opacity_mean']:.2f}",
+        "residual": f"{values['residual_rms']:.3g}",
+    }
     if values["skipped_steps"]:
-        postfix["skipped"] = f"{values['skipped_steps']:.0f}"
-    progress.set_postfix(postfix)
+        shown["skipped"] = f"{values['skipped_steps']:.0f}"
+    progress.tell(**shown)
 
 
 def _given_up(config: Config, run: Run, state: TrainState) -> RunError:
@@ -253,7 +256,7 @@ def _preview_due(config: Config, step: int, previewed: bool, started: float) -> 
 
 
 def _write_preview(
-    config: Config, run: Run, state: TrainState, step: int, progress: tqdm, announce: bool
+    config: Config, run: Run, state: TrainState, step: int, progress: Progress, announce: bool
 ) -> None:
     """Four sides of the scene, to preview.png (always the newest) and previews/."""
     params, orbit = jax.device_get(state.params), render.training_orbit(config.camera)

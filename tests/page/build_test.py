@@ -83,20 +83,6 @@ def test_time_and_devices_are_told(tmp_path):
     assert "<dt>Devices</dt>" not in page(tmp_path), "a record cut short"
 
 
-@pytest.mark.parametrize(
-    "seconds, words",
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (3599.7, "1 h 0 min"),
-        (9000, "2 h 30 min"),
-    ],
-)
-def test_durations(seconds, words):
-    assert build.duration(seconds) == words
-
-
 def test_what_finds_no_room_is_left_beside_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(media, "ROOM_BYTES", 1000)
     (tmp_path / "turntable.mp4").write_bytes(b"0" * 1001)

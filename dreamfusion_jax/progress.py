@@ -1,0 +1,145 @@
+"""How far a long job is: a bar on a terminal and in a notebook, now and then a line anywhere else.
+
+A bar is drawn by going back to the start of its line. Where that is not possible, in a pipe, under
+nohup or in a cluster's logs, each line stands for itself:
+
+  optimising: step 300/1000  opacity 0.21  residual 0.93  4.6 steps/s  2 min 30 s left
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from types import TracebackType
+
+with warnings.catch_warnings():
+    # Without ipywidgets a notebook shows the bar as text, which is no reason to warn.
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
+
+LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts what is done of a job, in the units that it consists of. Close it, or use `with`.
+
+    Args:
+      total: how many units there are.
+      what: what is being done.
+      unit: what one of them is called.
+      first: how many were done before.
+      patience_s: seconds that go by before anything is shown.
+      leave: whether what was shown last stays at the end.
+      shown: whether anything is shown at all.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        what: str,
+        unit: str,
+        *,
+        first: int = 0,
+        patience_s: float = 0.0,
+        leave: bool = True,
+        shown: bool = True,
+    ) -> None:
+        self._total, self._unit, self._done = total, unit, first
+        self._leave, self._lines = leave, shown and not has_cursor()
+        self._numbers: dict[str, str] = {}
+        self._bar = tqdm(
+            total=total,
+            initial=first,
+            desc=what,
+            unit=unit,
+            delay=patience_s,
+            leave=leave,
+            dynamic_ncols=True,
+            disable=not shown or self._lines,
+        )
+        self._started = time.monotonic()
+        self.begin(what, announce=patience_s == 0.0)
+
+    def begin(self, what: str, announce: bool = True) -> None:
+        """What is being done from now on, and from when its speed counts."""
+        self._what = what
+        self._line_at, self._line_done = time.monotonic(), self._done
+        self._bar.set_description(what, refresh=announce)
+        if self._lines and announce:
+            self._print(f"{what} ...")
+
+    def tell(self, **numbers: str) -> None:
+        """Numbers that are shown with the progress from now on."""
+        self._numbers = numbers
+        self._bar.set_postfix(numbers, refresh=False)
+
+    def update(self) -> None:
+        """One more unit is done."""
+        self._done += 1
+        self._bar.update()
+        if not self._lines:
+            return
+        now, ended = time.monotonic(), self._done >= self._total
+        if ended and self._leave:
+            self._print(self._line(f"took {duration(now - self._started)}"))
+        elif not ended and now - self._line_at >= LINE_EVERY_S:
+            rate = (self._done - self._line_done) / (now - self._line_at)
+            left = (self._total - self._done) / rate
+            self._print(self._line(_speed(rate, self._unit), f"{duration(left)} left"))
+            self._line_at, self._line_done = now, self._done
+
+    def write(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._lines:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _line(self, *ends: str) -> str:
+        numbers = (f"{name} {value}" for name, value in self._numbers.items())
+        return "  ".join(
+            [f"{self._what}: {self._unit} {self._done}/{self._total}", *numbers, *ends]
+        )
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def has_cursor() -> bool:
+    """Whether what stderr goes to can go back in a line: a terminal, or a notebook."""
+    return sys.stderr.isatty() or _in_notebook()
+
+
+def _in_notebook() -> bool:
+    """As tqdm finds out."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _speed(rate: float, unit: str) -> str:
+    return f"{rate:.1f} {unit}s/s" if rate >= 1.0 else f"{1.0 / rate:.1f} s a {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that apply."""
+    whole = round(seconds)
+    for unit, next_unit, length, parts in (("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if whole >= length:
+            return f"{whole // length} {unit} {whole % length // parts} {next_unit}"
+    return f"{whole} s"
