@@ -350,6 +350,9 @@ class RunConfig:
         20, "steps in a row without finite numbers after which the run is given up", 1, MAX_STEPS
     )
     compilation_cache: str = _setting("auto", _CACHE_HELP)
+    wandb: str = _setting(
+        "", "project of Weights & Biases that also gets metrics and previews (empty: none)"
+    )
     log_every: int = _setting(20, "steps between lines of metrics", 1, MAX_STEPS)
     preview_every: int = _setting(100, "steps between preview pictures", 1, MAX_STEPS)
     checkpoint_every: int = _setting(250, "steps between checkpoints", 1, MAX_STEPS)

@@ -38,6 +38,7 @@ FREE_TEXT = {
         "workdir",
         "compilation_cache",
         "coordinator",
+        "wandb",
     ),
 }
 REPEATED = {"derandomize": True, "database": None, "deadline": None}

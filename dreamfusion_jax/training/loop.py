@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dreamfusion_jax import render
@@ -39,6 +40,7 @@ from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import TrainStep, make_train_step, place_input, replicate
 from dreamfusion_jax.training.views import text_options
+from dreamfusion_jax.training.wandb import WandbRun, require_wandb
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
@@ -75,6 +77,8 @@ class Run(NamedTuple):
 
 def prepare(config: Config) -> Run:
     """Everything that can go wrong before the first step goes wrong here."""
+    if config.run.wandb:
+        require_wandb()
     devices = choose_devices(config.run.devices)
     prior, weights = open_prior(config.prior, lambda array: replicate(array, devices))
     scene = build_scene(config.scene)
@@ -175,7 +179,7 @@ def _train_steps(
     first, steps, shows = int(state.step), config.train.steps, processes.is_first()
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, weights, table = replicate((state, run.weights, run.table), run.devices)
-    writer = MetricsWriter(run.workdir, first, len(run.devices)) if shows else None
+    writer = _metrics_writer(config, run, first) if shows else None
     previewed = first > 0
     progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
     metrics: dict[str, jax.Array] = {}
@@ -191,7 +195,11 @@ def _train_steps(
                 _log(writer, step, metrics, progress)
             progress.update()
             if writer and _preview_due(config, step, previewed, started):
-                _write_preview(config, run, state, step, progress, announce=not previewed)
+                picture = _write_preview(config, run, state, step)
+                writer.write_preview(step, picture)
+                if not previewed:
+                    newest = run.workdir / "preview.png"
+                    progress.write(f"First preview: {newest} (renewed while it goes on)")
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
             # Alone, there is nobody to agree with.
@@ -212,6 +220,11 @@ def _train_steps(
         if writer:
             writer.close()
     return jax.device_get(state)
+
+
+def _metrics_writer(config: Config, run: Run, first: int) -> MetricsWriter:
+    wandb = WandbRun(config) if config.run.wandb else None
+    return MetricsWriter(run.workdir, first, len(run.devices), wandb)
 
 
 class _Signals(NamedTuple):
@@ -255,9 +268,7 @@ def _preview_due(config: Config, step: int, previewed: bool, started: float) -> 
     return step % config.run.preview_every == 0
 
 
-def _write_preview(
-    config: Config, run: Run, state: TrainState, step: int, progress: Progress, announce: bool
-) -> None:
+def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np.ndarray:
     """Four sides of the scene, to preview.png (always the newest) and previews/."""
     params, orbit = jax.device_get(state.params), render.training_orbit(config.camera)
     sides = render.PREVIEW_AZIMUTHS_DEG[: 1 if is_flat(config) else None]
@@ -266,8 +277,7 @@ def _write_preview(
     folder.mkdir(exist_ok=True)
     render.write_png(folder / f"step_{step:06d}.png", picture)
     render.write_png(run.workdir / "preview.png", picture)
-    if announce:
-        progress.write(f"First preview: {run.workdir / 'preview.png'} (renewed while it goes on)")
+    return picture
 
 
 @contextmanager

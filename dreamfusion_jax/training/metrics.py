@@ -1,4 +1,4 @@
-"""Numbers of a run, to a plain metrics.jsonl and to TensorBoard.
+"""Numbers and previews of a run: to a plain metrics.jsonl, to TensorBoard and, if asked for, wandb.
 
 Distillation has no loss whose value means anything; what is worth watching is the size of the
 residual, how much of the picture the object covers, and each regulariser. Each line also tells the
@@ -24,6 +24,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dreamfusion_jax.files import AnyPath, copy_folder, write_whole
+from dreamfusion_jax.training.wandb import WandbRun
 
 FILE = "metrics.jsonl"
 _LONGEST_LINE = 2**20  # beyond it nothing is ours
@@ -42,12 +43,22 @@ class MetricsWriter:
     Its clock starts when it is made, with `devices` devices at work. Objects in a bucket cannot
     grow, so for a run there they are written here first, and `publish` copies them.
 
+    Args:
+      wandb: what also gets all of it.
+
     Attributes:
       path: the metrics.jsonl of this machine.
     """
 
-    def __init__(self, workdir: AnyPath, first_step: int, devices: int = 1) -> None:
+    def __init__(
+        self,
+        workdir: AnyPath,
+        first_step: int,
+        devices: int = 1,
+        wandb: WandbRun | None = None,
+    ) -> None:
         self._workdir, self._devices, self._started = workdir, devices, time.monotonic()
+        self._wandb = wandb
         self._scratch = None if isinstance(workdir, Path) else Path(tempfile.mkdtemp())
         folder = workdir if isinstance(workdir, Path) else self._fetch(workdir)
         self.path: Path = folder / FILE
@@ -65,10 +76,18 @@ class MetricsWriter:
         line = {"step": step, **self._spent()._asdict(), **known}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if math.isfinite(value):  # A curve has a gap there.
-                self._board.add_scalar(name, value, step)
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        for name, value in finite.items():  # A curve has a gap elsewhere.
+            self._board.add_scalar(name, value, step)
+        if self._wandb:
+            self._wandb.write(step, finite)
         return values
+
+    def write_preview(self, step: int, picture: np.ndarray) -> None:
+        """Shows a picture [H, W, 3] uint8 beside the curves."""
+        self._board.add_image("preview", picture, step, dataformats="HWC")
+        if self._wandb:
+            self._wandb.write_preview(step, picture)
 
     def _spent(self) -> Spent:
         seconds = time.monotonic() - self._started
@@ -86,6 +105,8 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.close()
         if self._scratch:
             copy_folder(self._scratch, self._workdir)
             shutil.rmtree(self._scratch)

@@ -17,7 +17,7 @@ from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.training.lock import LOCK
 
 # What a run writes; whatever else lies in the folder is not its own.
-FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard")
+FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
 PICTURES = (".png", ".mp4", ".gif")
 MESHES = (".glb", ".obj", ".mtl", ".ply")
 SUFFIXES = (".json", ".jsonl", ".html", ".part", *PICTURES, *MESHES)

@@ -2,12 +2,14 @@ import dataclasses
 import json
 import os
 import signal
+import struct
 from pathlib import Path
 
 import chex
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.training import loop, metrics
@@ -71,6 +73,26 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
     writer.close()
     lines = read_metrics(path)
     assert [line["step"] for line in lines] == [1, 2, 3] and lines[-1]["x"] == 0.5
+
+
+def tensorboard_tags(workdir):
+    """What each event of a run in TensorBoard's files is called, by its step and kind."""
+    tags = set()
+    for path in (workdir / "tensorboard").iterdir():
+        data = path.read_bytes()
+        while data:  # a record: its length, a checksum, the event, a checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            tags |= {(event.step, v.WhichOneof("value"), v.tag) for v in event.summary.value}
+    return tags
+
+
+def test_tensorboard_has_curves_and_previews(tmp_path):
+    writer = MetricsWriter(tmp_path, first_step=0)
+    writer.write(3, {"x": jax.numpy.float32(0.5), "y": jax.numpy.float32("nan")})
+    writer.write_preview(3, np.zeros((8, 32, 3), np.uint8))
+    writer.close()
+    assert tensorboard_tags(tmp_path) == {(3, "simple_value", "x"), (3, "image", "preview")}
 
 
 def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_again(
