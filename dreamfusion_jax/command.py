@@ -7,15 +7,11 @@ import functools
 import shlex
 from typing import Any
 
-from absl import flags
-
 from dreamfusion_jax.config import (
     PRESETS,
     SECTIONS,
     Config,
-    config_from_flags,
-    define_flags,
-    parse_flags,
+    config_from_settings,
     slug,
 )
 
@@ -72,7 +68,4 @@ def _beyond(config: Config, preset: str) -> list[str]:
 
 @functools.cache
 def _preset(name: str) -> Config:
-    values = flags.FlagValues()
-    define_flags(flag_values=values)
-    parse_flags(["main", f"--preset={name}"], values)
-    return config_from_flags(values, prompt="anything", workdir="")
+    return config_from_settings(name, {"prompt": "anything"})

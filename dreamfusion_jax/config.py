@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import math
+import numbers
+import os
 import re
 import types
 from collections.abc import Collection, Mapping
@@ -140,6 +144,51 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **given: Any)
     return validate(from_dict(values))
 
 
+def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
+    """The checked configuration of a preset but for these settings, named as their flags are.
+
+    A range may be given as one number, a folder as a path.
+
+    Raises:
+      UserError: there is no such preset or setting, or a value is wrong.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {preset!r:.80}.")
+    known = {s.name: s for section in SECTIONS.values() for s in dataclasses.fields(section)}
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the class Config holds all there are."
+            raise UserError(f"There is no setting {name}; {hint}")
+    values = flags.FlagValues()
+    define_flags(flag_values=values)
+    parse_flags(["", f"--preset={preset}"], values)
+    given = {name: _as_declared(known[name], value) for name, value in settings.items()}
+    return config_from_flags(values, **given)
+
+
+def _as_declared(setting: dataclasses.Field, value: Any) -> Any:
+    """A value of Python's as the flag would hold it; what is neither is left to be refused."""
+    kind = type(setting.default)
+    if kind is tuple and isinstance(value, numbers.Real):
+        value = (value, value)
+    if isinstance(value, tuple | list):
+        return tuple(_plain(end, float) for end in value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else _plain(value, kind)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """numpy's numbers, and whole ones where any are meant, as Python's own."""
+    if isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):  # Whole numbers may be beyond any float.
+            return float(value)
+    return value
+
+
 def override_run(
     stored: Config, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
 ) -> Config:
@@ -147,9 +196,14 @@ def override_run(
     given: dict[str, Any] = {
         name: flag_values[name].value for name in names if flag_values[name].present
     }
-    run = dataclasses.replace(stored.run, **given)
+    return with_run(stored, given)
+
+
+def with_run(config: Config, given: Mapping[str, Any]) -> Config:
+    """The settings with others in the `run` section. Raises a UserError where one is wrong."""
+    run = dataclasses.replace(config.run, **given)
     check_section(run)
-    return dataclasses.replace(stored, run=run)
+    return dataclasses.replace(config, run=run)
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:

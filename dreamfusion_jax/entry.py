@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from dreamfusion_jax import platform
+from dreamfusion_jax import memory, platform
 from dreamfusion_jax.config import parse_flags
 from dreamfusion_jax.errors import RunError, UserError
 
@@ -45,6 +45,10 @@ def run(main: Callable[[], int]) -> None:
             if error.errno not in _NOT_WRITABLE:
                 raise
             return complain(not_writable(error))
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not memory.ran_out(error):
+                raise
+            return complain(memory.lack(error, "it ran"))
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on from what was saved.", file=sys.stderr)
             return EXIT_INTERRUPTED

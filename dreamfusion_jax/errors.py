@@ -7,6 +7,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class SettingError(UserError, ValueError):
+    """Bad input to a function of the package rather than to a command."""
+
+
 class RunError(UserError):
     """The machine, or the numbers, are at fault, not the command. What was saved is kept."""
 

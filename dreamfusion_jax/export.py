@@ -17,7 +17,7 @@ import trimesh
 from absl import flags
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, render
+from dreamfusion_jax import entry, memory, render
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
@@ -60,7 +60,17 @@ class Mesh(NamedTuple):
 
 
 def make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
-    """Marching cubes on the density inside the bounding sphere; colours from the field."""
+    """Marching cubes on the density inside the bounding sphere; colours from the field.
+
+    Raises:
+      UserError: there is no surface.
+      RunError: memory runs out, or the scene is empty.
+    """
+    with memory.explained("the mesh was made", lambda: memory.mesh_remedies(config.run)):
+        return _make_mesh(scene, params, step, config)
+
+
+def _make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
     settings, radius = config.run, config.scene.bound_radius
     field = functools.partial(ask, scene, params, step)
     density = surface.density_grid(field, radius, settings.mesh_resolution)

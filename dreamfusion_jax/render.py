@@ -22,7 +22,7 @@ from absl import flags
 from PIL import Image
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, growth
+from dreamfusion_jax import entry, growth, memory
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
@@ -53,6 +53,7 @@ PICTURE_FILES = (
     "normals_turntable.mp4",
     growth.FILE,
 )
+SHOWN = ("colour", "albedo", "normals", "depth", "opacity")
 # Side of the tiles of a picture, in pixels.
 _TILE_CPU = 64
 _TILE = 256
@@ -147,7 +148,7 @@ def tile_side(size: int) -> int:
     return min(_TILE_CPU if platform() == "cpu" else _TILE, size)
 
 
-def _tiles(size: int) -> int:
+def tiles(size: int) -> int:
     """How many tiles a picture of this side has."""
     return math.ceil(size / tile_side(size)) ** 2
 
@@ -191,6 +192,35 @@ def poster(
     """The softly lit scene from the front and one side: [size, size, 3] uint8."""
     view = soft_view(orbit.camera(POSTER_AZIMUTH_DEG))
     return to_uint8(render_image(scene, params, view, size, step, tick).image)
+
+
+def still(
+    scene: Scene,
+    params: Any,
+    camera: Camera,
+    size: int,
+    step: int,
+    show: str = "colour",
+    background: Sequence[float] = WHITE,
+) -> np.ndarray:
+    """What one camera sees, [size, size, 3] uint8.
+
+    Args:
+      show: one of `SHOWN`: "colour", softly lit; "albedo", unlit; "normals", x, y, z of the world
+        as red, green, blue; "depth", near is light and far dark; "opacity".
+      background: behind the two that have colours, RGB in [0, 1].
+    """
+    view = soft_view(camera, background)
+    if show == "albedo":
+        view = albedo_view(camera, jnp.array(background))
+    picture = render_image(scene, params, view, size, step)
+    if show == "depth":
+        return depth_pictures([picture.depth], [picture.opacity])[0]
+    if show == "normals":
+        return to_uint8(normals_as_colour(picture.normals))
+    if show == "opacity":
+        return to_uint8(np.repeat(picture.opacity[..., None], 3, axis=-1))
+    return to_uint8(picture.image)
 
 
 def contact_sheet(
@@ -261,9 +291,9 @@ def depth_pictures(depth: list[np.ndarray], opacity: list[np.ndarray]) -> list[n
     return pictures
 
 
-def soft_view(camera: Camera) -> View:
-    """The softly lit scene on white."""
-    return lit_view(camera, jnp.array(WHITE), ambient=AMBIENT, diffuse=DIFFUSE)
+def soft_view(camera: Camera, background: Sequence[float] = WHITE) -> View:
+    """The softly lit scene on a plain background."""
+    return lit_view(camera, jnp.array(background), ambient=AMBIENT, diffuse=DIFFUSE)
 
 
 def normals_as_colour(normals: np.ndarray) -> np.ndarray:
@@ -291,18 +321,32 @@ def encode_png(picture: np.ndarray) -> bytes:
 def write_pictures(
     workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
 ) -> list[AnyPath]:
-    """Writes all `PICTURE_FILES`; returns their paths."""
+    """Writes all `PICTURE_FILES`; returns their paths.
+
+    Raises:
+      RunError: memory runs out.
+    """
+    with memory.explained("pictures were made", lambda: memory.picture_remedies(config.run)):
+        files = _picture_files(workdir, scene, params, step, config)
+    for name in PICTURE_FILES:
+        write_whole(workdir / name, files[name])
+    return [workdir / name for name in PICTURE_FILES]
+
+
+def _picture_files(
+    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+) -> dict[str, bytes]:
     settings, orbit = config.run, training_orbit(config.camera)
     size, frames = settings.turntable_size, settings.turntable_frames
     sheet_views = len(SHEET_AZIMUTHS_DEG) + 1
-    total = _tiles(settings.poster_size) + sheet_views * _tiles(settings.sheet_size)
-    total += frames * _tiles(size)
+    total = tiles(settings.poster_size) + sheet_views * tiles(settings.sheet_size)
+    total += frames * tiles(size)
     with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
         drawn = scene, params
         still = poster(*drawn, settings.poster_size, step, orbit, bar.update)
         sheet = contact_sheet(*drawn, settings.sheet_size, step, orbit, bar.update)
         around = turntable(*drawn, size, frames, step, orbit, bar.update)
-    files = {
+    return {
         "poster.png": encode_png(still),
         "contact_sheet.png": encode_png(sheet),
         "turntable.mp4": encode_mp4(around.colour),
@@ -311,9 +355,6 @@ def write_pictures(
         "normals_turntable.mp4": encode_mp4(around.normals),
         growth.FILE: encode_png(growth.growth_strip(workdir)),
     }
-    for name in PICTURE_FILES:
-        write_whole(workdir / name, files[name])
-    return [workdir / name for name in PICTURE_FILES]
 
 
 def encode_mp4(pictures: list[np.ndarray]) -> bytes:

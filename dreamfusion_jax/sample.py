@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, render
+from dreamfusion_jax import entry, memory, render
 from dreamfusion_jax.diffusion.prior import Prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_step
 from dreamfusion_jax.errors import UserError
@@ -67,20 +67,44 @@ def main() -> int:
     output = _writable_png(Path(FLAGS.output))
     entry.use_platform(FLAGS.platform)
     entry.use_compilation_cache("auto")
-    prior, weights = open_prior(PriorConfig(**settings))
-    ddim_indices(prior.schedule, FLAGS.steps)  # refuses a bad number before any work
-    keys = sample_keys(FLAGS.seed, FLAGS.samples)
-    empty_text = prior.encode_text([FLAGS.negative_prompt])
-    with Progress(len(prompts) * FLAGS.steps, "sampling", "step") as progress:
-        scales = FLAGS.guidance_scale, FLAGS.guidance_rescale
-        draw = make_sampler(prior, FLAGS.steps, scales, progress.update, FLAGS.eta)
-        rows = [
-            draw(weights, prior.encode_text([prompt] * FLAGS.samples), empty_text, keys)
-            for prompt in prompts
-        ]
+    config = PriorConfig(**settings, guidance_scale=FLAGS.guidance_scale)
+    rows = draw_samples(config, prompts, FLAGS.samples, FLAGS.steps, FLAGS.seed, FLAGS.eta)
     render.write_png(output, picture_grid(rows))
     print(f"{output.resolve()}: {len(prompts)} x {FLAGS.samples} samples.")
     return 0
+
+
+def draw_samples(
+    config: PriorConfig,
+    prompts: Sequence[str],
+    samples: int,
+    steps: int,
+    seed: int,
+    eta: float = 0.0,
+) -> list[np.ndarray]:
+    """Of every prompt so many samples, [B, size, size, 3] in [0, 1], with a bar.
+
+    Args:
+      config: the prior, its guidance and its negative prompt.
+      steps: of DDIM.
+      eta: share of fresh noise in each of them.
+
+    Raises:
+      UserError: the prior, or its files, are no good, or memory runs out.
+    """
+    prior, weights = open_prior(config)
+    ddim_indices(prior.schedule, steps)  # refuses a bad number before any work
+    keys, empty_text = sample_keys(seed, samples), prior.encode_text([config.negative_prompt])
+    scales = config.guidance_scale, config.guidance_rescale
+    with (
+        memory.explained("samples were drawn", lambda: memory.sample_remedies(samples)),
+        Progress(len(prompts) * steps, "sampling", "step") as progress,
+    ):
+        draw = make_sampler(prior, steps, scales, progress.update, eta)
+        return [
+            draw(weights, prior.encode_text([prompt] * samples), empty_text, keys)
+            for prompt in prompts
+        ]
 
 
 def sample_keys(seed: int, samples: int) -> jax.Array:

@@ -21,6 +21,15 @@ _BLACK, _WHITE = [0, 0, 0, 255], [255, 255, 255, 255]
 
 def glb_bytes(mesh: TexturedMesh) -> bytes:
     """glTF 2.0 in one file: one matt material, its texture a PNG inside."""
+    return trimesh.exchange.gltf.export_glb(
+        trimesh.Scene({NAME: to_trimesh(mesh)}),
+        include_normals=True,
+        tree_postprocessor=_name_targets,
+    )
+
+
+def to_trimesh(mesh: TexturedMesh, axes: np.ndarray = WORLD_TO_GLTF) -> trimesh.Trimesh:
+    """The mesh as trimesh holds it: what is in the GLB, or with other axes [3, 3], its rows."""
     # Without these factors glTF means polished metal.
     material = trimesh.visual.material.PBRMaterial(
         name=NAME,
@@ -28,11 +37,7 @@ def glb_bytes(mesh: TexturedMesh) -> bytes:
         metallicFactor=0.0,
         roughnessFactor=1.0,
     )
-    return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene({NAME: _for_trimesh(mesh, material)}),
-        include_normals=True,
-        tree_postprocessor=_name_targets,
-    )
+    return _with_material(mesh, material, axes)
 
 
 def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
@@ -46,7 +51,7 @@ def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
         glossiness=0.0,
     )
     text, files = trimesh.exchange.obj.export_obj(
-        _for_trimesh(mesh, material),
+        _with_material(mesh, material),
         include_normals=True,
         return_texture=True,
         mtl_name=f"{NAME}.mtl",
@@ -58,9 +63,9 @@ def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
 def ply_bytes(surface: trimesh.Trimesh, colour: np.ndarray) -> bytes:
     """Binary PLY of the closed surface with a colour [V, 3] uint8 at each vertex."""
     mesh = trimesh.Trimesh(
-        _upright(surface.vertices),
+        _turned(surface.vertices),
         surface.faces,
-        vertex_normals=_upright(surface.vertex_normals),
+        vertex_normals=_turned(surface.vertex_normals),
         vertex_colors=colour,
         process=False,
     )
@@ -83,16 +88,18 @@ def _name_targets(tree: dict[str, Any]) -> None:
         views[accessors[primitive["indices"]]["bufferView"]]["target"] = _ELEMENT_ARRAY_BUFFER
 
 
-def _for_trimesh(mesh: TexturedMesh, material: Any) -> trimesh.Trimesh:
+def _with_material(
+    mesh: TexturedMesh, material: Any, axes: np.ndarray = WORLD_TO_GLTF
+) -> trimesh.Trimesh:
     return trimesh.Trimesh(
-        _upright(mesh.vertices),
+        _turned(mesh.vertices, axes),
         mesh.faces,
-        vertex_normals=_upright(mesh.normals),
+        vertex_normals=_turned(mesh.normals, axes),
         visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
         process=False,
     )
 
 
-def _upright(vectors: np.ndarray) -> np.ndarray:
-    """World [N, 3] to the axes of the files. trimesh's transform would make new normals."""
-    return np.asarray(vectors) @ WORLD_TO_GLTF.T
+def _turned(vectors: np.ndarray, axes: np.ndarray = WORLD_TO_GLTF) -> np.ndarray:
+    """World [N, 3] to other axes. trimesh's transform would make new normals."""
+    return np.asarray(vectors) @ axes.T

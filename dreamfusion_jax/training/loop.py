@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamfusion_jax import render
+from dreamfusion_jax import memory, render
 from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.prior import Prior, load_prior
@@ -132,7 +133,8 @@ def open_prior(config: PriorConfig, place: Place = jax.device_put) -> tuple[Prio
     embedded = config.prior == "toybox"
     path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
     dtype, vae_dtype = prior_dtypes(config)
-    return load_prior(path, dtype, vae_dtype, config.variant, place)
+    with memory.explained("the prior was loaded", lambda: memory.prior_remedies(dtype)):
+        return load_prior(path, dtype, vae_dtype, config.variant, place)
 
 
 def prior_dtypes(config: PriorConfig) -> tuple[Any, Any]:
@@ -151,7 +153,19 @@ def train(config: Config, run: Run, started: float) -> TrainState:
 
     Raises:
       Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
+      RunError: memory runs out, or the numbers go wrong.
     """
+    with memory.explained("the scene was optimised", lambda: _remedies(config, run)):
+        return _train(config, run, started)
+
+
+def _remedies(config: Config, run: Run) -> list[str]:
+    leaves = jax.tree.leaves(run.weights)
+    full = any(leaf.dtype == jnp.float32 for leaf in leaves)
+    return memory.training_remedies(config, sum(leaf.nbytes for leaf in leaves), full)
+
+
+def _train(config: Config, run: Run, started: float) -> TrainState:
     checkpoints = Checkpoints(run.workdir, run.devices)
     try:
         state = init_state(run.scene, run.optimizer, config.train.seed)
@@ -282,8 +296,14 @@ def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np
 
 @contextmanager
 def _heard_interruptions() -> Iterator[Callable[[], bool]]:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once."""
+    """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once.
+
+    Where Python forbids it, in any thread but the main one, neither is heard here.
+    """
     heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
 
     def hear(number: int, frame: Any) -> None:
         if heard:

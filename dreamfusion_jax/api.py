@@ -1,0 +1,397 @@
+"""Text to 3D from Python: a prompt in, an `Asset` out, with the very code that the command runs.
+
+  import dreamfusion_jax
+
+  asset = dreamfusion_jax.text_to_3d("a red chair")
+  frames = asset.turntable(size=128, frames=48)
+  asset.mesh().export("chair.glb")
+  asset.save("chair")
+
+Every flag of `python -m dreamfusion_jax.main` is a keyword here, under its own name. One process
+computes; jobs of several are the command's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import trimesh
+from absl import logging
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax import entry, export, render, sample
+from dreamfusion_jax import main as program
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import SettingError, UserError
+from dreamfusion_jax.files import AnyPath, as_path, copy_folder
+from dreamfusion_jax.mesh import formats
+from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
+from dreamfusion_jax.page import build
+from dreamfusion_jax.progress import Progress
+from dreamfusion_jax.training import lock, loop
+from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
+from dreamfusion_jax.training.metrics import FILE as METRICS
+from dreamfusion_jax.training.step import replicate
+from dreamfusion_jax.training.workdir import MACHINE, prepare_workdir, store_config
+
+# What only a command can do: join other processes.
+_OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
+_LARGEST = 8192  # side of a picture
+_PATIENCE_S = 2  # before a progress bar appears
+# trimesh's axes are its files': glTF's y up. Or the world's, in which cameras and fields are.
+_AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
+
+
+def text_to_3d(
+    prompt: str,
+    prior: str | os.PathLike[str] | None = None,
+    *,
+    steps: int | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    preset: str = "toybox",
+    **settings: Any,
+) -> Asset:
+    """Optimises a scene until it looks like the prompt from every side.
+
+    The same call with the same `workdir` goes on with a run that was stopped, and only reads one
+    that is finished. Calls that differ in prompt and folder alone share one prior and one compiled
+    step, which stay in memory until a call differs in more.
+
+    Args:
+      prompt: what to make, for example "a red chair".
+      prior: "toybox" (embedded), or a Stable Diffusion in the diffusers layout: a folder or a hub
+        id. None: the preset's.
+      steps: optimisation steps. None: the preset's, 1,000 of the toybox.
+      workdir: folder of the run, or a bucket's: checkpoints, metrics, previews. None: a temporary
+        one, which is deleted with the asset, or when Python ends.
+      preset: settings to start from: "toybox", "paper" or "sd".
+      **settings: any other flag of `python -m dreamfusion_jax.main`, by its name without dashes. A
+        range is a pair of numbers, or one number.
+
+    Returns:
+      The asset.
+
+    Raises:
+      SettingError: a ValueError: there is no such setting, or its value is wrong.
+      UserError: in one sentence, what else keeps it from being made: a prior's files, the folder,
+        the disk, memory, numbers that are not finite.
+      KeyboardInterrupt: on Ctrl-C or an interrupted kernel, when the step being done is saved. The
+        message names the folder, also a temporary one, which is then left: the same call with this
+        `workdir` goes on, and `Asset.load` shows the scene as it is.
+    """
+    temporary = workdir is None
+    given = {"prior": prior, "steps": steps}
+    given = {name: value for name, value in given.items() if value is not None}
+    with _called_from_python():
+        _refuse(settings, _OF_COMMANDS, "is of the command alone, in jobs of several processes")
+        config = _config(preset, {**settings, **given, "prompt": prompt, "workdir": workdir or ""})
+        _use_platform(config.run.platform)
+        if temporary:
+            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
+            run = dataclasses.replace(config.run, workdir=folder)
+            config = dataclasses.replace(config, run=run)
+        asset = Asset(as_path(config.run.workdir), _optimised(config, temporary))
+    if temporary:
+        weakref.finalize(asset, shutil.rmtree, config.run.workdir, ignore_errors=True)
+    return asset
+
+
+def _optimised(config: Config, temporary: bool) -> SavedRun:
+    own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if not own:  # A program's own choice stands.
+        entry.use_compilation_cache(config.run.compilation_cache)
+    workdir = as_path(config.run.workdir)
+    try:
+        with lock.locked(prepare_workdir(config)):
+            if program.steps_done(workdir) >= config.train.steps:
+                return load_run(workdir)._replace(config=config)
+            common = dataclasses.replace(
+                config,
+                train=dataclasses.replace(config.train, prompt=""),
+                run=configs.RunConfig(devices=config.run.devices, wandb=config.run.wandb),
+            )
+            return program.optimise(config, _prepared(common))[1]
+    except loop.Interrupted as stopped:
+        raise KeyboardInterrupt(
+            f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
+            f" Asset.load({str(workdir)!r}) shows it as it is."
+        ) from None
+    except UserError:
+        if temporary and not program.steps_done(workdir):
+            shutil.rmtree(workdir, ignore_errors=True)
+        raise
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(config: Config) -> loop.Run:
+    """A run of no prompt, for all calls with these settings."""
+    return loop.prepare(config)
+
+
+def text_to_images(
+    prompt: str,
+    prior: str | os.PathLike[str] = "toybox",
+    *,
+    samples: int = 4,
+    steps: int = 25,
+    guidance_scale: float = 6.0,
+    seed: int = 0,
+) -> np.ndarray:
+    """What the prior itself draws of a prompt, by DDIM: [B, size, size, 3] uint8.
+
+    The toybox wants the view in words, as in "a red chair, front view".
+
+    Raises:
+      SettingError: a value is wrong.
+      UserError: the prior's files are missing or at fault, or memory runs out.
+    """
+    with _called_from_python():
+        given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
+        config = _config("toybox", given)
+        _check_whole("samples", samples, 1, 4096)
+        _check_whole("steps", steps, 1, 10**6)
+        rows = sample.draw_samples(config.prior, [prompt], samples, steps, config.train.seed)
+    return render.to_uint8(rows[0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asset:
+    """A scene that was made of a prompt, and the folder of its run.
+
+    Attributes:
+      workdir: the folder: checkpoints, metrics, previews, config.json.
+      saved: the settings, the scene and its newest state.
+    """
+
+    workdir: AnyPath
+    saved: SavedRun
+
+    @classmethod
+    def load(cls, workdir: str | os.PathLike[str]) -> Asset:
+        """The newest state in the folder of a run, finished or not, by whomever it was made.
+
+        Raises:
+          UserError: there is none.
+        """
+        folder = as_path(os.fspath(workdir))
+        with _called_from_python():
+            return cls(folder, load_run(folder))
+
+    @property
+    def prompt(self) -> str:
+        return self.saved.config.train.prompt
+
+    @property
+    def step(self) -> int:
+        """How many steps it was optimised for."""
+        return int(self.saved.state.step)
+
+    def __repr__(self) -> str:
+        return f"<Asset {self.prompt!r} after {self.step} steps in {str(self.workdir)!r}>"
+
+    def _repr_png_(self) -> bytes:
+        """Four sides, as notebooks show it."""
+        sides = [self.render(azimuth_deg, size=128) for azimuth_deg in render.PREVIEW_AZIMUTHS_DEG]
+        return render.encode_png(np.concatenate(sides, axis=1))
+
+    def render(
+        self,
+        azimuth_deg: float = render.POSTER_AZIMUTH_DEG,
+        elevation_deg: float = render.ELEVATION_DEG,
+        size: int = 256,
+        *,
+        show: str = "colour",
+        distance: float | None = None,
+        fov_deg: float | None = None,
+        background: Sequence[float] = render.WHITE,
+    ) -> np.ndarray:
+        """A picture, [size, size, 3] uint8.
+
+        Args:
+          azimuth_deg: side of the camera: 0 sees the front; positive goes counter-clockwise, seen
+            from above.
+          elevation_deg: its height: 90 looks straight down.
+          size: side of the picture in pixels.
+          show: "colour" (softly lit), "albedo", "normals", "depth" or "opacity".
+          distance, fov_deg: of the camera, in units of the scene and degrees; None: the middle of
+            those that it was trained from.
+          background: RGB in [0, 1], behind colour and albedo.
+        """
+        _check_whole("size", size, 1, _LARGEST)
+        _check_choice("show", show, render.SHOWN)
+        orbit = render.training_orbit(self.saved.config.camera)
+        camera = orbit_camera(
+            azimuth_deg,
+            elevation_deg,
+            orbit.distance if distance is None else distance,
+            orbit.fov_deg if fov_deg is None else fov_deg,
+        )
+        return self._still(camera, size, show, background)
+
+    def _still(
+        self, camera: Camera, size: int, show: str, background: Sequence[float]
+    ) -> np.ndarray:
+        _, scene, state = self.saved
+        return render.still(scene, state.params, camera, size, self.step, show, background)
+
+    def turntable(
+        self, size: int = 128, frames: int = 48, *, show: str = "colour"
+    ) -> list[np.ndarray]:
+        """The scene once around: `frames` pictures [size, size, 3] uint8.
+
+        `dreamfusion_jax.render` has `encode_gif` and `encode_mp4` for them.
+
+        Args:
+          show: "colour", "depth" or "normals".
+        """
+        _check_whole("size", size, 1, _LARGEST)
+        _check_whole("frames", frames, 1, 3600)
+        _check_choice("show", show, render.Turntable._fields)
+        self._require_sides()
+        config, scene, state = self.saved
+        orbit = render.training_orbit(config.camera)
+        total = frames * render.tiles(size)
+        with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
+            around = render.turntable(
+                scene, state.params, size, frames, self.step, orbit, bar.update
+            )
+        return getattr(around, show)
+
+    def mesh(
+        self,
+        *,
+        mesh_resolution: int | None = None,
+        mesh_threshold: float | None = None,
+        mesh_faces: int | None = None,
+        texture_size: int | None = None,
+        up: str = "y",
+    ) -> trimesh.Trimesh:
+        """The surface, closed but for the seams of its texture, with texture and normals.
+
+        Args:
+          mesh_resolution, mesh_threshold, mesh_faces, texture_size: as the flags of these names;
+            None: the run's own.
+          up: "y", as in mesh.glb and as trimesh's viewers and exporters want it, the front towards
+            +z; or "z", the world of the cameras, the front towards +x.
+
+        Raises:
+          SettingError: a value is wrong, or the asset is a flat picture.
+          UserError: there is no surface, or memory runs out.
+        """
+        _check_choice("up", up, tuple(_AXES))
+        self._require_sides()
+        given = {
+            "mesh_resolution": mesh_resolution,
+            "mesh_threshold": mesh_threshold,
+            "mesh_faces": mesh_faces,
+            "texture_size": texture_size,
+        }
+        config, scene, state = self.saved
+        with _called_from_python():
+            asked = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
+            made = export.make_mesh(scene, state.params, self.step, asked)
+        return formats.to_trimesh(made.textured, _AXES[up])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Leaves what the command leaves: pictures, turntables, mesh, page, checkpoint, settings.
+
+        The folder is then that of a run: `Asset.load`, and the commands render, export, and main
+        with more steps, work on it.
+
+        Raises:
+          UserError: it holds another run, or cannot be written to.
+        """
+        config, scene, state = self.saved
+        run = dataclasses.replace(config.run, workdir=os.fspath(folder))
+        config = dataclasses.replace(config, run=run)
+        with _called_from_python(), lock.locked(prepare_workdir(config)):
+            target = as_path(config.run.workdir)
+            store_config(config)
+            _copy_record(self.workdir, target)
+            _save_state(target, state)
+            program.make_outputs(target, SavedRun(config, scene, state))
+            if self.step < config.train.steps:
+                build.rewrite_page(target, config, self.step)
+        return Path(target)
+
+    def _require_sides(self) -> None:
+        if configs.is_flat(self.saved.config):
+            raise SettingError("The asset is a flat picture: it has no sides and no mesh.")
+
+
+def _copy_record(source: AnyPath, target: AnyPath) -> None:
+    """Copies what tells how the run went, if it is another folder and there still."""
+    if str(source) == str(target) or not isinstance(source, Path):
+        return
+    for name in ("previews", "tensorboard"):
+        copy_folder(source / name, target / name)
+    for name in (METRICS, MACHINE, "preview.png"):
+        if (source / name).exists():
+            (target / name).write_bytes((source / name).read_bytes())
+
+
+def _save_state(folder: AnyPath, state: Any) -> None:
+    devices = jax.local_devices()[:1]
+    checkpoints = Checkpoints(folder, devices)
+    try:
+        checkpoints.save(replicate(state, devices))
+    finally:
+        checkpoints.close()
+
+
+def _config(preset: str, settings: dict[str, Any]) -> Config:
+    try:
+        return configs.config_from_settings(preset, settings)
+    except UserError as error:
+        raise SettingError(str(error)) from None
+
+
+def _use_platform(name: str) -> None:
+    try:
+        entry.use_platform(name)
+    except UserError as error:
+        raise SettingError(str(error)) from None
+
+
+def _refuse(settings: dict[str, Any], names: Sequence[str], why: str) -> None:
+    for name in names:
+        if name in settings:
+            raise SettingError(f"{name} {why}; leave it out.")
+
+
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise SettingError(
+            f"{name} must be a whole number from {least} to {most}, not {value!r:.80}."
+        )
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise SettingError(f"{name} must be one of {', '.join(choices)}, not {value!r:.80}.")
+
+
+@contextmanager
+def _called_from_python() -> Iterator[None]:
+    """Names settings in messages as keywords, not as flags; Orbax keeps its own notes to itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    except UserError as error:
+        error.args = (re.sub(r"--(?=[a-z])", "", str(error)),)
+        raise
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,163 @@
+"""What is said where memory runs out: the settings of this very run that lower what it holds.
+
+Only what was measured to help is named (WORKSPACE.md), the most effective first, with the size of
+its effect. Much does not: views are rendered one after another, rays block by block and pictures
+tile by tile, so samples, hidden units and sizes of renders hardly change what a device holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import RunError
+from dreamfusion_jax.settings import RunConfig
+
+# Bytes that the host holds: of a pixel of a picture while it is put together from its tiles, of
+# one of a turntable until all are encoded, of a point of the mesh's grid, of a texel while baked.
+_PICTURE_BYTES, _TURNTABLE_BYTES = 64, 13
+_GRID_BYTES, _TEXEL_BYTES = 30, 160
+_LARGE = 100e6  # what saves less is not worth a word
+_NEW_FOLDER = "in another --workdir"
+
+
+@contextmanager
+def explained(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turns the end of memory, a device's or the host's, into one sentence.
+
+    Args:
+      what: what was being done, as a clause.
+      remedies: the flags that help, each with its effect, the most effective first.
+
+    Raises:
+      RunError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not ran_out(error):
+            raise
+        raise lack(error, what, remedies()) from error
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether it says that there is no more memory, of a device or of the host."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
+    """What is said of it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    help = "; ".join(remedies) or (
+        "no setting of this run lowers it by much: end other programs that hold memory, or take a"
+        " machine with more"
+    )
+    return RunError(
+        f"Memory ran out while {what} ({reason:.200}); what was saved before is kept. What helps:"
+        f" {help}."
+    )
+
+
+def training_remedies(config: Config, prior_bytes: int, full_precision: bool) -> list[str]:
+    """What lowers the memory of a step.
+
+    Args:
+      prior_bytes: of the prior's weights as they are now.
+      full_precision: whether these are float32.
+    """
+    train, found = config.train, []
+    if train.views_per_device > 1:
+        fewer = train.views_per_device // 2
+        found.append(
+            f"--views_per_device={fewer}, which halves what a step holds beside the weights, and"
+            " may change in the same --workdir"
+        )
+    if config.prior.gradient == "full":
+        found.append(
+            f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net for a gradient"
+        )
+    if full_precision and prior_bytes > _LARGE:
+        found.append(
+            f"--prior_dtype=bfloat16 {_NEW_FOLDER}, which halves the prior's weights from"
+            f" {_size(prior_bytes)} to {_size(prior_bytes / 2)}"
+        )
+    return found
+
+
+def prior_remedies(dtype: Any) -> list[str]:
+    """What lowers the memory that a prior's weights take, read in this number format."""
+    return [] if dtype == jnp.bfloat16 else ["--prior_dtype=bfloat16, which halves its weights"]
+
+
+def sample_remedies(samples: int) -> list[str]:
+    """What lowers the memory of drawing so many samples at once."""
+    return [f"--samples={samples // 2}, which halves what is drawn at once"] if samples > 1 else []
+
+
+def picture_remedies(run: RunConfig) -> list[str]:
+    """What lowers the memory of a run's pictures, which are kept until the last one is drawn."""
+    frames, side = run.turntable_frames, run.turntable_size
+    held = {
+        f"--turntable_size={max(side // 4 * 2, 8)}": (
+            _TURNTABLE_BYTES * frames * side**2,
+            4,
+            "turntable",
+        ),
+        f"--poster_size={max(run.poster_size // 2, 8)}": (
+            _PICTURE_BYTES * run.poster_size**2,
+            4,
+            "poster",
+        ),
+    }
+    if frames > 1:
+        held[f"--turntable_frames={frames // 2}"] = (
+            _TURNTABLE_BYTES * frames * side**2,
+            2,
+            "turntable",
+        )
+    return _ranked(held)
+
+
+def mesh_remedies(run: RunConfig) -> list[str]:
+    """What lowers the memory of making the mesh."""
+    return _ranked(
+        {
+            f"--mesh_resolution={max(run.mesh_resolution // 2, 8)}": (
+                _GRID_BYTES * run.mesh_resolution**3,
+                8,
+                "grid of densities",
+            ),
+            f"--texture_size={max(run.texture_size // 2, 16)}": (
+                _TEXEL_BYTES * run.texture_size**2,
+                4,
+                "texture",
+            ),
+        }
+    )
+
+
+def _ranked(held: dict[str, tuple[int, int, str]]) -> list[str]:
+    """Flags by what they save. Of each: the bytes held now, by what it divides them, of what."""
+
+    def saved(flag: str) -> float:
+        size, divisor, _ = held[flag]
+        return size * (1.0 - 1.0 / divisor)
+
+    def told(flag: str) -> str:
+        size, divisor, what = held[flag]
+        return (
+            f"{flag}, with which the {what} takes {_size(size / divisor)} instead of {_size(size)}"
+        )
+
+    return [told(flag) for flag in sorted(held, key=saved, reverse=True) if saved(flag) > _LARGE]
+
+
+def _size(bytes: float) -> str:
+    return f"{bytes / 1e9:.1f} GB" if bytes >= 0.95e9 else f"{bytes / 1e6:.0f} MB"
