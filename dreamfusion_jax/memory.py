@@ -22,7 +22,7 @@ from dreamfusion_jax.settings import RunConfig
 # one of a turntable until all are encoded, of a point of the mesh's grid, of a texel while baked.
 _PICTURE_BYTES, _TURNTABLE_BYTES = 64, 13
 _GRID_BYTES, _TEXEL_BYTES = 30, 160
-_LARGE = 100e6  # what saves less is not worth a word
+_LARGE = 200e6  # what saves less is not worth a word
 _NEW_FOLDER = "in another --workdir"
 
 
@@ -55,6 +55,7 @@ def ran_out(error: BaseException) -> bool:
 def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
     """What is said of it."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
     help = "; ".join(remedies) or (
         "no setting of this run lowers it by much: end other programs that hold memory, or take a"
         " machine with more"
@@ -76,7 +77,7 @@ def training_remedies(config: Config, prior_bytes: int, full_precision: bool) ->
     if train.views_per_device > 1:
         fewer = train.views_per_device // 2
         found.append(
-            f"--views_per_device={fewer}, which halves what a step holds beside the weights, and"
+            f"--views_per_device={fewer}, which halves what grows with the views, and"
             " may change in the same --workdir"
         )
     if config.prior.gradient == "full":
@@ -156,7 +157,8 @@ def _ranked(held: dict[str, tuple[int, int, str]]) -> list[str]:
             f"{flag}, with which the {what} takes {_size(size / divisor)} instead of {_size(size)}"
         )
 
-    return [told(flag) for flag in sorted(held, key=saved, reverse=True) if saved(flag) > _LARGE]
+    worth = max(_LARGE, 0.05 * max(map(saved, held)))
+    return [told(flag) for flag in sorted(held, key=saved, reverse=True) if saved(flag) > worth]
 
 
 def _size(bytes: float) -> str:

@@ -1,7 +1,11 @@
+import os
+
 import jax
 import jax.numpy as jnp
+import pytest
 
-from dreamfusion_jax.platform import compiling_for, platform
+from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.platform import compiling_for, platform, require, use
 from dreamfusion_jax.settings import PriorConfig
 from dreamfusion_jax.training.loop import prior_dtypes
 
@@ -33,3 +37,37 @@ def test_a_prior_for_a_tpu_computes_in_bfloat16():
     with compiling_for("tpu"):
         assert prior_dtypes(PriorConfig()) == (jnp.bfloat16, jnp.bfloat16)
         assert prior_dtypes(PriorConfig(vae_dtype="float32")) == (jnp.bfloat16, jnp.float32)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What JAX is asked for, by its own setting, and by the environment of programs started."""
+    monkeypatch.setenv("JAX_PLATFORMS", "axe")
+    before = jax.config.jax_platforms
+    yield lambda: (jax.config.jax_platforms, os.environ["JAX_PLATFORMS"])
+    jax.config.update("jax_platforms", before)
+
+
+def test_a_platform_is_asked_for_here_and_in_programs_that_are_started(asked):
+    use("auto")
+    assert asked()[1] == "axe", "the user's own choice"
+    use("cpu")
+    assert asked() == ("cpu", "cpu")
+    use("gpu")  # JAX's own "gpu" wants those of all makers
+    assert asked() == (None, "")
+
+
+def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
+    require("auto")
+    require("cpu")
+    with pytest.raises(UserError, match=r'^--platform=gpu, but JAX runs on the cpu .*".\[cuda\]"'):
+        require("gpu")
+    monkeypatch.setenv("JAX_PLATFORMS", "axe")
+    for error in (RuntimeError("Unable to initialize backend 'axe'"), AssertionError()):
+
+        def none(error: Exception = error) -> str:
+            raise error
+
+        monkeypatch.setattr(jax, "default_backend", none)
+        with pytest.raises(UserError, match="^JAX_PLATFORMS=axe names a platform that is not here"):
+            require("auto")

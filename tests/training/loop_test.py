@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.errors import RunError, UserError
 from dreamfusion_jax.training import loop, metrics
 from dreamfusion_jax.training.checkpoint import Checkpoints, load_run
 from dreamfusion_jax.training.metrics import MetricsWriter, Spent, read_metrics, spent
@@ -63,6 +63,25 @@ def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
     chex.assert_trees_all_equal(straight, resumed)
     store_config(config)
     chex.assert_trees_all_equal(load_run(tmp_path / "stopped").state, resumed)
+
+
+def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
+    tmp_path, make_config, make_run, no_pictures
+):
+    config = make_config(views_per_device=4)
+    keep = dataclasses.replace(config.run, workdir=str(tmp_path / "run"), checkpoint_every=2)
+    config = dataclasses.replace(config, run=keep)
+    run = make_run(config)
+
+    def step(device, state, *others):
+        if int(state.step) == 3:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return run.step(device, state, *others)
+
+    with pytest.raises(RunError, match="Memory .* optimised .*--views_per_device=2,"):
+        loop.train(config, run._replace(step=step), started=loop.time.monotonic())
+    store_config(config)
+    assert int(load_run(tmp_path / "run").state.step) == 2
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):

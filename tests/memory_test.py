@@ -1,0 +1,76 @@
+import pytest
+from jax.errors import JaxRuntimeError
+
+from dreamfusion_jax import entry, memory
+from dreamfusion_jax.config import Config
+from dreamfusion_jax.errors import RunError
+from dreamfusion_jax.settings import PriorConfig, RunConfig, TrainConfig
+
+FULL = JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nMore of it")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FULL, "Out of memory allocating 8 bytes"),
+        (MemoryError("Unable to allocate 32 GiB"), "Unable to allocate 32 GiB"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_the_end_of_memory_is_one_sentence_with_what_helps(error, reason):
+    with pytest.raises(RunError) as told:
+        with memory.explained("a cup was made", lambda: ["--a=1, which halves it", "--b=2"]):
+            raise error
+    assert told.value.exit_code == 1 and str(told.value) == (
+        f"Memory ran out while a cup was made ({reason}); what was saved before is kept. What"
+        " helps: --a=1, which halves it; --b=2."
+    )
+
+
+def test_other_faults_of_the_runtime_are_none_of_memory():
+    with pytest.raises(JaxRuntimeError, match="INTERNAL"):
+        with memory.explained("", lambda: pytest.fail("asked for remedies")):
+            raise JaxRuntimeError("INTERNAL: a bug")
+
+
+def test_wherever_memory_ends_a_program_ends_in_one_line(monkeypatch, capsys):
+    def main() -> int:
+        raise FULL
+
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        entry.run(main)
+    said = capsys.readouterr().err
+    assert (
+        ended.value.code == 1 and said.startswith("Error: Memory ran out") and said.count("\n") == 1
+    )
+
+
+def first_words(remedies: list[str]) -> list[str]:
+    return [remedy.split(",")[0] for remedy in remedies]
+
+
+def test_only_what_helps_a_step_is_named():
+    """Views' latents go through the encoder together; the prior's weights halve in bfloat16."""
+    assert memory.training_remedies(Config(), 36_000_000, full_precision=True) == []
+    config = Config(train=TrainConfig(views_per_device=5), prior=PriorConfig(gradient="full"))
+    views, gradient, weights = memory.training_remedies(config, 4_000_000_000, True)
+    assert "--views_per_device=2," in views and "--gradient=sds " in gradient
+    assert "--prior_dtype=bfloat16" in weights and "from 4.0 GB to 2.0 GB" in weights
+    assert len(memory.training_remedies(config, 4_000_000_000, full_precision=False)) == 2
+
+
+def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():
+    grid, texture = memory.mesh_remedies(RunConfig(mesh_resolution=512, texture_size=4096))
+    assert grid == (
+        "--mesh_resolution=256, with which the grid of densities takes 503 MB instead of 4.0 GB"
+    )
+    assert texture.startswith("--texture_size=2048,")
+    assert memory.mesh_remedies(RunConfig()) == []
+    # A quarter of the pixels is less than half of the frames.
+    large = RunConfig(turntable_size=1024, turntable_frames=60, poster_size=4096)
+    assert first_words(memory.picture_remedies(large)) == [
+        "--poster_size=2048",
+        "--turntable_size=512",
+        "--turntable_frames=30",
+    ]
