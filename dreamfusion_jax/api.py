@@ -37,7 +37,7 @@ from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import SettingError, UserError
 from dreamfusion_jax.files import AnyPath, as_path, copy_folder
 from dreamfusion_jax.mesh import formats
-from dreamfusion_jax.nerf.cameras import Camera, orbit_camera
+from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.page import build
 from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.training import lock, loop
@@ -128,8 +128,10 @@ def _optimised(config: Config, temporary: bool) -> SavedRun:
             f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
             f" Asset.load({str(workdir)!r}) shows it as it is."
         ) from None
-    except UserError:
-        if temporary and not program.steps_done(workdir):
+    except UserError as error:
+        if temporary and program.steps_done(workdir):
+            error.args = (f"{error} It is in {workdir}.",)
+        elif temporary:
             shutil.rmtree(workdir, ignore_errors=True)
         raise
 
@@ -231,19 +233,14 @@ class Asset:
         """
         _check_whole("size", size, 1, _LARGEST)
         _check_choice("show", show, render.SHOWN)
-        orbit = render.training_orbit(self.saved.config.camera)
+        config, scene, state = self.saved
+        orbit = render.training_orbit(config.camera)
         camera = orbit_camera(
             azimuth_deg,
             elevation_deg,
             orbit.distance if distance is None else distance,
             orbit.fov_deg if fov_deg is None else fov_deg,
         )
-        return self._still(camera, size, show, background)
-
-    def _still(
-        self, camera: Camera, size: int, show: str, background: Sequence[float]
-    ) -> np.ndarray:
-        _, scene, state = self.saved
         return render.still(scene, state.params, camera, size, self.step, show, background)
 
     def turntable(
@@ -304,11 +301,14 @@ class Asset:
             made = export.make_mesh(scene, state.params, self.step, asked)
         return formats.to_trimesh(made.textured, _AXES[up])
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str]) -> AnyPath:
         """Leaves what the command leaves: pictures, turntables, mesh, page, checkpoint, settings.
 
         The folder is then that of a run: `Asset.load`, and the commands render, export, and main
         with more steps, work on it.
+
+        Returns:
+          The folder.
 
         Raises:
           UserError: it holds another run, or cannot be written to.
@@ -324,7 +324,7 @@ class Asset:
             program.make_outputs(target, SavedRun(config, scene, state))
             if self.step < config.train.steps:
                 build.rewrite_page(target, config, self.step)
-        return Path(target)
+        return target
 
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):

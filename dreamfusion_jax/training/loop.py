@@ -214,6 +214,7 @@ def _train_steps(
                 if not previewed:
                     newest = run.workdir / "preview.png"
                     progress.write(f"First preview: {newest} (renewed while it goes on)")
+                    progress.begin("optimising", announce=False)  # It was compiled, too.
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
             # Alone, there is nobody to agree with.
