@@ -128,11 +128,11 @@ def _optimised(config: Config, temporary: bool) -> SavedRun:
             f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
             f" Asset.load({str(workdir)!r}) shows it as it is."
         ) from None
-    except UserError as error:
-        if temporary and program.steps_done(workdir):
-            error.args = (f"{error} It is in {workdir}.",)
-        elif temporary:
+    except BaseException as error:
+        if temporary and not program.steps_done(workdir):
             shutil.rmtree(workdir, ignore_errors=True)
+        elif temporary and isinstance(error, UserError):
+            error.args = (f"{error} It is in {workdir}.",)
         raise
 
 

@@ -149,7 +149,9 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
         patch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(KeyboardInterrupt, match="after step 1; it is saved") as stopped:
             text_to_3d("a red chair", tiny_prior, **TINY)
-    (folder,) = tmp_path.iterdir()
+        with pytest.raises(UserError, match="no/such"):
+            text_to_3d("a red chair", "no/such", **TINY)
+    (folder,) = tmp_path.iterdir()  # of the other call there is nothing to keep
     assert f"workdir={str(folder)!r}" in str(stopped.value)
     assert Asset.load(folder).step == 1
     whole = text_to_3d("a red chair", tiny_prior, workdir=folder, **TINY)
