@@ -23,11 +23,12 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry, export, growth, picture, platform, render
 from dreamfusion_jax.config import Config, is_flat
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.files import AnyPath, absolute, as_path, read_json, read_text, write_whole
+from dreamfusion_jax.files import AnyPath, absolute, as_path, read_json, write_whole
 from dreamfusion_jax.page import build
+from dreamfusion_jax.prompts_file import read_prompts
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training import lock, loop, processes
-from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
+from dreamfusion_jax.training.checkpoint import SavedRun, load_run, steps_done
 from dreamfusion_jax.training.workdir import prepare_workdir, store_config, store_machine
 
 SCENE_FILES = (*render.PICTURE_FILES, *export.MESH_FILES, build.FILE)
@@ -41,7 +42,7 @@ def define_flags() -> None:
         "prompts_file",
         "",
         "instead of --prompt: a text file with a prompt a line, each made in its own folder of"
-        " --workdir; lines that begin with # are skipped",
+        " --workdir; lines that begin with # are skipped, a prompt that is repeated is made once",
     )
 
 
@@ -73,23 +74,11 @@ def read_configs(name: str) -> list[Config]:
     """
     if flags.FLAGS.prompt:
         raise UserError("--prompt contradicts --prompts_file; give one of them.")
-    configs.check_text("--prompts_file", name)
-    try:
-        lines = [line.strip() for line in read_text(as_path(name)).splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
-    by_workdir: dict[str, Config] = {}
-    for prompt in (line for line in lines if line and not line.startswith("#")):
-        workdir = f"{flags.FLAGS.workdir or 'workdir'}/{configs.slug(prompt)}"
-        if workdir in by_workdir:
-            raise UserError(
-                f"--prompts_file={name} holds {by_workdir[workdir].train.prompt!r} and {prompt!r},"
-                f" which would share the folder {workdir}; leave one out."
-            )
-        by_workdir[workdir] = configs.config_from_flags(prompt=prompt, workdir=workdir)
-    if not by_workdir:
-        raise UserError(f"--prompts_file={name} holds no prompt.")
-    return list(by_workdir.values())
+    root = flags.FLAGS.workdir or "workdir"
+    return [
+        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{configs.slug(prompt)}")
+        for prompt in read_prompts(name)
+    ]
 
 
 def make_assets(many: list[Config]) -> int:
@@ -142,15 +131,6 @@ def make_asset(config: Config, run: loop.Run | None = None) -> loop.Run | None:
 def _take(config: Config, held: contextlib.ExitStack) -> None:
     """Makes the work folder this job's own, for as long as `held` is open."""
     held.enter_context(lock.locked(prepare_workdir(config)))
-
-
-def steps_done(workdir: AnyPath) -> int:
-    """The steps done in the newest checkpoint; 0 where there is none."""
-    checkpoints = Checkpoints(workdir)
-    try:
-        return checkpoints.latest_step()
-    finally:
-        checkpoints.close()
 
 
 def optimise(config: Config, run: loop.Run | None) -> tuple[loop.Run, SavedRun]:

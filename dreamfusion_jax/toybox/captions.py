@@ -118,18 +118,25 @@ def held_out_pairs() -> frozenset[tuple[str, str]]:
     return frozenset(sorted(all_pairs(), key=_digest)[:HELD_OUT_COUNT])
 
 
-def benchmark_prompts(count: int = 10, held_out: int = 3) -> list[str]:
-    """The prompts that quality is measured on: distinct kinds, chosen by hash alone.
+def pair_in(prompt: str) -> tuple[str, str] | None:
+    """The one (colour, kind) pair that a prompt names; None where it names none, or several."""
+    words = prompt.lower().replace(",", " ").split()
+    pairs = [pair for pair in all_pairs() if pair[0] in words and pair[1] in words]
+    return pairs[0] if len(pairs) == 1 else None
 
-    Pairs are taken in the order of SHA-256 of "benchmark colour kind", skipping kinds taken before,
-    until `held_out` of them are held-out pairs and the rest are pairs that training saw.
+
+def benchmark_prompts(count: int = 10, held_out: int = 3, per_kind: int = 1) -> list[str]:
+    """The prompts that quality is measured on, chosen by hash alone.
+
+    Pairs are taken in the order of SHA-256 of "benchmark colour kind", each kind at most `per_kind`
+    times, until `held_out` of them are held-out pairs and the rest are pairs that training saw.
     """
     hidden = held_out_pairs()
     wanted = {True: held_out, False: count - held_out}
     chosen: list[tuple[str, str]] = []
     for pair in sorted(all_pairs(), key=lambda pair: _digest(pair, "benchmark ")):
         is_hidden = pair in hidden
-        if wanted[is_hidden] and pair[1] not in {kind for _, kind in chosen}:
+        if wanted[is_hidden] and [kind for _, kind in chosen].count(pair[1]) < per_kind:
             wanted[is_hidden] -= 1
             chosen.append(pair)
     return [with_article(f"a {color} {kind}") for color, kind in chosen]

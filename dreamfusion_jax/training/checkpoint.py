@@ -177,6 +177,15 @@ class SavedRun(NamedTuple):
     state: TrainState
 
 
+def steps_done(workdir: AnyPath) -> int:
+    """The steps done in a work folder's newest checkpoint; 0 where there is none."""
+    checkpoints = Checkpoints(workdir)
+    try:
+        return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
+
+
 def load_run(workdir: AnyPath) -> SavedRun:
     """The configuration and the newest state in a work folder."""
     config = read_config(workdir / "config.json")
