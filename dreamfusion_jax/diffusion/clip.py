@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
 }
+# Of the pictures that the published CLIPs were trained on, RGB in [0, 1].
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 LEGACY_EOS_TOKEN_ID = 2  # written by old configs whatever the vocabulary; the pooling knows it
 
 
@@ -112,8 +115,8 @@ class CLIPModel(nn.Module):
     def from_config(cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32) -> CLIPModel:
         """Builds the network of a transformers CLIPConfig's config.json."""
         return cls(
-            CLIPTextModel.from_config(config.get("text_config", {}), dtype),
-            CLIPVisionModel.from_config(config.get("vision_config", {}), dtype),
+            CLIPTextModel.from_config(_tower_config(config, "text"), dtype),
+            CLIPVisionModel.from_config(_tower_config(config, "vision"), dtype),
             config.get("projection_dim", cls.projection_dim),
             config.get("logit_scale_init_value", cls.logit_scale_init_value),
             dtype,
@@ -293,6 +296,17 @@ def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
         else:
             require_kind(cls.__name__, key, value, known[key])
     return options
+
+
+def _tower_config(config: Mapping[str, Any], tower: str) -> Mapping[str, Any]:
+    """The part that describes a tower; an old name of it, where it is there, still holds."""
+    for name in (f"{tower}_config_dict", f"{tower}_config"):
+        part = config.get(name)
+        if isinstance(part, Mapping):
+            return part
+        if part is not None:
+            raise PriorError(f"CLIPModel config: {name}={part!r:.200} is not an object.")
+    return {}
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -109,6 +110,15 @@ def load_module(
         outlines = params_from_torch(modern_names(_outlines(files)))
     check_params(module, outlines, directory)
     return module, _read_params(files, dtype, place)
+
+
+def weights_digest(directory: str | Path) -> str:
+    """SHA-256, in hexadecimal, of the files that `load_module` reads the weights of."""
+    digest = hashlib.sha256()
+    for path in _safetensors_files(Path(directory)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:

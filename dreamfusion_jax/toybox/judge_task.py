@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.clip import CLIPModel
+from dreamfusion_jax.diffusion.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
 from dreamfusion_jax.toybox.pictures import augment, grid, mirror
@@ -102,9 +102,7 @@ def subject_captions() -> list[str]:
 
 def normalize(rgb: jax.Array) -> jax.Array:
     """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
-    mean = jnp.array([0.48145466, 0.4578275, 0.40821073])
-    std = jnp.array([0.26862954, 0.26130258, 0.27577711])
-    return (rgb - mean) / std
+    return (rgb - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
 
 
 def _fade(
