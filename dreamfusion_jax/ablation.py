@@ -19,19 +19,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax import entry
 from dreamfusion_jax.config import check_text, define_flags, slug
+from dreamfusion_jax.evaluation import making
+from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
+from dreamfusion_jax.evaluation.score import Score, means, named, score_views
+from dreamfusion_jax.evaluation.views import AssetViews, open_run, views_of_run
 from dreamfusion_jax.render import to_uint8, write_png
-from dreamfusion_jax.score import (
-    AssetViews,
-    Score,
-    make_asset,
-    prompt_pair,
-    score_views,
-    totals,
-    views_of_run,
-)
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.toybox.azimuth import load_azimuth_classifier
-from dreamfusion_jax.toybox.judge import load_judge
 
 _ONE_HEIGHT = ("--elevation_deg=30", "--distance=2.75", "--fov_deg=47.5")
 _NO_WORDS = ("--view_words=none",)
@@ -73,10 +66,9 @@ def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()
     Args:
       extra: arguments for all of them, after the recipe's.
     """
-    todo = [(recipe, prompt) for recipe in RECIPES for prompt in prompts]
-    for number, (recipe, prompt) in enumerate(todo, 1):
-        print(f"[{number}/{len(todo)}] {TITLES[recipe]}: {prompt}", flush=True)
-        make_asset(prompt, folder(workdir, recipe, prompt), [*RECIPES[recipe], *extra])
+    for number, (recipe, flags_of_it) in enumerate(RECIPES.items(), 1):
+        print(f"[{number}/{len(RECIPES)}] {TITLES[recipe]}", flush=True)
+        making.make_assets(prompts, workdir / recipe, arguments=[*flags_of_it, *extra])
 
 
 def folder(workdir: Path, recipe: str, prompt: str) -> Path:
@@ -91,7 +83,7 @@ def table(scores: Scores) -> str:
         "|---|---|---|---|---|",
     ]
     for recipe, by_prompt in scores.items():
-        *shares, fronts = totals(list(by_prompt.values())).values()
+        *shares, fronts = means(by_prompt.values())
         cells = [f"{100 * share:.1f} %" for share in shares if share is not None]
         cells.append("-" if fronts is None else f"{fronts:.2f}")
         lines.append(f"| {TITLES[recipe]} | {' | '.join(cells)} |")
@@ -133,15 +125,17 @@ def main() -> int:
     entry.use_platform(flags.FLAGS.platform)
     entry.use_compilation_cache("auto")
     make_assets(workdir, prompts)
-    judge, name_side = load_judge(), load_azimuth_classifier()
-    views = {r: {p: views_of_run(folder(workdir, r, p)) for p in prompts} for r in RECIPES}
+    judge = toybox_judge()
+    views = {
+        r: {p: views_of_run(open_run(folder(workdir, r, p))) for p in prompts} for r in RECIPES
+    }
     scores = {
-        recipe: {p: score_views(judge, name_side, p, seen) for p, seen in by_prompt.items()}
+        recipe: {p: score_views(judge, p, seen) for p, seen in by_prompt.items()}
         for recipe, by_prompt in views.items()
     }
     write_png(workdir / "ablation.png", picture(views))
     (workdir / "ablation.md").write_text(table(scores))
-    numbers = {r: {p: score._asdict() for p, score in s.items()} for r, s in scores.items()}
+    numbers = {r: {p: named(judge, score) for p, score in s.items()} for r, s in scores.items()}
     (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(table(scores))
     print(f"ablation.png, ablation.md, ablation.json are in {workdir.resolve()}")

@@ -2,190 +2,249 @@
 
   python -m dreamfusion_jax.evaluate --measure=judge       toybox-clip on unseen true renders
   python -m dreamfusion_jax.evaluate --measure=prior       does the prior obey the view words?
-  python -m dreamfusion_jax.evaluate --measure=assets --workdirs=workdir/benchmark/*
+  python -m dreamfusion_jax.evaluate --measure=assets --workdirs='workdir/*'
                                                            R-precision of finished runs
-  python -m dreamfusion_jax.evaluate --measure=benchmark --workdir=workdir/benchmark
-                                                           makes the ten assets, then measures
+  python -m dreamfusion_jax.evaluate --measure=benchmark   makes 40 assets, then measures them
 
-Each prints a table and, with --json, writes the same numbers to a file.
+The benchmark's prompts are the toybox's 40, of which 12 name pairs that it never saw, or those of
+--prompts_file. It makes an asset of each for each of --seeds, with the flags in --run_flags, goes
+on where it was stopped, and leaves in --workdir a table, all numbers and a picture of all assets.
+
+R-precision is the share of views (eight azimuths, 30 degrees up) that a CLIP matches to the
+prompt's own caption among all candidates. Its name says of what, among what and by whom:
+
+  r_precision/albedo/260 pairs/toybox-clip                 colours alone
+  r_precision/shaded/260 pairs/toybox-clip                 colours under a light
+  r_precision/textureless/26 kinds/toybox-clip             grey under that light
+  r_precision/albedo/153 prompts/openai/clip-vit-base-patch32@0123abcd
+                                                           a CLIP of --judge, by its weights' digest
+
+toybox-clip chooses among all that the toybox can say. A CLIP of --judge (a directory or a hub id,
+in transformers' layout) chooses among all prompts of --prompts_file, or of the benchmark, or else
+of the runs, for every kind of view, as in the paper.
+
+Dream Fields' 153 object-centric captions of COCO, which the paper measures on, are the list in
+dreamfields/dreamfields/config/coco_queries_val.py of github.com/google-research/google-research:
+
+  python -c "print(*__import__('coco_queries_val').queries, sep='\\n')" > coco153.txt
 """
 
 from __future__ import annotations
 
 import glob
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
+from tqdm import tqdm
 
+from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
-from dreamfusion_jax.config import define_flags, read_config, slug
-from dreamfusion_jax.diffusion.prior import load_prior
-from dreamfusion_jax.diffusion.sampling import ddim_sample
+from dreamfusion_jax.config import read_config
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.render import to_uint8, write_png
-from dreamfusion_jax.score import (
-    make_asset,
-    prompt_pair,
-    score_views,
-    share,
-    totals,
-    views_of_run,
-)
-from dreamfusion_jax.toybox import captions, dataset
-from dreamfusion_jax.toybox.azimuth import azimuth_of, load_azimuth_classifier
-from dreamfusion_jax.toybox.judge import Judge, load_judge
-from dreamfusion_jax.toybox.pictures import grid
-from dreamfusion_jax.training.loop import TOYBOX
+from dreamfusion_jax.evaluation import gallery, making, report, toybox
+from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_judge
+from dreamfusion_jax.evaluation.score import ScoredRun, score_run
+from dreamfusion_jax.evaluation.views import front_left, open_run
+from dreamfusion_jax.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.prompts_file import read_prompts
+from dreamfusion_jax.render import encode_png
+from dreamfusion_jax.toybox import captions
+from dreamfusion_jax.toybox.judge import load_judge as load_toybox_clip
+from dreamfusion_jax.training.checkpoint import steps_done
 
-UNSEEN_SEED = 90_001  # of true renders that no training saw
+GALLERY = "gallery.png"
 _MEASURES = ("judge", "prior", "assets", "benchmark")
-
-_MEASURE = flags.DEFINE_enum("measure", "judge", _MEASURES, "What to measure.")
-_WORKDIRS = flags.DEFINE_string("workdirs", "", "Finished runs to measure, as a file pattern.")
-_WORKDIR = flags.DEFINE_string("workdir", "workdir/benchmark", "Where the benchmark's runs go.")
-_JSON = flags.DEFINE_string("json", "", "Also write the numbers to this file.")
-_PICTURES = flags.DEFINE_string("pictures", "", "Also write the pictures judged to this PNG.")
 
 Numbers = dict[str, Any]
 
 
-def measure_judge(judge: Judge) -> Numbers:
-    """Top-1 accuracy on unseen true renders, and what is named on coloured spheres.
-
-    The azimuth is one of eight, of kinds with a front, named by its own classifier given the kind.
-    """
-    seen = dataset.make(1040, UNSEEN_SEED)
-    hidden = dataset.make(520, UNSEEN_SEED + 1, pairs="held_out")
-    colored, grey = (
-        seen.take(np.flatnonzero(seen.color >= 0)),
-        seen.take(np.flatnonzero(seen.color < 0)),
+def define_flags() -> None:
+    """All of them; of a run's only the platform."""
+    configs.define_flags(("platform",))
+    flags.DEFINE_enum("measure", "judge", _MEASURES, "What to measure.")
+    flags.DEFINE_string("workdirs", "", "Finished runs to measure, as a file pattern.")
+    flags.DEFINE_string("workdir", "workdir/benchmark", "Where the benchmark's runs go.")
+    flags.DEFINE_string(
+        "prompts_file",
+        "",
+        "The benchmark's prompts, a prompt a line; what a --judge of your own chooses among.",
     )
-    sided = seen.take(seen.with_front())
-    side = load_azimuth_classifier()(_rgb(sided), sided.kind)
-    return {
-        "pair_accuracy_seen_pairs": share(judge.name_pair(_rgb(colored)) == _pair(colored)),
-        "pair_accuracy_held_out_pairs": share(judge.name_pair(_rgb(hidden)) == _pair(hidden)),
-        "kind_accuracy_grey": share(judge.name_kind(_rgb(grey)) == grey.kind),
-        "azimuth_accuracy": share(side == azimuth_of(sided)),
-        "asked_kind_named_on_spheres": _sphere_rate(judge),
-        "chance_of_a_kind": 1.0 / len(captions.KINDS),
-    }
-
-
-def measure_prior(judge: Judge, samples: int = 2) -> Numbers:
-    """Share of drawn pictures that show the azimuth and the kind asked for."""
-    prior, weights = load_prior(TOYBOX)
-    colors, hidden = tuple(captions.COLORS), captions.held_out_pairs()
-    asked, prompts = [], []
-    for kind in captions.KINDS_WITH_FRONT:
-        for side, phrase in enumerate(captions.AZIMUTH_PHRASES):
-            for sample in range(samples):
-                offset = side + sample
-                shown = [c for c in colors if (c, kind) not in hidden]
-                color = shown[(captions.KINDS.index(kind) + offset) % len(shown)]
-                asked.append((captions.KINDS.index(kind), side))
-                prompts.append(captions.with_article(f"a {color} {kind}, {phrase}, medium angle"))
-    kinds, sides = np.array(asked).T
-
-    @jax.jit
-    def draw(weights: Any, text: jax.Array, empty: jax.Array, key: jax.Array) -> jax.Array:
-        return prior.decode(weights, ddim_sample(prior, weights, text, empty, key, 25, 4.0))
-
-    batch = 16
-    empty = prior.encode_text([""] * batch)
-    pictures = []
-    for start in range(0, len(prompts), batch):
-        text = prior.encode_text(prompts[start : start + batch])
-        pictures.append(np.asarray(draw(weights, text, empty, jax.random.key(start))))
-    rgb = np.concatenate(pictures)
-    if _PICTURES.value:
-        write_png(Path(_PICTURES.value), grid(to_uint8(rgb), columns=16))
-    right = load_azimuth_classifier()(rgb, kinds) == sides
-    by_kind = {captions.KINDS[kind]: share(right[kinds == kind]) for kind in np.unique(kinds)}
-    return {
-        "azimuth_obedience": share(right),
-        "kind_named": share(judge.name_kind(rgb) == kinds),
-        "azimuth_obedience_by_kind": by_kind,
-    }
-
-
-def measure_assets(judge: Judge, workdirs: list[Path]) -> Numbers:
-    """R-precision and the other scores of finished runs, one by one and on average."""
-    name_side, scores, rows = load_azimuth_classifier(), [], {}
-    for workdir in workdirs:
-        prompt = read_config(workdir / "config.json").train.prompt
-        scores.append(score_views(judge, name_side, prompt, views_of_run(workdir)))
-        held_out = prompt_pair(prompt) in captions.held_out_pairs()
-        rows[prompt] = {**scores[-1]._asdict(), "held_out": held_out}
-    return {**totals(scores), "assets": rows}
-
-
-def run_benchmark(workdir: Path) -> list[Path]:
-    """Makes the benchmark's assets with default settings and seed 0; finished ones are kept."""
-    workdirs = []
-    for prompt in captions.benchmark_prompts():
-        workdirs.append(workdir / slug(prompt))
-        make_asset(prompt, workdirs[-1])
-    return workdirs
+    flags.DEFINE_list("seeds", ["0"], "Of the benchmark's runs, with commas between them.")
+    flags.DEFINE_string(
+        "run_flags", "", "Further flags for the benchmark's runs, as one string: '--steps=500'."
+    )
+    flags.DEFINE_string(
+        "judge", TOYBOX, f"{TOYBOX}, or a CLIPModel: its directory or hub id (transformers)."
+    )
+    flags.DEFINE_string("judge_revision", "", "Branch, tag or commit of the judge on the hub.")
+    flags.DEFINE_string("json", "", "Also write the numbers to this file.")
+    flags.DEFINE_string("pictures", "", "Also write a picture of what was judged to this PNG.")
 
 
 def main() -> int:
-    for name, path in (("json", _JSON.value), ("pictures", _PICTURES.value)):
+    asked = flags.FLAGS
+    for name in ("json", "pictures"):
+        path = asked[name].value
         if path and not Path(path).parent.is_dir():
             raise UserError(f"--{name}={path} cannot be written: name a file in a folder of yours.")
     entry.use_platform(flags.FLAGS.platform)
     entry.use_compilation_cache("auto")
-    judge = load_judge()
-    if _MEASURE.value == "judge":
-        numbers = measure_judge(judge)
-    elif _MEASURE.value == "prior":
-        numbers = measure_prior(judge)
-    elif _MEASURE.value == "benchmark":
-        numbers = measure_assets(judge, run_benchmark(Path(_WORKDIR.value)))
-    else:
-        workdirs = [Path(name) for name in sorted(glob.glob(_WORKDIRS.value))]
-        if not workdirs:
-            raise UserError(
-                f"--workdirs={_WORKDIRS.value!r} matches no folder; name finished runs."
-            )
-        numbers = measure_assets(judge, workdirs)
-    _print_table(numbers)
-    if _JSON.value:
-        Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n")
+    numbers = _MEASURE[asked.measure]()
+    if asked.json:
+        write_whole(Path(asked.json), _json(numbers))
     return 0
 
 
-def _sphere_rate(judge: Judge) -> float:
-    """How often the kinds of the benchmark's prompts are named on plain spheres; chance is 1 / K.
-
-    An empty result, a coloured ball, must not score: a judge that guesses from colour would.
-    """
-    named = judge.name_kind(_rgb(dataset.plain_spheres(520, UNSEEN_SEED + 2)))
-    asked = [captions.KINDS.index(pair.split()[-1]) for pair in captions.benchmark_prompts()]
-    return share(np.array([np.mean(named == kind) for kind in asked]))
+def measure_judge() -> Numbers:
+    """toybox-clip itself."""
+    _require_toybox()
+    numbers = toybox.measure_judge(load_toybox_clip())
+    _print_numbers(numbers)
+    return numbers
 
 
-def _pair(pictures: dataset.Pictures) -> np.ndarray:
-    return pictures.color.astype(int) * len(captions.KINDS) + pictures.kind
+def measure_prior() -> Numbers:
+    """The embedded prior."""
+    _require_toybox()
+    pictures = flags.FLAGS.pictures
+    numbers = toybox.measure_prior(load_toybox_clip(), Path(pictures) if pictures else None)
+    _print_numbers(numbers)
+    return numbers
 
 
-def _rgb(pictures: dataset.Pictures) -> np.ndarray:
-    return pictures.image.astype(np.float32) / 255.0
+def measure_assets() -> Numbers:
+    """Those runs that --workdirs matches and that are finished."""
+    asked = flags.FLAGS
+    workdirs = finished_runs(asked.workdirs)
+    prompts = [read_config(workdir / "config.json").train.prompt for workdir in workdirs]
+    candidates = read_prompts(asked.prompts_file) if asked.prompts_file else prompts
+    strangers = [prompt for prompt in prompts if prompt not in candidates]
+    if strangers:
+        raise UserError(f"--prompts_file={asked.prompts_file} lacks {strangers[0]!r}, of a run.")
+    candidates = list(dict.fromkeys(candidates))
+    directory = find_judge(asked.judge, asked.judge_revision, candidates)
+    judge = load_judge(asked.judge, directory, candidates)
+    runs, shown = score_all(judge, workdirs)
+    print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs)}")
+    if asked.pictures:
+        write_whole(Path(asked.pictures), encode_png(gallery.gallery(shown)))
+    return report.report(judge, runs)
 
 
-def _print_table(numbers: Numbers, indent: str = "") -> None:
+def measure_benchmark() -> Numbers:
+    """Makes what is missing, then measures all of it."""
+    asked = flags.FLAGS
+    workdir, seeds = as_path(asked.workdir), _seeds(asked.seeds)
+    prompts = read_prompts(asked.prompts_file) if asked.prompts_file else benchmark_prompts()
+    arguments = making.check_run_flags(asked.run_flags, prompts, seeds)
+    directory = find_judge(asked.judge, asked.judge_revision, prompts)
+    workdirs = []
+    for seed in seeds:
+        workdirs += making.make_assets(prompts, workdir, seed, arguments)
+    # Not before: what this process holds of an accelerator, the runs could not have.
+    judge = load_judge(asked.judge, directory, prompts)
+    runs, shown = score_all(judge, workdirs)
+    summary = report.summary_table(judge, runs)
+    numbers = report.report(judge, runs) | {"run_flags": arguments}
+    files = {
+        f"{_file_name(judge)}.json": _json(numbers),
+        f"{_file_name(judge)}.md": f"{summary}\n{report.asset_table(judge, runs)}".encode(),
+        GALLERY: encode_png(gallery.gallery(shown)),
+    }
+    for name, data in files.items():
+        write_whole(workdir / name, data)
+    if asked.pictures:
+        write_whole(Path(asked.pictures), files[GALLERY])
+    print(summary)
+    print(f"{', '.join(files)} are in {workdir}")
+    return numbers
+
+
+_MEASURE = {
+    "judge": measure_judge,
+    "prior": measure_prior,
+    "assets": measure_assets,
+    "benchmark": measure_benchmark,
+}
+
+
+def benchmark_prompts() -> list[str]:
+    """The toybox benchmark: 40 prompts, 12 of them of held-out pairs."""
+    return captions.benchmark_prompts(count=40, held_out=12, per_kind=2)
+
+
+def finished_runs(pattern: str) -> list[Path]:
+    """The folders that match and hold a finished run; others that hold a run are told of."""
+    matches = sorted(Path(name) for name in glob.glob(pattern))
+    found = [path for path in matches if (path / "config.json").is_file()]
+    if not found:
+        raise UserError(f"--workdirs={pattern!r} matches no folder of a run; name finished runs.")
+    finished = []
+    for workdir in found:
+        steps, done = read_config(workdir / "config.json").train.steps, steps_done(workdir)
+        if done >= steps:
+            finished.append(workdir)
+        else:
+            print(f"Note: {workdir} is left out: {done} of {steps} steps.", file=sys.stderr)
+    if not finished:
+        raise UserError(f"--workdirs={pattern!r} matches no finished run; let them go on first.")
+    return finished
+
+
+def score_all(
+    judge: Judge, workdirs: Sequence[AnyPath]
+) -> tuple[list[ScoredRun], list[gallery.Shown]]:
+    """Renders and judges one asset after another; also what the gallery shows of them."""
+    runs, shown = [], []
+    for workdir in tqdm(workdirs, desc="scoring", unit="asset"):
+        run = open_run(workdir)
+        runs.append(score_run(judge, workdir, run))
+        shown.append(gallery.Shown(runs[-1].prompt, *front_left(run, gallery.SIZE)))
+    if len({run.prompt for run in runs}) < len(runs):
+        labels = [f"{run.prompt}, seed {run.seed}" for run in runs]
+        shown = [s._replace(prompt=label) for s, label in zip(shown, labels, strict=True)]
+    return runs, shown
+
+
+def _seeds(words: Sequence[str]) -> list[int]:
+    try:
+        seeds = [int(word) for word in words]
+    except ValueError as error:
+        raise UserError(
+            f"--seeds must be whole numbers with commas between them ({error})."
+        ) from None
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={','.join(words)} must name each seed once, and at least one.")
+    return seeds
+
+
+def _require_toybox() -> None:
+    if flags.FLAGS.judge != TOYBOX:
+        raise UserError(f"--judge={flags.FLAGS.judge} needs --measure=assets or benchmark.")
+
+
+def _file_name(judge: Judge) -> str:
+    """The judge's name as a file's: what another judge says is kept beside it."""
+    return judge.name.replace("/", "--")
+
+
+def _json(numbers: Numbers) -> bytes:
+    return (json.dumps(numbers, indent=2) + "\n").encode()
+
+
+def _print_numbers(numbers: Numbers, indent: str = "") -> None:
     for name, value in numbers.items():
         if isinstance(value, dict):
             print(f"{indent}{name}")
-            _print_table(value, indent + "  ")
+            _print_numbers(value, indent + "  ")
         else:
             print(f"{indent}{name:<32} {value}")
 
 
 if __name__ == "__main__":
-    define_flags(("platform",))
+    define_flags()
     entry.run(main)

@@ -49,11 +49,13 @@ def mirror(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.
     return np.where(mirrored[:, None, None, None], image[:, :, ::-1], image), mirrored
 
 
-def in_chunks(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray) -> np.ndarray:
+def in_chunks(
+    function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, length: int = _CHUNK
+) -> np.ndarray:
     """`function` of the rows, in chunks of one length so that one program is compiled."""
-    padded = np.concatenate([rows, np.zeros((-len(rows) % _CHUNK, *rows.shape[1:]), rows.dtype)])
+    padded = np.concatenate([rows, np.zeros((-len(rows) % length, *rows.shape[1:]), rows.dtype)])
     chunks = [
-        np.asarray(function(padded[start : start + _CHUNK]))
-        for start in range(0, len(padded), _CHUNK)
+        np.asarray(function(padded[start : start + length]))
+        for start in range(0, len(padded), length)
     ]
     return np.concatenate(chunks)[: len(rows)]

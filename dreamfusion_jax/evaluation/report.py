@@ -1,0 +1,147 @@
+"""What was measured, as JSON that says how, and as tables that people read."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+from dreamfusion_jax import __version__
+from dreamfusion_jax.evaluation.judges import Judge
+from dreamfusion_jax.evaluation.score import Score, ScoredRun, means, named, standard_errors
+from dreamfusion_jax.evaluation.views import AZIMUTHS_DEG, ELEVATION_DEG
+
+Numbers = dict[str, Any]
+
+
+def report(judge: Judge, runs: Sequence[ScoredRun]) -> Numbers:
+    """Everything as plain numbers: who judged what, the means, and every asset."""
+    shared = _shared_settings(runs)
+    return {
+        "judge": {"name": judge.name, "sha256": judge.sha256},
+        "views": {
+            "count": len(AZIMUTHS_DEG),
+            "azimuths_deg": list(AZIMUTHS_DEG),
+            "elevation_deg": ELEVATION_DEG,
+            "render_size": judge.render_size,
+        },
+        "versions": versions(),
+        "settings_beside_the_defaults": shared,
+        "groups": {
+            group: {
+                "assets": len(members),
+                "mean": named(judge, means(run.score for run in members)),
+                "standard_error_over_prompts": named(judge, standard_errors(members)),
+                "seconds": _mean_seconds(members),
+            }
+            for group, members in groups(runs).items()
+        },
+        "assets": [_asset(judge, run, shared) for run in runs],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    return {
+        "dreamfusion_jax": __version__,
+        "jax": jax.__version__,
+        "flax": flax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": jax.default_backend(),
+    }
+
+
+def groups(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
+    """All assets; where all name a pair of the toybox, also those of pairs it saw and never saw."""
+    found = {"all": list(runs)}
+    if all(run.held_out is not None for run in runs):
+        found["seen pairs"] = [run for run in runs if not run.held_out]
+        found["held-out pairs"] = [run for run in runs if run.held_out]
+    return {name: members for name, members in found.items() if members}
+
+
+def summary_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
+    """Markdown: a row a metric, by its full name, a column a group of assets.
+
+    Means, and their standard errors over prompts.
+    """
+    members = groups(runs)
+    columns = [
+        _cells(judge, means(run.score for run in some), standard_errors(some))
+        for some in members.values()
+    ]
+    rows = [list(row) for row in zip(judge.metrics().values(), *columns, strict=True)]
+    rows.append(["assets", *(str(len(some)) for some in members.values())])
+    rows.append(["seconds/asset", *(_seconds(_mean_seconds(some)) for some in members.values())])
+    return _table(["metric", *members], rows)
+
+
+def asset_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
+    """Markdown: a row an asset; its columns are those metrics, named by what is seen alone."""
+    rows = [
+        [
+            run.prompt.replace("|", "\\|"),
+            str(run.seed),
+            {True: "held out", False: "seen", None: "-"}[run.held_out],
+            *_cells(judge, run.score),
+            _seconds(run.seconds),
+        ]
+        for run in runs
+    ]
+    return _table(["prompt", "seed", "pair", *judge.metrics(), "seconds"], rows)
+
+
+def _asset(judge: Judge, run: ScoredRun, shared: Mapping[str, Any]) -> Numbers:
+    own = {name: value for name, value in run.settings.items() if name not in shared}
+    row = run._asdict() | {"settings": own}
+    del row["score"]
+    return row | named(judge, run.score)
+
+
+def _shared_settings(runs: Sequence[ScoredRun]) -> Numbers:
+    """The settings that all runs have in common, of those that differ from the defaults."""
+    first, *others = [run.settings for run in runs]
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in other and other[name] == value for other in others)
+    }
+
+
+def _mean_seconds(runs: Sequence[ScoredRun]) -> float | None:
+    known = [run.seconds for run in runs if run.seconds is not None]
+    return round(sum(known) / len(known), 1) if known else None
+
+
+def _cells(judge: Judge, score: Score, errors: Score | None = None) -> list[str]:
+    return [
+        _cell(field, getattr(score, field), errors and getattr(errors, field))
+        for field in judge.metrics()
+    ]
+
+
+def _cell(field: str, value: float | None, error: float | None) -> str:
+    if value is None:
+        return "-"
+    if field == "fronts":
+        return f"{value:g}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return f"{100 * value:.1f} %" + ("" if error is None else f" ± {100 * error:.1f}")
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Its columns are padded, so that it reads well where nothing renders Markdown, too."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    lines = [headings, ["-" * width for width in widths], *rows]
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in padded)
