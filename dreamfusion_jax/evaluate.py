@@ -57,32 +57,34 @@ from dreamfusion_jax.toybox.judge import load_judge as load_toybox_clip
 from dreamfusion_jax.training.checkpoint import steps_done
 
 GALLERY = "gallery.png"
-_MEASURES = ("judge", "prior", "assets", "benchmark")
 
 Numbers = dict[str, Any]
 
 
-def define_flags() -> None:
-    """All of them; of a run's only the platform."""
-    configs.define_flags(("platform",))
-    flags.DEFINE_enum("measure", "judge", _MEASURES, "What to measure.")
-    flags.DEFINE_string("workdirs", "", "Finished runs to measure, as a file pattern.")
-    flags.DEFINE_string("workdir", "workdir/benchmark", "Where the benchmark's runs go.")
-    flags.DEFINE_string(
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """What to measure, of what, by whom, and on what platform."""
+    configs.define_flags(("platform",), flag_values)
+
+    def text(name: str, default: str, help: str) -> None:
+        flags.DEFINE_string(name, default, help, flag_values=flag_values)
+
+    help = "what to measure"
+    flags.DEFINE_enum("measure", "judge", list(_MEASURE), help, flag_values=flag_values)
+    text("workdirs", "", "finished runs to measure, as a file pattern")
+    text("workdir", "workdir/benchmark", "where the benchmark's runs and results go")
+    text(
         "prompts_file",
         "",
-        "The benchmark's prompts, a prompt a line; what a --judge of your own chooses among.",
+        "the benchmark's prompts, instead of the toybox's 40: a text file with a prompt a line,"
+        " where lines that begin with # are skipped; what a --judge of your own chooses among",
     )
-    flags.DEFINE_list("seeds", ["0"], "Of the benchmark's runs, with commas between them.")
-    flags.DEFINE_string(
-        "run_flags", "", "Further flags for the benchmark's runs, as one string: '--steps=500'."
-    )
-    flags.DEFINE_string(
-        "judge", TOYBOX, f"{TOYBOX}, or a CLIPModel: its directory or hub id (transformers)."
-    )
-    flags.DEFINE_string("judge_revision", "", "Branch, tag or commit of the judge on the hub.")
-    flags.DEFINE_string("json", "", "Also write the numbers to this file.")
-    flags.DEFINE_string("pictures", "", "Also write a picture of what was judged to this PNG.")
+    help = "seeds of the benchmark's runs, with commas between them"
+    flags.DEFINE_list("seeds", ["0"], help, flag_values=flag_values)
+    text("run_flags", "", "flags of all runs of the benchmark, in one string: '--steps=500 ...'")
+    text("judge", TOYBOX, f"{TOYBOX}, or a CLIPModel of transformers: its directory or hub id")
+    text("judge_revision", "", "branch, tag or commit of the judge's repository on the hub")
+    text("json", "", "also write the numbers to this file")
+    text("pictures", "", "also write a picture of what was judged to this PNG")
 
 
 def main() -> int:

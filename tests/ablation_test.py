@@ -8,7 +8,9 @@ import pytest
 
 from dreamfusion_jax import ablation
 from dreamfusion_jax.config import differing_flags
-from dreamfusion_jax.score import AssetViews, Score, prompt_pair
+from dreamfusion_jax.evaluation.judges import prompt_pair
+from dreamfusion_jax.evaluation.score import Score
+from dreamfusion_jax.evaluation.views import AssetViews
 from dreamfusion_jax.toybox import captions
 from tests.config_test import parse
 
@@ -34,16 +36,18 @@ def test_the_prompts_are_the_benchmarks_first_whose_kinds_have_a_front():
     assert all(prompt_pair(prompt)[1] in captions.KINDS_WITH_FRONT for prompt in prompts)
 
 
-def test_every_asset_has_a_folder_and_its_recipe(monkeypatch):
+def test_every_recipe_is_made_for_all_prompts_in_its_own_folder(monkeypatch):
     made = []
-    monkeypatch.setattr(ablation, "make_asset", lambda *asset: made.append(asset))
-    ablation.make_assets(Path("there"), ["a red cup", "a blue car"], ["--steps=3"])
-    assert len({folder for _, folder, _ in made}) == len(made) == 2 * len(ablation.RECIPES)
-    assert made[0] == (
-        "a red cup",
-        Path("there/base/a-red-cup"),
-        [*ablation.RECIPES["base"], "--steps=3"],
+    monkeypatch.setattr(
+        ablation.making, "make_assets", lambda *asset, **more: made.append((*asset, more))
     )
+    prompts = ["a red cup", "a blue car"]
+    ablation.make_assets(Path("there"), prompts, ["--steps=3"])
+    assert made == [
+        (prompts, Path("there") / recipe, {"arguments": [*arguments, "--steps=3"]})
+        for recipe, arguments in ablation.RECIPES.items()
+    ]
+    assert ablation.folder(Path("there"), "base", "a red cup") == Path("there/base/a-red-cup")
 
 
 def test_the_table_shows_the_mean_over_the_prompts():

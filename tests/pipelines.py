@@ -85,6 +85,29 @@ VIT_H = VIT_L | {
     "num_hidden_layers": 23,
     "projection_dim": 512,
 }
+# openai/clip-vit-base-patch32, -base-patch16, -large-patch14: of config.json, what shapes networks
+_CLIP_BASE: dict[str, Any] = {
+    "projection_dim": 512,
+    "text_config": {
+        "eos_token_id": 2,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_attention_heads": 8,
+    },
+}
+CLIP_B32 = _CLIP_BASE | {"vision_config": {"patch_size": 32}}
+CLIP_B16 = _CLIP_BASE | {"vision_config": {"patch_size": 16}}
+CLIP_L14: dict[str, Any] = {
+    "projection_dim": 768,
+    "text_config": VIT_L | {"eos_token_id": 2},
+    "vision_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 24,
+        "patch_size": 14,
+    },
+}
 # scheduler/scheduler_config.json: what both share; 2.1 predicts the velocity
 SCHEDULER: dict[str, Any] = {
     "beta_end": 0.012,

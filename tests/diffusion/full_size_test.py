@@ -1,4 +1,4 @@
-"""Parity at full size: the configurations of Stable Diffusion 1.5 and 2.1.
+"""Parity at full size: the configurations of Stable Diffusion 1.5 and 2.1, and of the first CLIPs.
 
 The weights are random, as everywhere in the tests: what is compared is the arithmetic, at the real
 widths, depths and numbers of heads. Latents are half as wide as the real ones.
@@ -14,11 +14,20 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
-from tests.pipelines import SD15_UNET, SD21_UNET, VAE, VIT_H, VIT_L
+from tests.pipelines import (
+    CLIP_B16,
+    CLIP_B32,
+    CLIP_L14,
+    SD15_UNET,
+    SD21_UNET,
+    VAE,
+    VIT_H,
+    VIT_L,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +91,29 @@ def test_text_encoder(config, redraw, arrays, relative_error):
     theirs = oracle(torch.from_numpy(ids)).last_hidden_state.numpy()
     ours, _ = jax.jit(model.apply)({"params": params}, ids)
     assert relative_error(ours, theirs) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [CLIP_B32, CLIP_B16, CLIP_L14], ids=["B/32", "B/16", "L/14"])
+def test_clip(config, redraw, arrays, channels_first, relative_error):
+    oracle = redraw(transformers.CLIPModel(transformers.CLIPConfig(**config)))
+    model = CLIPModel.from_config(oracle.config.to_dict())
+    params = params_from_torch(modern_names(arrays(oracle)))
+    check_params(model, params, "the test")
+    pixels = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)
+    ids = np.random.default_rng(0).integers(0, 49400, (2, 77))
+    ids[:, 0], ids[0, 9:], ids[1, 40:] = 49406, 49407, 49407
+    theirs = oracle(torch.from_numpy(ids), channels_first(pixels))
+    variables = {"params": params}
+
+    @jax.jit
+    def ours(variables):
+        embeds = [
+            model.apply(variables, inputs, method=method)
+            for inputs, method in ((pixels, "image_embeds"), (ids, "text_embeds"))
+        ]
+        return *embeds, model.apply(variables, pixels, ids)
+
+    names = ("image_embeds", "text_embeds", "logits_per_image")
+    for name, embeds in zip(names, ours(variables), strict=True):
+        assert relative_error(embeds, getattr(theirs, name).numpy()) < 1e-4, name

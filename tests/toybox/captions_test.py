@@ -19,11 +19,28 @@ def test_held_out_pairs_are_fixed_by_their_names_alone():
     assert hashlib.sha256(names.encode()).hexdigest().startswith("085503ee"), names
 
 
-def test_benchmark_prompts_hold_three_unseen_pairs_and_distinct_kinds():
-    prompts = [prompt.split() for prompt in captions.benchmark_prompts()]
-    pairs = [(words[1], words[2]) for words in prompts]
-    assert len({kind for _, kind in pairs}) == 10
-    assert sum(pair in captions.held_out_pairs() for pair in pairs) == 3
+@pytest.mark.parametrize(("count", "held_out", "per_kind"), [(10, 3, 1), (40, 12, 2), (5, 0, 1)])
+def test_benchmark_prompts_are_so_many_of_each_sort(count, held_out, per_kind):
+    prompts = captions.benchmark_prompts(count, held_out, per_kind)
+    pairs = [captions.pair_in(prompt) for prompt in prompts]
+    kinds = [kind for _, kind in pairs]
+    assert len(set(prompts)) == count and max(map(kinds.count, kinds)) == per_kind
+    assert sum(pair in captions.held_out_pairs() for pair in pairs) == held_out
+    order = [hashlib.sha256(f"benchmark {' '.join(pair)}".encode()).digest() for pair in pairs]
+    assert order == sorted(order)
+
+
+def test_the_benchmark_is_what_published_numbers_were_measured_on():
+    first = "a red house, a cyan mug, a pink robot, a pink truck, a green rocket, a green fish"
+    assert captions.benchmark_prompts()[:6] == first.split(", ")
+    named = "\n".join(captions.benchmark_prompts(40, 12, 2))
+    assert hashlib.sha256(named.encode()).hexdigest().startswith("dbbcf250"), named
+
+
+@pytest.mark.parametrize("prompt", ["a chair", "a mauve chair", "a red chair with blue legs", ""])
+def test_a_prompt_may_name_no_single_pair(prompt):
+    assert captions.pair_in(prompt) is None
+    assert captions.pair_in("An ORANGE castle, please") == ("orange", "castle")
 
 
 @pytest.mark.parametrize(
