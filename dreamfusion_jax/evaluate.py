@@ -19,6 +19,8 @@ prompt's own caption among all candidates. Its name says of what, among what and
   r_precision/albedo/153 prompts/openai/clip-vit-base-patch32@0123abcd
                                                            a CLIP of --judge, by its weights' digest
 
+Beside them, "untrained" is the scene before its first step, scored for the same prompts.
+
 toybox-clip chooses among all that the toybox can say. A CLIP of --judge (a directory or a hub id,
 in transformers' layout) chooses among all prompts of --prompts_file, or of the benchmark, or else
 of the runs, for every kind of view, as in the paper.
@@ -47,7 +49,7 @@ from dreamfusion_jax.config import read_config
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.evaluation import gallery, making, report, toybox
 from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_judge
-from dreamfusion_jax.evaluation.score import ScoredRun, score_run
+from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
 from dreamfusion_jax.prompts_file import read_prompts
@@ -130,11 +132,11 @@ def measure_assets() -> Numbers:
     candidates = list(dict.fromkeys(candidates))
     directory = find_judge(asked.judge, asked.judge_revision, candidates)
     judge = load_judge(asked.judge, directory, candidates)
-    runs, shown = score_all(judge, workdirs)
-    print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs)}")
+    runs, untrained, shown = score_all(judge, workdirs)
+    print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}")
     if asked.pictures:
         write_whole(Path(asked.pictures), encode_png(gallery.gallery(shown)))
-    return report.report(judge, runs)
+    return report.report(judge, runs, untrained)
 
 
 def measure_benchmark() -> Numbers:
@@ -149,9 +151,9 @@ def measure_benchmark() -> Numbers:
         workdirs += making.make_assets(prompts, workdir, seed, arguments)
     # Not before: what this process holds of an accelerator, the runs could not have.
     judge = load_judge(asked.judge, directory, prompts)
-    runs, shown = score_all(judge, workdirs)
-    summary = report.summary_table(judge, runs)
-    numbers = report.report(judge, runs) | {"run_flags": arguments}
+    runs, untrained, shown = score_all(judge, workdirs)
+    summary = report.summary_table(judge, runs, untrained)
+    numbers = report.report(judge, runs, untrained) | {"run_flags": arguments}
     files = {
         f"{_file_name(judge)}.json": _json(numbers),
         f"{_file_name(judge)}.md": f"{summary}\n{report.asset_table(judge, runs)}".encode(),
@@ -199,17 +201,28 @@ def finished_runs(pattern: str) -> list[Path]:
 
 def score_all(
     judge: Judge, workdirs: Sequence[AnyPath]
-) -> tuple[list[ScoredRun], list[gallery.Shown]]:
-    """Renders and judges one asset after another; also what the gallery shows of them."""
+) -> tuple[list[ScoredRun], Score, list[gallery.Shown]]:
+    """Renders and judges one asset after another.
+
+    Returns:
+      The scores; that of the first one's scene before its first step, for the same prompts; and
+      what the gallery shows.
+    """
     runs, shown = [], []
-    for workdir in tqdm(workdirs, desc="scoring", unit="asset"):
-        run = open_run(workdir)
-        runs.append(score_run(judge, workdir, run))
-        shown.append(gallery.Shown(runs[-1].prompt, *front_left(run, gallery.SIZE)))
-    if len({run.prompt for run in runs}) < len(runs):
+    try:
+        for workdir in tqdm(workdirs, desc="scoring", unit="asset"):
+            run = open_run(workdir)
+            runs.append(score_run(judge, workdir, run))
+            shown.append(gallery.Shown(runs[-1].prompt, *front_left(run, gallery.SIZE)))
+        prompts = list(dict.fromkeys(run.prompt for run in runs))
+        untrained = score_untrained(judge, open_run(workdirs[0]), prompts)
+    except KeyboardInterrupt:
+        print("\nThe assets are kept; their scores are not, until all are told.", file=sys.stderr)
+        raise
+    if len(prompts) < len(runs):
         labels = [f"{run.prompt}, seed {run.seed}" for run in runs]
         shown = [s._replace(prompt=label) for s, label in zip(shown, labels, strict=True)]
-    return runs, shown
+    return runs, untrained, shown
 
 
 def _seeds(words: Sequence[str]) -> list[int]:

@@ -18,8 +18,12 @@ from dreamfusion_jax.evaluation.views import AZIMUTHS_DEG, ELEVATION_DEG
 Numbers = dict[str, Any]
 
 
-def report(judge: Judge, runs: Sequence[ScoredRun]) -> Numbers:
-    """Everything as plain numbers: who judged what, the means, and every asset."""
+def report(judge: Judge, runs: Sequence[ScoredRun], untrained: Score) -> Numbers:
+    """Everything as plain numbers: who judged what, the means, and every asset.
+
+    Args:
+      untrained: the scene before its first step, scored for the same prompts.
+    """
     shared = _shared_settings(runs)
     return {
         "judge": {"name": judge.name, "sha256": judge.sha256},
@@ -40,6 +44,7 @@ def report(judge: Judge, runs: Sequence[ScoredRun]) -> Numbers:
             }
             for group, members in groups(runs).items()
         },
+        "untrained_scene": named(judge, untrained),
         "assets": [_asset(judge, run, shared) for run in runs],
     }
 
@@ -65,20 +70,21 @@ def groups(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
     return {name: members for name, members in found.items() if members}
 
 
-def summary_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
-    """Markdown: a row a metric, by its full name, a column a group of assets.
-
-    Means, and their standard errors over prompts.
+def summary_table(judge: Judge, runs: Sequence[ScoredRun], untrained: Score) -> str:
+    """Markdown: a row a metric, by its full name; a column a group of assets, and one for the scene
+    before its first step. Means, and their standard errors over prompts.
     """
     members = groups(runs)
     columns = [
         _cells(judge, means(run.score for run in some), standard_errors(some))
         for some in members.values()
     ]
+    columns.append(_cells(judge, untrained))
     rows = [list(row) for row in zip(judge.metrics().values(), *columns, strict=True)]
-    rows.append(["assets", *(str(len(some)) for some in members.values())])
-    rows.append(["seconds/asset", *(_seconds(_mean_seconds(some)) for some in members.values())])
-    return _table(["metric", *members], rows)
+    rows.append(["assets", *(str(len(some)) for some in members.values()), "-"])
+    seconds = (_seconds(_mean_seconds(some)) for some in members.values())
+    rows.append(["seconds/asset", *seconds, "-"])
+    return _table(["metric", *members, "untrained"], rows)
 
 
 def asset_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
@@ -129,7 +135,7 @@ def _cell(field: str, value: float | None, error: float | None) -> str:
     if value is None:
         return "-"
     if field == "fronts":
-        return f"{value:g}" if error is None else f"{value:.2f} ± {error:.2f}"
+        return f"{value:.3g}" if error is None else f"{value:.2f} ± {error:.2f}"
     return f"{100 * value:.1f} %" + ("" if error is None else f" ± {100 * error:.1f}")
 
 

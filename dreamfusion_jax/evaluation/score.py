@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import command
@@ -80,9 +82,25 @@ def score_run(judge: Judge, workdir: AnyPath, run: SavedRun) -> ScoredRun:
     )
 
 
+def score_untrained(judge: Judge, run: SavedRun, prompts: Sequence[str]) -> Score:
+    """What the judge makes of a run's scene before its first step, on average over the prompts.
+
+    A judge names even a shapeless ball as something: this is the floor that the scores stand on.
+    """
+    params = run.scene.init(jax.random.key(run.config.train.seed))
+    untrained = run._replace(state=run.state._replace(step=jnp.int32(0), params=params))
+    views = views_of_run(untrained, judge.render_size)
+    embeds = judge.embed(np.concatenate(views))
+    return means(_score(judge, prompt, views, embeds) for prompt in prompts)
+
+
 def score_views(judge: Judge, prompt: str, views: AssetViews) -> Score:
     """What the judge makes of an asset that was made for `prompt`."""
-    albedo, shaded, textureless = np.split(judge.embed(np.concatenate(views)), len(views))
+    return _score(judge, prompt, views, judge.embed(np.concatenate(views)))
+
+
+def _score(judge: Judge, prompt: str, views: AssetViews, embeds: np.ndarray) -> Score:
+    albedo, shaded, textureless = np.split(embeds, len(views))
     return Score(
         r_precision(albedo, judge.coloured, prompt),
         r_precision(shaded, judge.coloured, prompt),

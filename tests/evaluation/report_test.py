@@ -16,6 +16,7 @@ SEEN = ScoredRun("a red | cup", 0, "w/1", False, 9, 60.0, {"steps": 9}, Score(1.
 HIDDEN = ScoredRun(
     "a cyan mug", 0, "w/2", True, 9, None, {"steps": 9, "width": 8}, Score(0.5, 0.5, 0.75, None)
 )
+FLOOR = Score(0.125, 0.0, 0.25, None)
 
 
 def test_assets_fall_into_groups_where_all_name_a_pair():
@@ -29,7 +30,7 @@ def test_assets_fall_into_groups_where_all_name_a_pair():
 
 
 def test_the_numbers_tell_who_judged_what_and_how_it_was_made():
-    numbers = json.loads(json.dumps(report.report(JUDGE, [SEEN, HIDDEN])))
+    numbers = json.loads(json.dumps(report.report(JUDGE, [SEEN, HIDDEN], FLOOR)))
     assert numbers["judge"] == {"name": "owner/clip@0123", "sha256": "ab" * 32}
     assert numbers["views"]["count"] == 8 and numbers["views"]["render_size"] == 224
     assert numbers["settings_beside_the_defaults"] == {"steps": 9}
@@ -39,6 +40,8 @@ def test_the_numbers_tell_who_judged_what_and_how_it_was_made():
     assert together["mean"]["r_precision/textureless/7 prompts/owner/clip@0123"] == 0.5
     errors = together["standard_error_over_prompts"]
     assert errors["r_precision/albedo/7 prompts/owner/clip@0123"] == 0.25
+    floor = numbers["untrained_scene"]
+    assert floor["r_precision/albedo/7 prompts/owner/clip@0123"] == 0.125
     second = numbers["assets"][1]
     assert second["prompt"] == "a cyan mug" and second["held_out"] and second["seconds"] is None
     assert second["r_precision/shaded/7 prompts/owner/clip@0123"] == 0.5
@@ -51,12 +54,14 @@ def cells(table):
 
 
 def test_the_summary_has_a_row_a_metric_by_its_full_name():
-    heading, _, albedo, *_, assets, seconds = cells(report.summary_table(JUDGE, [SEEN, HIDDEN]))
-    assert heading == ["metric", "all", "seen pairs", "held-out pairs"]
+    heading, _, albedo, *_, assets, seconds = cells(
+        report.summary_table(JUDGE, [SEEN, HIDDEN], FLOOR)
+    )
+    assert heading == ["metric", "all", "seen pairs", "held-out pairs", "untrained"]
     name = "r_precision/albedo/7 prompts/owner/clip@0123"
-    assert albedo == [name, "75.0 % ± 25.0", "100.0 %", "50.0 %"]
-    assert assets == ["assets", "2", "1", "1"]
-    assert seconds == ["seconds/asset", "60", "60", "-"]
+    assert albedo == [name, "75.0 % ± 25.0", "100.0 %", "50.0 %", "12.5 %"]
+    assert assets == ["assets", "2", "1", "1", "-"]
+    assert seconds == ["seconds/asset", "60", "60", "-", "-"]
 
 
 def test_the_table_of_assets_has_a_row_an_asset():

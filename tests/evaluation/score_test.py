@@ -110,6 +110,23 @@ def test_a_run_is_seen_from_where_it_was_trained():
     chex.assert_trees_all_equal(default, asset_views(scene, params, 0, 12))
 
 
+def test_the_floor_is_the_scene_before_its_first_step_over_all_prompts(monkeypatch):
+    scene, params = tiny_scene()
+    seen = []
+
+    def views_of_run(run, size):
+        seen.append((run.state.step, run.state.params, size))
+        return AssetViews(*(named_as("blue", "robot", right) for right in (8, 6, 4)))
+
+    monkeypatch.setattr(score, "views_of_run", views_of_run)
+    state = TrainState(jnp.int32(7), jax.tree.map(jnp.zeros_like, params), None, None, None)
+    run = SavedRun(Config(), scene, state)
+    floor = score.score_untrained(judge(lambda *_: np.zeros(8)), run, ["a blue robot", "a red bed"])
+    assert floor == Score(0.5, 0.375, 0.25, 8.0)
+    assert seen[0][0] == 0 and seen[0][2] == 2
+    chex.assert_trees_all_equal(seen[0][1], params)
+
+
 def test_a_scored_run_tells_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr(score, "score_views", lambda *_: Score(1.0, 1.0, 1.0, 1))
     monkeypatch.setattr(score, "views_of_run", lambda *_: None)
