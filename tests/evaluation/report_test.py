@@ -80,8 +80,9 @@ def test_the_gallery_shows_every_asset_above_its_prompt(count):
     for i in range(count):
         top, left = i // 8 * height, i % 8 * width
         cell = picture[top : top + height, left : left + width]
-        for level in (8 + 18 * i, 17 + 18 * i):
+        for side, level in enumerate((8 + 18 * i, 17 + 18 * i)):
             assert (cell == level).all(-1).sum() >= SIZE * SIZE
+            assert (cell[SIZE // 2, SIZE // 2 + side * SIZE] == level).all()
         assert (cell[SIZE:].min(-1) < 100).any(), "the prompt"
     assert columns < 8 or picture.shape[1] == 1600
 
@@ -90,7 +91,13 @@ def test_long_prompts_are_broken_and_the_longest_cut():
     plain = np.ones((SIZE, SIZE, 3))
     heights = [
         gallery.gallery([Shown(prompt, plain, plain)]).shape[0]
-        for prompt in ("a cup", "a small red cup on " + "a table " * 3, "word " * 60, "x" * 300)
+        for prompt in (
+            "a cup",
+            "a small red cup on " + "a table " * 3,
+            "word " * 60,
+            "word " * 99,
+            "x" * 300,
+        )
     ]
-    one, two, three, unbroken = heights
-    assert one < two < three and unbroken == one
+    one, two, three, more, unbroken = heights
+    assert one < two < three == more and unbroken == one
