@@ -41,7 +41,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from tqdm import tqdm
 
 from dreamfusion_jax import config as configs
 from dreamfusion_jax import entry
@@ -52,6 +51,7 @@ from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_ju
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.progress import Progress
 from dreamfusion_jax.prompts_file import read_prompts
 from dreamfusion_jax.render import encode_png
 from dreamfusion_jax.toybox import captions
@@ -210,10 +210,12 @@ def score_all(
     """
     runs, shown = [], []
     try:
-        for workdir in tqdm(workdirs, desc="scoring", unit="asset"):
-            run = open_run(workdir)
-            runs.append(score_run(judge, workdir, run))
-            shown.append(gallery.Shown(runs[-1].prompt, *front_left(run, gallery.SIZE)))
+        with Progress(len(workdirs), "scoring", "asset") as progress:
+            for workdir in workdirs:
+                run = open_run(workdir)
+                runs.append(score_run(judge, workdir, run))
+                shown.append(gallery.Shown(runs[-1].prompt, *front_left(run, gallery.SIZE)))
+                progress.update()
         prompts = list(dict.fromkeys(run.prompt for run in runs))
         untrained = score_untrained(judge, open_run(workdirs[0]), prompts)
     except KeyboardInterrupt:

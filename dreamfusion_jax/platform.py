@@ -60,11 +60,16 @@ def require(name: str) -> None:
     """
     try:
         here = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # of what JAX_PLATFORMS asks for
-        asked = os.environ.get("JAX_PLATFORMS", "")
+    except (RuntimeError, AssertionError) as error:
+        if asked := os.environ.get("JAX_PLATFORMS", ""):
+            raise UserError(
+                f"JAX_PLATFORMS={asked} names a platform that is not here: unset it, or give"
+                " --platform=cpu."
+            ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"JAX_PLATFORMS={asked} names a platform that is not here: unset it, or give"
-            " --platform=cpu."
+            f"JAX cannot use what is here ({reason:.200}): if another program holds it, end that"
+            " one, or give --platform=cpu."
         ) from error
     if name not in ("auto", here):
         raise UserError(

@@ -49,7 +49,7 @@ def view(workdir_name: str, port: int) -> None:
     workdir = as_path(workdir_name)
     check_places(workdir)
     entry.use_compilation_cache("auto")
-    _require_devices()
+    entry.use_platform(flags.FLAGS.platform)
     _await_config(workdir)
     follower = Follower(workdir)
     print("Compiling the renderer ...", flush=True)
@@ -68,7 +68,7 @@ def view(workdir_name: str, port: int) -> None:
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
             f"The scene cannot be drawn ({str(error):.200}); if a run has the device's memory,"
-            " look on the CPU: JAX_PLATFORMS=cpu python -m dreamfusion_jax.view ..."
+            " look on the CPU: --platform=cpu."
         ) from error
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes no second one
@@ -84,19 +84,9 @@ def _await_config(workdir: AnyPath) -> None:
             time.sleep(_POLL_S)
 
 
-def _require_devices() -> None:
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise RunError(
-            f"JAX finds no device that it may use ({str(error):.200}); if the run holds it, look on"
-            " the CPU: JAX_PLATFORMS=cpu python -m dreamfusion_jax.view ..."
-        ) from error
-
-
 def define_flags() -> None:
-    """The work folder, and where the page is."""
-    configs.define_flags(("workdir",))
+    """The work folder, what draws, and where the page is."""
+    configs.define_flags(("workdir", "platform"))
     # Viser tries a thousand ports from this one on.
     flags.DEFINE_integer(
         "port",

@@ -71,3 +71,7 @@ def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", none)
         with pytest.raises(UserError, match="^JAX_PLATFORMS=axe names a platform that is not here"):
             require("auto")
+        monkeypatch.setenv("JAX_PLATFORMS", "")  # as where another program holds a TPU
+        with pytest.raises(UserError, match=r"^JAX cannot use what is here \(.+\): .*=cpu"):
+            require("auto")
+        monkeypatch.setenv("JAX_PLATFORMS", "axe")
