@@ -1,0 +1,39 @@
+"""How long the viewer's pictures take: while the camera moves, and at rest.
+
+python -m tests.benchmarks.view --workdir=workdir/a-red-chair
+"""
+
+import functools
+
+from absl import app, flags
+
+from dreamfusion_jax.files import as_path
+from dreamfusion_jax.viewer.follow import Follower
+from dreamfusion_jax.viewer.painter import Look, Painter
+from dreamfusion_jax.viewer.window import Window, pass_sizes
+from tests.benchmarks.measure import ceilings, median_ms
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "a run's folder", required=True)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "pictures of each kind; the median is told")
+WINDOW = Window((0.5, -0.5, -0.5, 0.5), (2.75, 0.0, 0.0), 0.829, 720, 1280)  # from the front
+
+
+def main(_: list[str]) -> None:
+    follower = Follower(as_path(_WORKDIR.value))
+    follower.refresh()
+    step, params = list(follower.found.scenes.items())[-1]
+    painter = Painter(follower.scene)
+    painter.compile(params)
+    print(f"matrix products: {ceilings().gflops:.0f} GFLOP/s")
+    for mode in ("albedo", "shaded"):
+        look = Look(mode, WINDOW, (1.0, 1.0, 1.0))
+        sizes = pass_sizes((WINDOW.height, WINDOW.width), 512, painter.moving_pixels(mode))
+        for size in dict.fromkeys([sizes[0], (72, 128), (144, 256), (288, 512), (576, 1024)]):
+            draw = functools.partial(painter.draw, look, size, params, step, lambda: True)
+            median = median_ms(draw, _REPEATS.value)
+            moving = ", the first size while moving" if size == sizes[0] else ""
+            print(f"{mode}, {size[1]} x {size[0]}: {median:.0f} ms{moving}", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
