@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from dreamfusion_jax.diffusion.hub import RETIRED, locate, needed_files
+from dreamfusion_jax.diffusion.hub import CLIP, RETIRED, locate, needed_files
 from dreamfusion_jax.errors import UserError
 
 # What lies in a real repository of Stable Diffusion 1.x.
@@ -51,6 +51,32 @@ def test_only_the_needed_files_are_fetched():
         "unet/diffusion_pytorch_model.fp16.safetensors",
         "vae/diffusion_pytorch_model.fp16.safetensors",
     }
+
+
+def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
+    tokenizer = {"merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", *tokenizer}
+    others = {"README.md", "flax_model.msgpack", "pytorch_model.bin", "onnx/config.json", "x.json"}
+    patterns = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *_, allow_patterns, **__: patterns.extend(allow_patterns) or str(tmp_path),
+    )
+    assert locate("owner/name", model=CLIP) == tmp_path
+    found = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
+    assert found == wanted
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "owner/name", __file__])
+def test_messages_name_the_flag_that_names_the_judge(name, monkeypatch):
+    def refuse(*arguments, **options):
+        raise http(errors.RepositoryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=f"^--judge={name} is ") as told:
+        locate(name, model=CLIP)
+    assert "prior" not in str(told.value) and "\n" not in str(told.value)
 
 
 def test_shards_are_needed_with_their_index():
