@@ -35,7 +35,8 @@ def test_one_process_makes_all_assets_of_a_seed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("prompt", ["# a chair", "a\nb", "a red chair"])
-def test_what_a_file_of_prompts_cannot_hold_is_refused(prompt, tmp_path):
+def test_what_a_file_of_prompts_cannot_hold_is_refused(prompt, tmp_path, monkeypatch):
+    monkeypatch.setattr(making, "_run", lambda command: 0)
     with pytest.raises(UserError, match="one line|once"):
         making.make_assets([*PROMPTS, prompt], tmp_path)
 
