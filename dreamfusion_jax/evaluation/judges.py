@@ -83,6 +83,11 @@ def find_judge(name: str, revision: str, prompts: Sequence[str]) -> Path:
       UserError: there is none of that name, or it cannot judge one of the prompts.
     """
     if name != TOYBOX:
+        if len(set(prompts)) < 2:
+            raise UserError(
+                f"--judge={name} chooses among the prompts, and would be right by necessity where"
+                " there is one: give a --prompts_file of all that it is to choose among."
+            )
         directory = hub.locate(name, revision, model=hub.CLIP)
         check_layout(directory)
         return directory

@@ -79,5 +79,10 @@ def test_a_prompt_that_cannot_be_judged_is_refused(prompt):
 def test_a_judge_that_there_is_not_is_told_of(name, revision, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UserError, PriorError), match=told) as error:
-        find_judge(name, revision, ["a red chair"])
+        find_judge(name, revision, ["a red chair", "a blue mug"])
     assert "\n" not in str(error.value)
+
+
+def test_a_clip_with_one_prompt_to_choose_from_is_refused(clip_folder):
+    with pytest.raises(UserError, match="right by necessity .*--prompts_file"):
+        find_judge(str(clip_folder), "", ["a red chair", "a red chair"])
