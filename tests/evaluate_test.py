@@ -14,6 +14,7 @@ from dreamfusion_jax import entry, evaluate
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.evaluation import making
 from dreamfusion_jax.prompts_file import read_prompts
+from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.training.checkpoint import Checkpoints
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene, init_state
@@ -124,7 +125,7 @@ def test_the_benchmarks_prompts_are_the_toyboxs_forty(program, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         program("--measure=benchmark", f"--workdir={tmp_path}", "--run_flags=--steps=3")
     ((prompts, workdir, seed, arguments),) = asked
-    assert len(set(prompts)) == 40 and prompts[0] == "a red house"
+    assert prompts == captions.benchmark_prompts(count=40, held_out=12, per_kind=2)
     assert (workdir, seed, arguments) == (tmp_path, 0, ["--steps=3"])
 
 
