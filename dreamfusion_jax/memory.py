@@ -66,29 +66,28 @@ def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunEr
     )
 
 
-def training_remedies(config: Config, prior_bytes: int, full_precision: bool) -> list[str]:
+def training_remedies(config: Config, prior_bytes: int, dtype: Any, vae_dtype: Any) -> list[str]:
     """What lowers the memory of a step.
 
     Args:
       prior_bytes: of the prior's weights as they are now.
-      full_precision: whether these are float32.
+      dtype, vae_dtype: the number formats of the prior and of its autoencoder.
     """
-    train, found = config.train, []
-    if train.views_per_device > 1:
-        fewer = train.views_per_device // 2
+    views, found = config.train.views_per_device, []
+    if views > 1:
         found.append(
-            f"--views_per_device={fewer}, which halves what grows with the views, and"
-            " may change in the same --workdir"
+            f"--views_per_device={views // 2}, which halves what grows with the views, most of all"
+            " what the encoder keeps for its gradient, and may change in the same --workdir"
         )
     if config.prior.gradient == "full":
-        found.append(
-            f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net for a gradient"
-        )
-    if full_precision and prior_bytes > _LARGE:
+        found.append(f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
+    if prior_bytes > _LARGE and dtype == jnp.float32:
         found.append(
             f"--prior_dtype=bfloat16 {_NEW_FOLDER}, which halves the prior's weights from"
             f" {_size(prior_bytes)} to {_size(prior_bytes / 2)}"
         )
+    elif prior_bytes > _LARGE and vae_dtype == jnp.float32:
+        found.append(f"--vae_dtype=bfloat16 {_NEW_FOLDER}, which halves what the encoder keeps")
     return found
 
 

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import pytest
 from jax.errors import JaxRuntimeError
 
@@ -52,12 +53,14 @@ def first_words(remedies: list[str]) -> list[str]:
 
 def test_only_what_helps_a_step_is_named():
     """Views' latents go through the encoder together; the prior's weights halve in bfloat16."""
-    assert memory.training_remedies(Config(), 36_000_000, full_precision=True) == []
+    full, half = jnp.float32, jnp.bfloat16
+    assert memory.training_remedies(Config(), 36_000_000, full, full) == []
     config = Config(train=TrainConfig(views_per_device=5), prior=PriorConfig(gradient="full"))
-    views, gradient, weights = memory.training_remedies(config, 4_000_000_000, True)
+    views, gradient, weights = memory.training_remedies(config, 4_000_000_000, full, full)
     assert "--views_per_device=2," in views and "--gradient=sds " in gradient
     assert "--prior_dtype=bfloat16" in weights and "from 4.0 GB to 2.0 GB" in weights
-    assert len(memory.training_remedies(config, 4_000_000_000, full_precision=False)) == 2
+    assert "--vae_dtype" in memory.training_remedies(config, 2_000_000_000, half, full)[-1]
+    assert len(memory.training_remedies(config, 2_000_000_000, half, half)) == 2
 
 
 def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():

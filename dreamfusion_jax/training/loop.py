@@ -160,9 +160,8 @@ def train(config: Config, run: Run, started: float) -> TrainState:
 
 
 def _remedies(config: Config, run: Run) -> list[str]:
-    leaves = jax.tree.leaves(run.weights)
-    full = any(leaf.dtype == jnp.float32 for leaf in leaves)
-    return memory.training_remedies(config, sum(leaf.nbytes for leaf in leaves), full)
+    prior_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(run.weights))
+    return memory.training_remedies(config, prior_bytes, *prior_dtypes(config.prior))
 
 
 def _train(config: Config, run: Run, started: float) -> TrainState:
