@@ -114,7 +114,7 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     chex.assert_trees_all_close(render.render_image(scene, {}, view, 7, 0), whole, atol=1e-6)
     done = []
     render.render_image(scene, {}, view, 7, 0, lambda: done.append(1))
-    assert len(done) == render._tiles(7) == 9, "the progress bar counts tiles"
+    assert len(done) == render.tiles(7) == 9, "the progress bar counts tiles"
     one = render.render_image(scene._replace(flat=True), {}, view, 7, 0)
     chex.assert_trees_all_close(one, whole, atol=1e-6)
     for height, width in ((4, 8), (8, 4)):
