@@ -5,7 +5,7 @@ python -m tests.benchmarks.view --workdir=workdir/a-red-chair
 
 import functools
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from dreamfusion_jax.files import as_path
 from dreamfusion_jax.viewer.follow import Follower
@@ -19,6 +19,7 @@ WINDOW = Window((0.5, -0.5, -0.5, 0.5), (2.75, 0.0, 0.0), 0.829, 720, 1280)  # f
 
 
 def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
     follower = Follower(as_path(_WORKDIR.value))
     follower.refresh()
     step, params = list(follower.found.scenes.items())[-1]
