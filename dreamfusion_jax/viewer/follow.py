@@ -69,6 +69,7 @@ class Follower:
         self._checkpoints = Checkpoints(workdir)
         self._failures: dict[int, tuple[int, str]] = {}  # step -> how often, and why at last
         self._stamps: dict[AnyPath, float | None] = {self._file: _stamp(self._file)}
+        self._misfit = ""  # of the settings, which have become another run's
         self._lines: list[dict[str, float]] = []
         self.found = Found()
 
@@ -77,18 +78,18 @@ class Follower:
         before = self.found
         try:
             self._read_small_files()
-            trouble = self._read_config_again()
             steps = self._checkpoints.steps_now()
         except Exception as error:  # of a bucket of many kinds; it may be back at the next look
             self._show(trouble=f"{self._workdir} cannot be read ({_reason(error)}).")
         else:
             # What is newer than the newest checkpoint is of a run that was begun anew.
             newest = max(steps, default=0)
+            self._failures = {k: x for k, x in self._failures.items() if k in steps}
             self._show(scenes={k: x for k, x in self.found.scenes.items() if k <= newest})
             for step in reversed(steps):
                 if step not in self.found.scenes and self._load(step, steps):
                     changed()
-            self._show(progress=self._progress(), trouble=trouble or self._damage(steps))
+            self._show(progress=self._progress(), trouble=self._misfit or self._damage(steps))
         if self.found is not before:
             changed()
 
@@ -122,21 +123,25 @@ class Follower:
                 return f"The checkpoint of step {step:,} is damaged ({reason})."
         return ""
 
-    def _read_config_again(self) -> str:
-        """A run may go on with more steps; with another scene it is another run."""
-        if self._is_new(self._file) and self._file.exists():
-            config = read_config(self._file)
-            if (config.scene, config.optimizer) != (self.config.scene, self.config.optimizer):
-                return f"{self._workdir} holds another scene now; start the viewer again."
-            self.config = config
-        return ""
-
     def _read_small_files(self) -> None:
         lines, mesh = self._workdir / metrics.FILE, self._workdir / MESH
         if self._is_new(lines):
             self._lines = metrics.read_metrics(lines)
         if self._is_new(mesh):
             self._show(mesh=mesh.read_bytes() if mesh.exists() else None)
+        if self._is_new(self._file) and self._file.exists():
+            self._misfit = self._read_config_again()
+
+    def _read_config_again(self) -> str:
+        """A run may go on with more steps. Returns what is wrong with its settings, if anything."""
+        try:
+            config = read_config(self._file)
+        except UserError as error:
+            return str(error)
+        if (config.scene, config.optimizer) != (self.config.scene, self.config.optimizer):
+            return f"{self._workdir} holds another scene now; start the viewer again."
+        self.config = config
+        return ""
 
     def _is_new(self, path: AnyPath) -> bool:
         """Whether a file was written, or deleted, since the last time."""

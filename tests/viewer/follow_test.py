@@ -151,6 +151,7 @@ def test_more_steps_are_taken_over_and_another_scene_is_told_of(config, follower
     assert follower.config.train.steps == 70 and not follower.found.trouble
     store_config(dataclasses.replace(config, scene=SceneConfig(width=12)))
     follower.refresh()
+    follower.refresh()  # it is said for as long as it is so
     assert "another scene" in follower.found.trouble
     (workdir(config) / "config.json").write_text("{")
     follower.refresh()
