@@ -1,10 +1,10 @@
 """What a step and its parts hold beside their arguments, by XLA's account of the programs for this
 machine. Nothing runs, and no weights are read: shapes are enough.
 
-  python -m tests.benchmarks.memory --network=sd --preset=sd --prior=toybox --variant=
-  python -m tests.benchmarks.memory --network=toybox --views_per_device=4 --whole
+  python -m tests.benchmarks.memory --model=sd --preset=sd --prior=toybox --variant=
+  python -m tests.benchmarks.memory --model=toybox --views_per_device=4 --whole
 
-All flags of dreamfusion_jax.main are there, but the networks are those that `--network` names, of
+All flags of dreamfusion_jax.main are there, but the networks are those that `--model` names, of
 random shapes alone. `--whole` compiles the whole step, which takes minutes for Stable Diffusion.
 """
 
@@ -29,9 +29,7 @@ from dreamfusion_jax.training.views import text_options
 from tests import tpu
 from tests.benchmarks.tpu_compile import STEPS, networks_of
 
-_NETWORK = flags.DEFINE_enum(
-    "network", "sd", STEPS, "The networks: Stable Diffusion 1.5's, or ours."
-)
+_MODEL = flags.DEFINE_enum("model", "sd", STEPS, "The networks: Stable Diffusion 1.5's, or ours.")
 _WHOLE = flags.DEFINE_bool("whole", False, "The whole step, too.")
 
 Shape = jax.ShapeDtypeStruct
@@ -77,7 +75,7 @@ def whole(config: Config, prior: Prior, weights: Any) -> int:
 
 def main() -> int:
     config = configs.config_from_flags(prompt="a red chair")
-    prior, weights = tpu.abstract_prior(config, networks_of(_NETWORK.value))
+    prior, weights = tpu.abstract_prior(config, networks_of(_MODEL.value))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
     print(f"weights of the prior: {size / 1e6:.1f} MB")
     views = config.train.views_per_device
