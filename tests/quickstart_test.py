@@ -33,9 +33,11 @@ def test_the_stored_outputs_are_of_a_whole_run_and_small(notebook):
 
 def test_every_cell_runs_and_shows_what_it_showed(notebook, tiny_prior, tmp_path, monkeypatch):
     (given,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    (sampled,) = [c for c in notebook.cells if "samples=4" in c.source]
     shown = [kinds(cell) for cell in notebook.cells if cell.cell_type == "code"]
     settings = {**TINY, "prior": str(tiny_prior)}
     given.source += f"\nsettings = {settings!r}"
+    sampled.source = sampled.source.replace("samples=4", "samples=4, prior=settings['prior']")
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     cache = jax.config.jax_compilation_cache_dir

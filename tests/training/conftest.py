@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from dreamfusion_jax.config import Config
@@ -13,7 +14,7 @@ from dreamfusion_jax.settings import CameraConfig, PriorConfig, RunConfig, Scene
 from dreamfusion_jax.training.loop import Run
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene
-from dreamfusion_jax.training.step import make_train_step
+from dreamfusion_jax.training.step import TrainStep, make_train_step
 from dreamfusion_jax.training.views import text_options
 
 SCENE = SceneConfig(
@@ -50,3 +51,14 @@ def make_run() -> Callable[[Config], Run]:
         return Run(workdir, scene, prior, weights, table, optimizer, devices, step)
 
     return make
+
+
+@pytest.fixture
+def count_step() -> TrainStep:
+    """A step that only counts, for tests of what is around it."""
+    names = ("opacity_mean", "residual_rms", "skipped_steps", "skipped_in_row", "stop")
+
+    def step(device, state, weights, table):
+        return state._replace(step=state.step + 1), dict.fromkeys(names, np.float32(0.0))
+
+    return step

@@ -66,7 +66,7 @@ def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
 
 
 def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
-    tmp_path, make_config, make_run, no_pictures
+    tmp_path, make_config, make_run, count_step, no_pictures
 ):
     config = make_config(views_per_device=4)
     keep = dataclasses.replace(config.run, workdir=str(tmp_path / "run"), checkpoint_every=2)
@@ -76,7 +76,7 @@ def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
     def step(device, state, *others):
         if int(state.step) == 3:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
-        return run.step(device, state, *others)
+        return count_step(device, state, *others)
 
     with pytest.raises(RunError, match="Memory .* optimised .*--views_per_device=2,"):
         loop.train(config, run._replace(step=step), started=loop.time.monotonic())

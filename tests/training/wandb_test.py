@@ -44,13 +44,13 @@ def logged(make_config):
 
 
 def test_numbers_and_previews_go_there_and_a_run_goes_on_as_the_same(
-    runs, logged, make_run, monkeypatch
+    runs, logged, make_run, count_step, monkeypatch
 ):
     monkeypatch.setattr(loop.render, "preview", lambda *_: np.zeros((8, 32, 3), np.uint8))
     for steps in (3, 4):
         train = dataclasses.replace(logged.train, steps=steps)
         config = dataclasses.replace(logged, train=train)
-        loop.train(config, make_run(config), time.monotonic())
+        loop.train(config, make_run(config)._replace(step=count_step), time.monotonic())
     first, second = runs
     assert first.settings["project"] == "chairs" and first.settings["name"] == "a cup"
     assert first.settings["config"] == configs.to_dict(logged)
