@@ -198,10 +198,10 @@ class PriorConfig:
         " the network's derivative",
         choices=("sds", "sds_without_baseline", "full"),
     )
-    t_min: float = _setting(0.1, "least diffusion time t in (0, 1) (paper: 0.02)", 1e-4, 0.9999)
+    t_min: float = _setting(0.02, "least diffusion time t in (0, 1) (paper: 0.02)", 1e-4, 0.9999)
     t_max_start: float = _setting(0.95, "greatest t at the first step (paper: 0.98)", 1e-4, 0.9999)
     t_max_end: float = _setting(
-        0.5, "greatest t at the last step, reached linearly (paper: 0.98)", 1e-4, 0.9999
+        0.3, "greatest t at the last step, reached linearly (paper: 0.98)", 1e-4, 0.9999
     )
 
 

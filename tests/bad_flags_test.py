@@ -116,7 +116,7 @@ def test_no_text_holds_what_cannot_be_written(name):
 
 CONFLICTS = {
     ("--t_min=0.6",): ("--t_max_end", "--t_min"),
-    ("--t_max_start=0.05",): ("--t_max_start", "--t_min"),
+    ("--t_max_start=0.01",): ("--t_max_start", "--t_min"),
     ("--max_degree=3", "--min_degree=3"): ("--max_degree", "--min_degree"),
     ("--hash_finest=15",): ("--hash_finest", "--hash_coarsest"),
     ("--negative_views",): ("--negative_views", "--view_words"),

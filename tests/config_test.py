@@ -67,7 +67,7 @@ def test_values_survive_flags_and_json():
         "--learning_rate=nan",
         "--guidance_scale=inf",
         "--fov_deg=60,30",
-        "--t_max_end=0.05",
+        "--t_max_end=0.01",
         "--t_min=0",
         "--max_degree=0",
         "--hash_finest=8",
