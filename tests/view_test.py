@@ -99,7 +99,7 @@ def shape(page, channel):
 
 def await_shape(page, channel, is_right):
     """The shape once it is right, and stays the same for two pictures."""
-    last, end = None, time.monotonic() + 60.0
+    last, end = None, time.monotonic() + 120.0
     while time.monotonic() < end:
         now = shape(page, channel)
         if last is not None and (now == last).all() and now.any() and is_right(now):
@@ -133,6 +133,7 @@ def test_a_scene_is_orbited_its_mesh_coincides_and_new_checkpoints_are_followed(
         assert not url.endswith(f":{port}"), "that port is taken"
         size = {"width": 900, "height": 400}
         page, told = open_ones.enter_context(opened(url, viewport=size))
+        page.set_default_timeout(120_000.0)  # WebGL without a graphics card, on a busy machine
         page.get_by_text("a [crane](x) <b>").wait_for()
         page.get_by_text("Waiting for the first checkpoint, which comes after step 10").wait_for()
 

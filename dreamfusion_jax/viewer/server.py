@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import threading
 import warnings
 
@@ -43,7 +44,7 @@ class Server:
         with contextlib.redirect_stdout(io.StringIO()):  # viser draws a table
             self._server = _LocalServer(HOST, port, label="dreamfusion_jax", verbose=False)
         self._server.gui.configure_theme(show_logo=False, show_share_button=False)
-        self._server.scene.configure_default_lights(cast_shadow=False)
+        self._add_lights()
         first = orbit.camera(render.POSTER_AZIMUTH_DEG)
         self._server.initial_camera.position = tuple(map(float, first.pose[:, 3]))
         self._server.initial_camera.look_at = (0.0, 0.0, 0.0)
@@ -67,6 +68,17 @@ class Server:
             else:
                 self._something_to_do.wait()
                 self._something_to_do.clear()
+
+    def _add_lights(self) -> None:
+        """For the mesh: half of its albedo everywhere, and all of it where it faces the sun.
+
+        Viser's own environment would tint it, and is slow where WebGL has no graphics card.
+        """
+        scene, half = self._server.scene, 0.5 * math.pi  # of what WebGL calls the irradiance
+        scene.configure_default_lights(False)
+        scene.configure_environment_map(None)
+        scene.add_light_ambient("/ambient", intensity=half)
+        scene.add_light_directional("/sun", intensity=half, position=(8.0, 3.0, 8.0))
 
     def close(self) -> None:
         self._ends.set()
