@@ -2,7 +2,8 @@
 
 Only what was measured to help is named (WORKSPACE.md), the most effective first, with the size of
 its effect. Much does not: views are rendered one after another, rays block by block and pictures
-tile by tile, so samples, hidden units and sizes of renders hardly change what a device holds.
+tile by tile, so samples, hidden units and sizes of renders hardly change what a device holds. On a
+CPU bfloat16 does not help either: XLA turns the weights back into float32 as it computes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.config import Config
 from dreamfusion_jax.errors import RunError
+from dreamfusion_jax.platform import platform
 from dreamfusion_jax.settings import RunConfig
 
 # Bytes that the host holds: of a pixel of a picture while it is put together from its tiles, of
@@ -81,19 +83,23 @@ def training_remedies(config: Config, prior_bytes: int, dtype: Any, vae_dtype: A
         )
     if config.prior.gradient == "full":
         found.append(f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
-    if prior_bytes > _LARGE and dtype == jnp.float32:
+    if platform() == "cpu" or prior_bytes < _LARGE:
+        return found
+    if dtype == jnp.float32:
         found.append(
             f"--prior_dtype=bfloat16 {_NEW_FOLDER}, which halves the prior's weights from"
             f" {_size(prior_bytes)} to {_size(prior_bytes / 2)}"
         )
-    elif prior_bytes > _LARGE and vae_dtype == jnp.float32:
+    elif vae_dtype == jnp.float32:
         found.append(f"--vae_dtype=bfloat16 {_NEW_FOLDER}, which halves what the encoder keeps")
     return found
 
 
 def prior_remedies(dtype: Any) -> list[str]:
     """What lowers the memory that a prior's weights take, read in this number format."""
-    return [] if dtype == jnp.bfloat16 else ["--prior_dtype=bfloat16, which halves its weights"]
+    if platform() == "cpu" or dtype == jnp.bfloat16:
+        return []
+    return ["--prior_dtype=bfloat16, which halves its weights"]
 
 
 def sample_remedies(samples: int) -> list[str]:
