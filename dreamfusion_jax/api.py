@@ -92,12 +92,14 @@ def text_to_3d(
         `workdir` goes on, and `Asset.load` shows the scene as it is.
     """
     temporary = workdir is None
-    given = {"prior": prior, "steps": steps}
-    given = {name: value for name, value in given.items() if value is not None}
+    named: dict[str, Any] = {"prior": prior, "steps": steps}
+    given = {name: value for name, value in named.items() if value is not None}
     with _called_from_python():
-        _refuse(settings, _OF_COMMANDS, "is of the command alone, in jobs of several processes")
-        config = _config(preset, {**settings, **given, "prompt": prompt, "workdir": workdir or ""})
-        _use_platform(config.run.platform)
+        _refuse_jobs(settings)
+        given |= {"prompt": prompt, "workdir": workdir or ""}
+        with _settings_at_fault():
+            config = configs.config_from_settings(preset, {**settings, **given})
+            entry.use_platform(config.run.platform)
         if temporary:
             folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
@@ -161,7 +163,8 @@ def text_to_images(
     """
     with _called_from_python():
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
-        config = _config("toybox", given)
+        with _settings_at_fault():
+            config = configs.config_from_settings("toybox", given)
         _check_whole("samples", samples, 1, 4096)
         _check_whole("steps", steps, 1, 10**6)
         rows = sample.draw_samples(config.prior, [prompt], samples, steps, config.train.seed)
@@ -351,24 +354,21 @@ def _save_state(folder: AnyPath, state: Any) -> None:
         checkpoints.close()
 
 
-def _config(preset: str, settings: dict[str, Any]) -> Config:
+@contextmanager
+def _settings_at_fault() -> Iterator[None]:
+    """What is refused within is a setting."""
     try:
-        return configs.config_from_settings(preset, settings)
+        yield
     except UserError as error:
         raise SettingError(str(error)) from None
 
 
-def _use_platform(name: str) -> None:
-    try:
-        entry.use_platform(name)
-    except UserError as error:
-        raise SettingError(str(error)) from None
-
-
-def _refuse(settings: dict[str, Any], names: Sequence[str], why: str) -> None:
-    for name in names:
+def _refuse_jobs(settings: dict[str, Any]) -> None:
+    for name in _OF_COMMANDS:
         if name in settings:
-            raise SettingError(f"{name} {why}; leave it out.")
+            raise SettingError(
+                f"{name} is of the command alone, in jobs of several processes; leave it out."
+            )
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:

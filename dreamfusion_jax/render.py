@@ -54,6 +54,8 @@ PICTURE_FILES = (
     growth.FILE,
 )
 SHOWN = ("colour", "albedo", "normals", "depth", "opacity")
+# Of these, what light would change nothing of. It costs the normals, so it is left out.
+UNLIT = ("albedo", "depth", "opacity")
 # Side of the tiles of a picture, in pixels.
 _TILE_CPU = 64
 _TILE = 256
@@ -210,16 +212,27 @@ def still(
         as red, green, blue; "depth", near is light and far dark; "opacity".
       background: behind the two that have colours, RGB in [0, 1].
     """
-    view = soft_view(camera, background)
-    if show == "albedo":
-        view = albedo_view(camera, jnp.array(background))
-    picture = render_image(scene, params, view, size, step)
-    if show == "depth":
-        return depth_pictures([picture.depth], [picture.opacity])[0]
-    if show == "normals":
-        return to_uint8(normals_as_colour(picture.normals))
-    if show == "opacity":
-        return to_uint8(np.repeat(picture.opacity[..., None], 3, axis=-1))
+    view = view_to_show(show, camera, background)
+    return as_colours(show, render_image(scene, params, view, size, step))
+
+
+def view_to_show(show: str, camera: Camera, background: Sequence[float] = WHITE) -> View:
+    """What is to be rendered so that `as_colours` can show it: softly lit, but for what `UNLIT`
+    names."""
+    if show in UNLIT:
+        return albedo_view(camera, jnp.array(background))
+    return soft_view(camera, background)
+
+
+def as_colours(show: str, picture: Picture) -> np.ndarray:
+    """Normals, depth or opacity of a picture, or else its own colours, [H, W, 3] uint8."""
+    match show:
+        case "normals":
+            return to_uint8(normals_as_colour(picture.normals))
+        case "depth":
+            return depth_pictures([picture.depth], [picture.opacity])[0]
+        case "opacity":
+            return to_uint8(np.repeat(picture.opacity[..., None], 3, axis=-1))
     return to_uint8(picture.image)
 
 

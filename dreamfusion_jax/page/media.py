@@ -22,14 +22,19 @@ class Media(NamedTuple):
 
     Attributes:
       base64: its bytes.
-      uri: the same with their type.
+      type: what they are (MIME).
       width, height: of a picture, in pixels; 0 of anything else.
     """
 
     base64: str
-    uri: str
+    type: str
     width: int
     height: int
+
+    @property
+    def uri(self) -> str:
+        """The whole file as an address."""
+        return f"data:{self.type};base64,{self.base64}"
 
 
 def embed(workdir: AnyPath, names: Iterable[str]) -> tuple[dict[str, Media], list[str]]:
@@ -56,7 +61,7 @@ def _media(name: str, data: bytes) -> Media:
     suffix = PurePosixPath(name).suffix
     text = base64.b64encode(data).decode()
     width, height = _size(data) if suffix == ".png" else (0, 0)
-    return Media(text, f"data:{_TYPES[suffix]};base64,{text}", width, height)
+    return Media(text, _TYPES[suffix], width, height)
 
 
 def _size(data: bytes) -> tuple[int, int]:

@@ -18,9 +18,10 @@ from dreamfusion_jax.training.lock import LOCK
 
 # What a run writes; whatever else lies in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
-PICTURES = (".png", ".mp4", ".gif")
-MESHES = (".glb", ".obj", ".mtl", ".ply")
-SUFFIXES = (".json", ".jsonl", ".html", ".part", *PICTURES, *MESHES)
+SUFFIXES = (
+    *(".json", ".jsonl", ".html", ".part"),
+    *(".png", ".mp4", ".gif", ".glb", ".obj", ".mtl", ".ply"),
+)
 PROBE = ".writable"
 MACHINE = "machine.json"
 

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax import render
-from dreamfusion_jax.nerf.cameras import Camera
-from dreamfusion_jax.nerf.scene import Scene, View, albedo_view
+from dreamfusion_jax.nerf.scene import Scene, View
 from dreamfusion_jax.viewer.window import Size, Window, window_camera
 
 MODES = ("shaded", "albedo", "normals", "opacity", "depth")
-_LIT = ("shaded", "normals")
 # What a picture may take while the camera moves.
 _MOVING_SECONDS = 0.1
 _LARGE = 4096  # pixels of a side; its tiles are as large as they get
@@ -50,17 +48,17 @@ class Painter:
           params: any parameters of the scene.
         """
         size = self._side, self._side
-        orbit = render.Orbit()
-        for view in (render.soft_view(orbit.camera(0.0)), _albedo_on_white(orbit.camera(0.0))):
+        for mode in ("shaded", "albedo"):
+            view = render.view_to_show(mode, render.Orbit().camera(0.0))
             for _ in range(2):  # the first time it is compiled
                 started = time.monotonic()
                 render.render_tiles(self._scene, params, view, size, self._side, 0)
             seconds = time.monotonic() - started
-            self._pixel_seconds[bool(view.diffuse > 0.0)] = seconds / self._side**2
+            self._pixel_seconds[_is_lit(mode)] = seconds / self._side**2
 
     def moving_pixels(self, mode: str) -> float:
         """How many pixels are drawn fast enough for a camera that moves."""
-        return _MOVING_SECONDS / max(self._pixel_seconds[mode in _LIT], 1e-9)
+        return _MOVING_SECONDS / max(self._pixel_seconds[_is_lit(mode)], 1e-9)
 
     def draw(
         self, look: Look, size: Size, params: Any, step: int, is_wanted: Callable[[], bool]
@@ -78,10 +76,10 @@ class Painter:
         except _Unwanted:
             return None
         self._learn_speed(look.mode, (time.monotonic() - started) / (size[0] * size[1]))
-        return picture_colours(look.mode, picture)
+        return render.as_colours(look.mode, picture)
 
     def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
-        lit = mode in _LIT
+        lit = _is_lit(mode)
         before = self._pixel_seconds[lit]
         self._pixel_seconds[lit] = before + (1.0 - _FORGETTING) * (pixel_seconds - before)
 
@@ -92,24 +90,11 @@ class _Unwanted(Exception):
 
 def look_view(look: Look) -> View:
     """The view that a mode needs; only lit ones have normals."""
-    camera = window_camera(look.window)
-    view = render.soft_view(camera) if look.mode in _LIT else _albedo_on_white(camera)
+    view = render.view_to_show(look.mode, window_camera(look.window))
     if look.background is None:
         return view._replace(solid_background=jnp.asarray(False))
     return view._replace(background=jnp.asarray(look.background, jnp.float32))
 
 
-def picture_colours(mode: str, picture: render.Picture) -> np.ndarray:
-    """The colours [H, W, 3] uint8 by which a mode shows a picture."""
-    match mode:
-        case "normals":
-            return render.to_uint8(render.normals_as_colour(picture.normals))
-        case "opacity":
-            return render.to_uint8(np.repeat(picture.opacity[..., None], 3, axis=-1))
-        case "depth":
-            return render.depth_pictures([picture.depth], [picture.opacity])[0]
-    return render.to_uint8(picture.image)
-
-
-def _albedo_on_white(camera: Camera) -> View:
-    return albedo_view(camera, jnp.array(render.WHITE))
+def _is_lit(mode: str) -> bool:
+    return mode not in render.UNLIT

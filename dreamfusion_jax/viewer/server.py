@@ -30,7 +30,7 @@ class Server:
     """Shows what a work folder holds to every browser that asks.
 
     Args:
-      port: or, where it is taken, the next free one; see `address`.
+      port: or, where it is taken, the next free one; `port` tells.
     """
 
     def __init__(
