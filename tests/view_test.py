@@ -106,7 +106,6 @@ def await_shape(page, channel, is_right):
             return now
         last = now
         page.wait_for_timeout(200)
-    page.screenshot(path="/tmp/fail.png")
     raise AssertionError(f"colour {channel} covers {now.mean():.3f} of the picture")
 
 
