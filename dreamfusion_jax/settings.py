@@ -84,6 +84,18 @@ class SceneConfig:
         " (paper: gaussian)",
         choices=("linear", "gaussian"),
     )
+    sharpening: float = _setting(
+        4.0,
+        "how many times as steep the density's edges get in the end: mist becomes solid or clear"
+        " (paper: 1, not at all)",
+        1,
+        100,
+    )
+    sharpening_density: float = _setting(
+        0.4, "density per unit length that sharpening leaves as it is", 1e-3, 1e4
+    )
+    sharpening_start: int = _setting(700, "step at which sharpening begins", 0, MAX_STEPS)
+    sharpening_steps: int = _setting(250, "steps over which it rises to --sharpening", 1, MAX_STEPS)
     proposal_samples: int = _setting(
         32, "cheap samples a ray and round on the proposal grid (paper: 64; 0: none)", 0, 1024
     )

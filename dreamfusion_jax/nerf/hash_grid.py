@@ -88,7 +88,7 @@ def hash_field(
         features = hash_features(grid, params["tables"], position) * grid.seen(step)[:, None]
         raw = network.apply({"params": params["network"]}, features.reshape(len(position), -1))
         raw = jnp.reshape(raw, (*mean.shape[:-1], 4))
-        return density(raw[..., 0], mean), nn.sigmoid(raw[..., 1:])
+        return density(raw[..., 0], mean, step), nn.sigmoid(raw[..., 1:])
 
     return Field(init, query)
 

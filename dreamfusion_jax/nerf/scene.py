@@ -23,6 +23,7 @@ from dreamfusion_jax.nerf.field import (
     Blur,
     Density,
     Field,
+    Sharpening,
     grid_field,
     mip_field,
     proposal_grid,
@@ -54,6 +55,10 @@ class SceneOptions(NamedTuple):
     blob_scale: float = 4.0
     blob_radius: float = 0.5
     blob_shape: str = "linear"  # linear | gaussian
+    sharpening: float = 4.0  # factor on raw densities in the end; 1: none
+    sharpening_density: float = 0.4  # that it leaves as it is
+    sharpening_start: int = 700  # step
+    sharpening_steps: int = 250  # from 1 to the factor
     proposal_samples: int = 32  # 0: no proposal, the fine samples cover the sphere evenly
     proposal_rounds: int = 1
     proposal_resolution: int = 32
@@ -155,6 +160,12 @@ def make_scene(options: SceneOptions) -> Scene:
         options.blob_scale,
         options.blob_radius,
         options.blob_shape,
+        Sharpening(
+            options.sharpening,
+            options.sharpening_density,
+            options.sharpening_start,
+            options.sharpening_steps,
+        ),
     )
     field = _make_field(options, density)
     proposal = proposal_grid(options.proposal_resolution, options.bound_radius, density)

@@ -9,6 +9,7 @@ toybox's settings use is here.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,7 @@ class TorchView(NamedTuple):
       index: [1] of the timestep, int64.
       alpha, sigma, weight: [] at that timestep.
       blur: [] the variance added to every Gaussian.
+      sharpening: [] the factor on raw densities.
     """
 
     origin: Tensor
@@ -54,6 +56,7 @@ class TorchView(NamedTuple):
     sigma: Tensor
     weight: Tensor
     blur: Tensor
+    sharpening: Tensor
 
 
 class Renderer(torch.nn.Module):
@@ -80,14 +83,14 @@ class Renderer(torch.nn.Module):
         mean, covariance = gaussians(view, edges)
         if view.lit:
             mean.requires_grad_(True)
-            tau, rho = self.query(mean, covariance + view.blur)
+            tau, rho = self.query(mean, covariance + view.blur, view.sharpening)
             (slope,) = torch.autograd.grad(tau.sum(), mean, create_graph=True)
             normals = -F.normalize(slope, dim=-1, eps=1e-6)
             to_light = F.normalize(view.light - mean, dim=-1, eps=1e-6)
             cosine = (normals * to_light).sum(-1, keepdim=True).clamp_min(0.0)
             colour = rho * (view.diffuse * cosine + view.ambient)
         else:
-            tau, rho = self.query(mean, covariance + view.blur)
+            tau, rho = self.query(mean, covariance + view.blur, view.sharpening)
             colour = rho * view.ambient
         weights = weights_of(tau, edges)
         opacity = weights.sum(-1, keepdim=True)
@@ -108,17 +111,21 @@ class Renderer(torch.nn.Module):
         raw = F.grid_sample(self.grid, place, padding_mode="border", align_corners=True)
         return self.density(PROPOSAL_GAIN * raw[0, 0, 0], points)
 
-    def query(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def query(self, mean: Tensor, variance: Tensor, sharpening: Tensor) -> tuple[Tensor, Tensor]:
         features = encode(mean, variance, self.config.min_degree, self.config.max_degree)
         for layer in self.layers[:-1]:
             features = F.relu(layer(features))
         raw = self.layers[-1](features)
-        return self.density(raw[..., 0], mean), torch.sigmoid(raw[..., 1:])
+        return self.density(raw[..., 0], mean, sharpening), torch.sigmoid(raw[..., 1:])
 
-    def density(self, raw: Tensor, points: Tensor) -> Tensor:
+    def density(self, raw: Tensor, points: Tensor, sharpening: Tensor | None = None) -> Tensor:
         distance = ((points**2).sum(-1) + 1e-8).sqrt()
         blob = self.config.blob_scale * (1.0 - distance / self.config.blob_radius)
-        return self.config.density_scale * F.softplus(raw + blob)
+        raw = raw + blob
+        if sharpening is not None:
+            pivot = math.log(math.expm1(self.config.sharpening_density / self.config.density_scale))
+            raw = pivot + sharpening * (raw - pivot)
+        return self.config.density_scale * F.softplus(raw)
 
 
 def weights_of(density: Tensor, edges: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from dreamfusion_jax.diffusion.hub import locate
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
-from dreamfusion_jax.nerf.field import Blur
+from dreamfusion_jax.nerf.field import Blur, Sharpening
 from dreamfusion_jax.training import loop, step, views
 from dreamfusion_jax.training.state import TrainState
 from tests.benchmarks import measure
@@ -67,7 +67,11 @@ def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -
     index = round(float(noised.t[0]) * (len(run.prior.schedule.alphas_cumprod) - 1))
     tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
     rays = (tensor(x).reshape(size * size, -1) for x in pixel_rays(view.camera, size, size))
-    blur = Blur(config.scene.blur_start, config.scene.blur_end, config.scene.blur_steps)
+    scene = config.scene
+    blur = Blur(scene.blur_start, scene.blur_end, scene.blur_steps)
+    sharpening = Sharpening(
+        scene.sharpening, scene.sharpening_density, scene.sharpening_start, scene.sharpening_steps
+    )
     return TorchView(
         *rays,
         light=tensor(view.light_position),
@@ -82,6 +86,7 @@ def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -
         sigma=tensor(sigma[0]),
         weight=tensor(weight[0]),
         blur=tensor(blur(now)),
+        sharpening=tensor(sharpening(now)),
     )
 
 

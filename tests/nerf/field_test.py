@@ -12,6 +12,7 @@ from dreamfusion_jax.nerf.field import (
     Background,
     Blur,
     Density,
+    Sharpening,
     corner_table,
     grid_field,
     look_up,
@@ -20,6 +21,7 @@ from dreamfusion_jax.nerf.field import (
     safe_exp,
     trilinear,
 )
+from dreamfusion_jax.nerf.hash_grid import HashGrid, hash_field
 
 _POINTS = jnp.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -1.0, 0.0]])
 
@@ -56,6 +58,38 @@ def test_densities_and_their_gradients_are_finite_at_extremes():
         chex.assert_tree_all_finite((density(raw, jnp.zeros((5, 3))), gradients))
     assert jax.grad(safe_exp)(100.0) == jnp.exp(15.0)
     np.testing.assert_allclose(jax.grad(safe_exp)(2.0), np.exp(2.0), rtol=1e-6)
+
+
+def test_sharpening_leaves_one_density_as_it_is_and_steepens_all_others_about_it():
+    at, origin = jnp.linspace(-3.0, 3.0, 61), jnp.zeros((61, 3))
+    for name, scale in (("softplus", 20.0), ("exp", 1.0)):
+        sharpening = Sharpening(factor=4.0, density=5.0, start=100, steps=50)
+        density = Density(name, scale, blob_scale=0.0, sharpening=sharpening)
+        before = density(at, origin)
+        for step, factor in ((0, 1.0), (100, 1.0), (125, 2.5), (150, 4.0), (1000, 4.0)):
+            sharp = density(at, origin, step)
+            np.testing.assert_array_less(0.0, (sharp - before) * jnp.sign(before - 5.0) + 1e-3)
+            if name == "exp":  # a power about the density that stays
+                np.testing.assert_allclose(sharp, 5.0 * (before / 5.0) ** factor, rtol=1e-3)
+            slope = jax.vmap(jax.grad(lambda x: jnp.log(density(x, origin[0], step))))(at)  # noqa: B023
+            plain = jax.vmap(jax.grad(lambda x: jnp.log(density(x, origin[0]))))(at)  # noqa: B023
+            where = int(np.argmin(abs(before - 5.0)))
+            np.testing.assert_allclose(slope[where] / plain[where], factor, rtol=0.05)
+        chex.assert_trees_all_equal(density(at, origin), before)  # the proposal has no step
+
+
+def test_every_field_is_sharpened():
+    dull, sharp = (Density(sharpening=Sharpening(factor, 5.0, 0, 10)) for factor in (1.0, 3.0))
+    points = jax.random.uniform(jax.random.key(1), (5, 3), minval=-0.7, maxval=0.7)
+    for make in (
+        lambda density: mip_field(8, 1, 0, 3, density),
+        lambda density: grid_field(4, 1.0, density),
+        lambda density: hash_field(HashGrid(levels=2, log2_rows=8), 8, 1, 1.0, density),
+    ):
+        params = jax.jit(make(dull).init)(jax.random.key(0))
+        at = lambda field, step: field.query(params, points, jnp.ones((5, 3)), step)[0]  # noqa: B023, E731
+        chex.assert_trees_all_close(at(make(sharp), 0), at(make(dull), 0), rtol=1e-5)
+        assert jnp.std(at(make(sharp), 10)) > 1.5 * jnp.std(at(make(dull), 10))
 
 
 def test_trilinear_is_exact_on_products_of_coordinates():
