@@ -21,6 +21,8 @@ MIN_COMPONENT_SHARE = 0.02
 OPAQUE = 0.5
 _ORDERS = (7.0, 6.0, 5.0, 4.0, 3.0)  # fast_simplification's aggressiveness, its default first
 _SAMPLES_PER_CELL = 1.5
+# What is as many times less dense than a level is nothing, and what is as many times denser solid.
+_RANGE = 100.0
 _MAX_SAMPLES = 1024
 
 
@@ -47,9 +49,11 @@ def silhouette_threshold(
       density: [N, N, N] as `density_grid` makes it.
       cameras, opacity: what each camera sees, [S, S] in [0, 1].
     """
+    # Between nodes as `extract_surface` has it.
+    logarithm = np.log(np.maximum(density, density.max() / _RANGE**2))
     pairs = zip(cameras, opacity, strict=True)
     greatest = np.concatenate(
-        [_greatest_on_rays(density, radius, camera, len(seen)).ravel() for camera, seen in pairs]
+        [_greatest_on_rays(logarithm, radius, camera, len(seen)).ravel() for camera, seen in pairs]
     )
     opaque = np.concatenate([np.ravel(seen) > OPAQUE for seen in opacity])
     if not opaque.any():
@@ -57,26 +61,26 @@ def silhouette_threshold(
     order = np.argsort(-greatest)
     both = np.cumsum(opaque[order])
     either = opaque.sum() + np.cumsum(~opaque[order])
-    levels = np.append(greatest[order], 0.0)
+    levels = np.append(greatest[order], logarithm.min())
     # Between two rays of the same density there is no level.
     score = np.where(levels[:-1] > levels[1:], both / either, -1.0)
     best = int(np.argmax(score))
-    return float(levels[best : best + 2].mean())
+    return float(np.exp(levels[best : best + 2].mean()))
 
 
-def _greatest_on_rays(density: np.ndarray, radius: float, camera: Camera, size: int) -> np.ndarray:
-    """[S, S] the greatest density that the ray of each pixel meets."""
+def _greatest_on_rays(grid: np.ndarray, radius: float, camera: Camera, size: int) -> np.ndarray:
+    """[S, S] the greatest value that the ray of each pixel meets; outside the grid it is least."""
     rays = pixel_rays(camera, size, size)
     origin, direction = np.asarray(rays.origin), np.asarray(rays.direction)
-    samples = min(int(_SAMPLES_PER_CELL * len(density)), _MAX_SAMPLES)
+    samples = min(int(_SAMPLES_PER_CELL * len(grid)), _MAX_SAMPLES)
     away = float(np.linalg.norm(origin[0, 0]))
     ways = np.linspace(max(away - radius, 0.0), away + radius, samples)
-    greatest = np.zeros((size, size), np.float32)
-    cells = (len(density) - 1) / (2.0 * radius)
+    greatest, least = np.zeros((size, size), np.float32), float(grid.min())
+    cells = (len(grid) - 1) / (2.0 * radius)
     for row in range(size):  # a row at a time, so that it fits the caches
         points = origin[row, :, None] + ways[:, None] * direction[row, :, None]
         places = np.moveaxis((points + radius) * cells, -1, 0)
-        met = ndimage.map_coordinates(density, places, order=1, mode="constant")
+        met = ndimage.map_coordinates(grid, places, order=1, mode="constant", cval=least)
         greatest[row] = met.max(axis=-1)
     return greatest
 
@@ -84,17 +88,19 @@ def _greatest_on_rays(density: np.ndarray, radius: float, camera: Camera, size: 
 def extract_surface(density: np.ndarray, radius: float, level: float) -> trimesh.Trimesh:
     """The closed surface on which the density is `level`, in world coordinates, outward normals.
 
-    Marching cubes (Lewiner et al. 2003), without what nobody can see or wants to: cavities inside
-    the solid are filled, floaters dropped.
+    Marching cubes (Lewiner et al. 2003) on the density's logarithm, without what nobody can see or
+    wants to: cavities inside the solid are filled, floaters dropped. At its edges a density grows
+    like a high power, whose logarithm a straight line between two nodes follows far better.
 
     Args:
       density: [N, N, N] as `density_grid` makes it.
       level: greater than 0 and less than the greatest density.
     """
-    # A rim of zeros closes the surface where the scene touches the border of the grid.
-    density = np.pad(_steady(fill_cavities(density, level), level), 1)
-    vertices, faces, _, _ = measure.marching_cubes(density, level, gradient_direction="ascent")
-    cell = 2.0 * radius / (len(density) - 3)
+    above = np.log(_steady(fill_cavities(density, level), level) / level)
+    # A rim of nothing closes the surface where the scene touches the border of the grid.
+    above = np.pad(above, 1, constant_values=-np.log(_RANGE))
+    vertices, faces, _, _ = measure.marching_cubes(above, 0.0, gradient_direction="ascent")
+    cell = 2.0 * radius / (len(density) - 1)
     mesh = trimesh.Trimesh((vertices - 1.0) * cell - radius, faces, process=True)
     return drop_floaters(mesh)
 
@@ -106,14 +112,14 @@ def fill_cavities(density: np.ndarray, level: float) -> np.ndarray:
 
 
 def _steady(density: np.ndarray, level: float) -> np.ndarray:
-    """The density without values so close to `level` that triangles shrink to nothing.
+    """The density, bounded, and without values so near `level` that triangles shrink to nothing.
 
-    The surface crosses an edge of the grid no nearer to its ends than 1e-4 of its length, and is
-    moved by no more than a hundredth of it.
+    The surface crosses an edge of the grid no nearer to its ends than 2e-3 of its length.
     """
     near = np.where(density < level, 0.99, 1.01) * level
     off = np.abs(density - level) >= 0.01 * level
-    return np.where(off, np.minimum(density, 100.0 * level), near).astype(np.float32)
+    bounded = np.clip(density, level / _RANGE, level * _RANGE)
+    return np.where(off, bounded, near).astype(np.float32)
 
 
 def drop_floaters(mesh: trimesh.Trimesh) -> trimesh.Trimesh:

@@ -51,6 +51,14 @@ def test_the_surface_lies_where_the_density_is_the_threshold():
         np.testing.assert_allclose(mesh.volume, 4 / 3 * np.pi * radius**3, rtol=0.05)
 
 
+def test_between_nodes_a_density_changes_by_factors():
+    """An edge that is thinner than a cell: each cell has twenty times the density of the next."""
+    mesh = surface.extract_surface(
+        grid(lambda points: 5.0 * np.exp(60.0 * (0.5 - from_centre(points)))), 1.0, 5.0
+    )
+    np.testing.assert_allclose(from_centre(mesh.vertices), 0.5, atol=1e-3)
+
+
 def test_a_box_has_its_volume():
     def box(points):
         return 10.0 - 50.0 * (np.abs(points) - [0.4, 0.3, 0.2]).max(axis=-1)
