@@ -92,10 +92,10 @@ class SceneConfig:
         100,
     )
     sharpening_density: float = _setting(
-        0.4, "density per unit length that sharpening leaves as it is", 1e-3, 1e4
+        5.0, "density per unit length that sharpening leaves as it is", 1e-3, 1e4
     )
-    sharpening_start: int = _setting(700, "step at which sharpening begins", 0, MAX_STEPS)
-    sharpening_steps: int = _setting(250, "steps over which it rises to --sharpening", 1, MAX_STEPS)
+    sharpening_start: int = _setting(500, "step at which sharpening begins", 0, MAX_STEPS)
+    sharpening_steps: int = _setting(400, "steps over which it rises to --sharpening", 1, MAX_STEPS)
     proposal_samples: int = _setting(
         32, "cheap samples a ray and round on the proposal grid (paper: 64; 0: none)", 0, 1024
     )

@@ -56,9 +56,9 @@ class SceneOptions(NamedTuple):
     blob_radius: float = 0.5
     blob_shape: str = "linear"  # linear | gaussian
     sharpening: float = 4.0  # factor on raw densities in the end; 1: none
-    sharpening_density: float = 0.4  # that it leaves as it is
-    sharpening_start: int = 700  # step
-    sharpening_steps: int = 250  # from 1 to the factor
+    sharpening_density: float = 5.0  # that it leaves as it is
+    sharpening_start: int = 500  # step
+    sharpening_steps: int = 400  # from 1 to the factor
     proposal_samples: int = 32  # 0: no proposal, the fine samples cover the sphere evenly
     proposal_rounds: int = 1
     proposal_resolution: int = 32
