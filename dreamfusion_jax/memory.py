@@ -23,7 +23,7 @@ from dreamfusion_jax.settings import RunConfig
 # Bytes that the host holds: of a pixel of a picture while it is put together from its tiles, of
 # one of a turntable until all are encoded, of a point of the mesh's grid, of a texel while baked.
 _PICTURE_BYTES, _TURNTABLE_BYTES = 64, 13
-_GRID_BYTES, _TEXEL_BYTES = 30, 160
+_GRID_BYTES, _TEXEL_BYTES = 24, 160
 _LARGE = 200e6  # what saves less is not worth a word
 _NEW_FOLDER = "in another --workdir"
 

@@ -23,6 +23,7 @@ _ORDERS = (7.0, 6.0, 5.0, 4.0, 3.0)  # fast_simplification's aggressiveness, its
 _SAMPLES_PER_CELL = 1.5
 # What is as many times less dense than a level is nothing, and what is as many times denser solid.
 _RANGE = 100.0
+_NEAR = 0.01  # in logarithms
 _MAX_SAMPLES = 1024
 
 
@@ -96,7 +97,7 @@ def extract_surface(density: np.ndarray, radius: float, level: float) -> trimesh
       density: [N, N, N] as `density_grid` makes it.
       level: greater than 0 and less than the greatest density.
     """
-    above = np.log(_steady(fill_cavities(density, level), level) / level)
+    above = _log_ratio(fill_cavities(density, level), level)
     # A rim of nothing closes the surface where the scene touches the border of the grid.
     above = np.pad(above, 1, constant_values=-np.log(_RANGE))
     vertices, faces, _, _ = measure.marching_cubes(above, 0.0, gradient_direction="ascent")
@@ -111,15 +112,15 @@ def fill_cavities(density: np.ndarray, level: float) -> np.ndarray:
     return np.where(ndimage.binary_fill_holes(solid) & ~solid, density.max(), density)
 
 
-def _steady(density: np.ndarray, level: float) -> np.ndarray:
-    """The density, bounded, and without values so near `level` that triangles shrink to nothing.
+def _log_ratio(density: np.ndarray, level: float) -> np.ndarray:
+    """log(density / level), bounded, and nowhere so near 0 that triangles shrink to nothing.
 
     The surface crosses an edge of the grid no nearer to its ends than 2e-3 of its length.
     """
-    near = np.where(density < level, 0.99, 1.01) * level
-    off = np.abs(density - level) >= 0.01 * level
-    bounded = np.clip(density, level / _RANGE, level * _RANGE)
-    return np.where(off, bounded, near).astype(np.float32)
+    ratio = np.log(np.clip(density / level, 1.0 / _RANGE, _RANGE), dtype=np.float32)
+    near = np.abs(ratio) < _NEAR
+    ratio[near] = np.where(density[near] < level, -_NEAR, _NEAR)
+    return ratio
 
 
 def drop_floaters(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
