@@ -124,8 +124,11 @@ def test_what_a_killed_job_wrote_by_half_is_no_checkpoint(states, tmp_path):
     save(tmp_path, states(1))
     there = tmp_path / "checkpoints"
     shutil.copytree(there / "1", there / "2.orbax-checkpoint-tmp")
-    chex.assert_trees_all_equal(restore(tmp_path, states(0)), jax.device_get(states(1)))
-    assert [path.name for path in there.iterdir()] == ["1"], "cleared away"
+    checkpoints = Checkpoints(tmp_path, jax.local_devices()[:1])
+    chex.assert_trees_all_equal(checkpoints.restore(states(0)), jax.device_get(states(1)))
+    checkpoints.save(states(2))
+    checkpoints.close()
+    assert sorted(path.name for path in there.iterdir()) == ["1", "2"], "cleared away"
 
 
 @pytest.fixture
