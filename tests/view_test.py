@@ -177,7 +177,7 @@ def test_a_scene_is_orbited_its_mesh_coincides_and_new_checkpoints_are_followed(
         assert [text for text in told.complaints if theirs not in text] == []
         assert all(asked.startswith((url, f"blob:{url}")) for asked in told.requests)
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stdout.read().split("\n")[-2:] == ["The viewer is closed.", ""]
 
 

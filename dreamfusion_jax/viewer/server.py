@@ -17,6 +17,7 @@ from dreamfusion_jax.viewer.tab import Tab
 
 HOST = "127.0.0.1"
 _POLL_S = 1.0
+_PATIENCE_S = 10.0
 
 
 class _LocalServer(viser.ViserServer):
@@ -84,6 +85,9 @@ class Server:
         self._ends.set()
         with contextlib.redirect_stdout(io.StringIO()):  # viser says goodbye
             self._server.stop()
+        # Python's end would stop a thread that reads a checkpoint wherever it is, locks and all.
+        if self._looking.is_alive():
+            self._looking.join(_PATIENCE_S)
 
     def _open(self) -> list[Tab]:
         return list(self._tabs.values())
