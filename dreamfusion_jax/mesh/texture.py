@@ -9,6 +9,7 @@ whose row 0 is at the top.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -94,6 +95,8 @@ def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray,
       in the surface's order; uv [V, 2].
     """
     atlas = xatlas.Atlas()
+    # Never to be freed: xatlas then waits for its threads, now and then for ever. 7 MB a mesh stay.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(atlas))
     atlas.add_mesh(
         np.asarray(surface.vertices, np.float32),
         np.asarray(surface.faces, np.uint32),
