@@ -83,7 +83,8 @@ class Density(NamedTuple):
         """Density [...] of raw outputs [...] at positions [..., 3]; with a step, sharpened."""
         raw = raw + self.blob(position)
         if step is not None and self.sharpening.factor != 1.0:
-            raw = self._pivot() + self.sharpening(step) * (raw - self._pivot())
+            pivot = self._pivot()
+            raw = pivot + self.sharpening(step) * (raw - pivot)
         match self.activation:
             case "softplus":
                 return self.scale * jax.nn.softplus(raw)
