@@ -63,8 +63,7 @@ class Sharpening(NamedTuple):
 
     def __call__(self, step: jax.Array) -> jax.Array:
         """The factor [] at `step`."""
-        progress = (jnp.asarray(step, jnp.float32) - self.start) / self.steps
-        return 1.0 + (self.factor - 1.0) * jnp.clip(progress, 0.0, 1.0)
+        return 1.0 + (self.factor - 1.0) * _progress(step, self.start, self.steps)
 
 
 class Density(NamedTuple):
@@ -176,8 +175,12 @@ class Blur(NamedTuple):
 
     def __call__(self, step: jax.Array) -> jax.Array:
         """The variance [] at `step`."""
-        progress = jnp.clip(jnp.asarray(step, jnp.float32) / self.steps, 0.0, 1.0)
-        return self.start + (self.end - self.start) * progress
+        return self.start + (self.end - self.start) * _progress(step, 0, self.steps)
+
+
+def _progress(step: jax.Array, start: int, steps: int) -> jax.Array:
+    """0 until step `start`, 1 from `steps` later on, linear between: []."""
+    return jnp.clip((jnp.asarray(step, jnp.float32) - start) / steps, 0.0, 1.0)
 
 
 def mip_field(
