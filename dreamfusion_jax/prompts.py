@@ -28,7 +28,8 @@ class TextOptions(NamedTuple):
       scheme: toybox | paper | none.
       interpolate: mix the embeddings of the two nearest azimuths instead of taking the nearest.
       negative_views: complete the negative prompt with the words of all other views.
-      perp_neg: guide away from the neighbouring views, too (Armandpour et al. 2023).
+      perp_neg: guide away from the neighboring views, too, and mix the embeddings of the paper's
+        scheme as `interpolate` does (Armandpour et al. 2023).
     """
 
     scheme: str = "toybox"
@@ -116,7 +117,7 @@ def view_text(
     """What views at these angles (degrees) take from the table; `textureless` is a bool."""
     nearest = phrase_index(options.scheme, azimuth_deg, elevation_deg)
     pair, share = jnp.stack([nearest, nearest], axis=-1), jnp.ones_like(azimuth_deg)
-    if options.interpolate and options.scheme == "paper":
+    if (options.interpolate or options.perp_neg) and options.scheme == "paper":
         pair, share = _paper_mix(azimuth_deg, elevation_deg)
     elif options.interpolate and options.scheme == "toybox":
         pair, share = _toybox_mix(azimuth_deg, elevation_deg)
@@ -163,7 +164,9 @@ def _perp_neg(
     """The rows to lead away from [..., 2] and the weights [..., 2] of their perpendicular parts.
 
     Between front and side, from both, each the less the nearer the view is to it; between side and
-    back, from side and front. The decays are those of threestudio's default settings.
+    back, from side and front. The weights go with a text that is itself the mix of the two views
+    (`_paper_mix`). They are those of threestudio's default settings with the sign turned: it adds
+    what `guidance.perp_neg` gives to be subtracted.
     """
     if not options.perp_neg:
         none = jnp.zeros((*jnp.shape(azimuth_deg), 2))

@@ -42,11 +42,10 @@ def _view_text(azimuth_deg, elevation_deg=0.0, textureless=False, **options):
     )
 
 
-def _mix(azimuth_deg, elevation_deg=0.0, textureless=False, scheme="paper", interpolate=True):
-    """{prompt: share} of one view."""
-    text = _view_text(
-        azimuth_deg, elevation_deg, textureless, scheme=scheme, interpolate=interpolate
-    )
+def _mix(azimuth_deg, elevation_deg=0.0, textureless=False, scheme="paper", **options):
+    """{prompt: share} of one view, whose embeddings are mixed unless the options say otherwise."""
+    options = options or {"interpolate": True}
+    text = _view_text(azimuth_deg, elevation_deg, textureless, scheme=scheme, **options)
     table, mix = prompts.table_prompts("a red chair", scheme), {}
     for row, share in zip(text.rows.tolist(), text.shares.tolist(), strict=True):
         mix[table[row]] = mix.get(table[row], 0.0) + share
@@ -77,15 +76,48 @@ def test_textureless_toybox_views_are_described_without_colour():
         (0, 0, {"front": 1.0}),
         (30, 0, {"front": 2 / 3, "side": 1 / 3}),
         (-30, 59, {"front": 2 / 3, "side": 1 / 3}),
+        (45, 0, {"front": 0.5, "side": 0.5}),
         (90, 0, {"side": 1.0}),
         (225, 0, {"side": 0.5, "back": 0.5}),
         (180, 0, {"back": 1.0}),
         (30, 61, {"overhead": 1.0}),
     ],
 )
-def test_paper_words_are_mixed_by_the_angle_to_the_front(azimuth_deg, elevation_deg, mix):
+@pytest.mark.parametrize("option", ["interpolate", "perp_neg"])
+def test_paper_words_are_mixed_by_the_angle_to_the_front(azimuth_deg, elevation_deg, mix, option):
+    """With Perp-Neg, too, whose weights are made for that (Armandpour et al. 2023)."""
     expected = {f"a red chair, {name} view": share for name, share in mix.items()}
-    assert _mix(azimuth_deg, elevation_deg) == expected
+    assert _mix(azimuth_deg, elevation_deg, **{option: True}) == expected
+
+
+def test_perp_neg_mixes_exactly_at_the_words_own_angles():
+    for azimuth_deg, words in ((0, "front"), (90, "side"), (-90, "side"), (180, "back")):
+        text = _view_text(azimuth_deg, scheme="paper", perp_neg=True)
+        row = prompts.PAPER_PHRASES.index(f"{words} view")
+        assert jnp.sum(jnp.where(text.rows == row, text.shares, 0.0)) == 1.0
+        assert jnp.sum(jnp.abs(text.shares)) == 1.0
+
+
+_DECAY = np.exp(-0.5 * np.linspace(0.0, 1.0, 3))  # at the shares 0, 1/2 and 1
+
+
+@pytest.mark.parametrize(
+    ("azimuth_deg", "weights"),
+    [
+        (0, {"front": 4 * _DECAY[2] - 2.426, "side": 4 * _DECAY[0] - 2.426}),
+        (45, {"front": 4 * _DECAY[1] - 2.426, "side": 4 * _DECAY[1] - 2.426}),
+        (-45, {"front": 4 * _DECAY[1] - 2.426, "side": 4 * _DECAY[1] - 2.426}),
+        (90, {"side": _DECAY[2] - 0.606, "front": _DECAY[2] + 0.967}),
+        (225, {"side": _DECAY[1] - 0.606, "front": _DECAY[1] + 0.967}),
+        (180, {"side": _DECAY[0] - 0.606, "front": _DECAY[0] + 0.967}),
+    ],
+)
+def test_perp_neg_weighs_the_neighbors_as_threestudio_does(azimuth_deg, weights):
+    """f_fs, f_sf, f_sb and f_fsb of its PromptProcessorOutput.get_text_embeddings_perp_neg."""
+    text = _view_text(azimuth_deg, scheme="paper", perp_neg=True)
+    names = [prompts.PAPER_PHRASES[row].removesuffix(" view") for row in text.against.tolist()]
+    against = dict(zip(names, text.against_weights.tolist(), strict=True))
+    assert against == {name: pytest.approx(weight, abs=1e-5) for name, weight in weights.items()}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ looks along its own -z axis with x right and y up (the OpenGL convention).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -36,8 +37,8 @@ class CameraRanges(NamedTuple):
       fov_deg: uniform range of horizontal fields of view in degrees.
       elevation_deg: uniform range of angles.
       azimuth_deg: uniform range of angles.
-      area_share: of the cameras whose elevation is instead uniform by area on the upper half of the
-        sphere: its sine is uniform in [0, 1].
+      area_share: of the cameras whose elevation is uniform by area instead: its sine is uniform
+        between the sines of the same two angles (in the paper those of 0 and 90 degrees).
       focal_multiplier: uniform range of focal lengths in image widths, used instead of `fov_deg`
         where its upper end is not 0.
       position_jitter: each coordinate of the position is moved by up to this.
@@ -152,10 +153,17 @@ def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
 
 
 def _sample_elevation(key: jax.Array, ranges: CameraRanges) -> jax.Array:
-    """Uniform in angle, or with the odds `area_share` uniform by area on the upper half-sphere."""
+    """Draws an angle [] uniformly, or with the odds `area_share` uniformly by area.
+
+    A band of a sphere has an area in proportion to its height (Archimedes), which is the sine.
+    """
     by_angle = _uniform(key, ranges.elevation_deg)
     choice_key, area_key = jax.random.split(jax.random.fold_in(key, 1))
-    by_area = jnp.rad2deg(jnp.arcsin(jax.random.uniform(area_key)))
+    low, high = ranges.elevation_deg
+    # On the host: a device's sine of 90 degrees might exceed 1, of which there is no arc sine.
+    sines = math.sin(math.radians(low)), math.sin(math.radians(high))
+    by_area = jnp.rad2deg(jnp.arcsin(_uniform(area_key, sines)))
+    by_area = jnp.clip(by_area, low, high)  # which rounding may exceed
     return jnp.where(jax.random.bernoulli(choice_key, ranges.area_share), by_area, by_angle)
 
 
@@ -172,7 +180,8 @@ def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
     y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / width
     x, y = jnp.meshgrid(x - camera.centre[0], y - camera.centre[1], indexing="xy")
     in_camera = jnp.stack([x, y, jnp.broadcast_to(-camera.focal, x.shape)], axis=-1)
-    in_world = in_camera @ camera.pose[:, :3].T
+    # By default a TPU would round both to bfloat16, and rays miss their pixels.
+    in_world = jnp.matmul(in_camera, camera.pose[:, :3].T, precision=jax.lax.Precision.HIGHEST)
     length = jnp.linalg.norm(in_world, axis=-1, keepdims=True)
     # One pixel is 1 / width wide on the plane at the focal length; the ray meets it at `length`.
     radius = (2.0 / jnp.sqrt(12.0)) / (width * length)

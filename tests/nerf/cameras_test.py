@@ -67,6 +67,18 @@ def test_field_of_view_spans_the_width():
     np.testing.assert_allclose(slope, np.tan(np.deg2rad(30.0)) * (width - 1) / width, rtol=1e-5)
 
 
+@pytest.mark.parametrize("default", ["bfloat16", "tensorfloat32", None])
+def test_rays_have_full_precision_on_every_platform(default):
+    """A TPU's default rounds factors to bfloat16: rays would miss their pixels by most of one."""
+    with jax.default_matmul_precision(default):
+        program = jax.make_jaxpr(lambda camera: pixel_rays(camera, 4, 4))(
+            orbit_camera(30.0, 20.0, 2.5, 40.0)
+        )
+    products = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
+    highest = jax.lax.Precision.HIGHEST
+    assert [product.params["precision"] for product in products] == [(highest, highest)]
+
+
 def test_radius_has_the_variance_of_a_pixel():
     """A disc of radius r has variance r^2 / 4 an axis, a pixel of width p has p^2 / 12."""
     rays = pixel_rays(orbit_camera(0.0, 0.0, 2.0, 40.0), 65, 65)
@@ -124,10 +136,16 @@ def _uniform_cdf(low, high):
     return lambda x: np.clip((x - low) / (high - low), 0.0, 1.0)
 
 
+def _by_area_cdf(low, high):
+    """Of angles whose sine is uniform."""
+    sine = lambda degrees: np.sin(np.deg2rad(degrees))  # noqa: E731
+    return lambda x: _uniform_cdf(sine(low), sine(high))(sine(np.clip(x, -90.0, 90.0)))
+
+
 def _mixture_cdf(elevation_deg):
-    """Half uniform in angle, half with a uniform sine on the upper half-sphere."""
-    by_area = np.clip(np.sin(np.deg2rad(elevation_deg)), 0.0, 1.0)
-    return 0.5 * _uniform_cdf(-10.0, 90.0)(elevation_deg) + 0.5 * by_area
+    """Half uniform in angle, half by area."""
+    parts = (_uniform_cdf(-10.0, 90.0), _by_area_cdf(-10.0, 90.0))
+    return 0.5 * sum(part(elevation_deg) for part in parts)
 
 
 # The gap that chance exceeds once in a million: sqrt(ln(2e6) / 2 n).
@@ -150,8 +168,37 @@ def test_the_papers_cameras_are_distributed_as_it_says(values, cdf):
 def test_the_mixture_is_told_from_either_of_its_parts():
     elevation_deg = _paper_draws().elevation_deg
     assert _distance_of_cdfs(elevation_deg, _uniform_cdf(-10.0, 90.0)) > 3 * _GAP
-    by_area = lambda x: np.clip(np.sin(np.deg2rad(x)), 0.0, 1.0)  # noqa: E731
-    assert _distance_of_cdfs(elevation_deg, by_area) > 3 * _GAP
+    assert _distance_of_cdfs(elevation_deg, _by_area_cdf(-10.0, 90.0)) > 3 * _GAP
+
+
+@pytest.mark.parametrize(("low", "high"), [(-10.0, 45.0), (-90.0, 90.0), (60.0, 90.0), (0.0, 1.0)])
+def test_cameras_by_area_keep_to_their_bounds_with_a_uniform_sine(low, high):
+    """Equal heights of a sphere's band have equal areas (Archimedes)."""
+    ranges = CameraRanges(elevation_deg=(low, high), area_share=1.0)
+    draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
+    elevation_deg = np.asarray(draw(jax.random.split(jax.random.key(4), _COUNT)))
+    assert low <= elevation_deg.min() and elevation_deg.max() <= high
+    ends, sine = np.sin(np.deg2rad([low, high])), np.sin(np.deg2rad(elevation_deg))
+    chance = 5.0 * (ends[1] - ends[0]) / np.sqrt(12.0 * _COUNT)
+    np.testing.assert_allclose(sine.mean(), ends.mean(), atol=chance)
+    assert _distance_of_cdfs(elevation_deg.astype(np.float64), _by_area_cdf(low, high)) < _GAP
+
+
+@pytest.mark.parametrize("angle", [-10.0, 30.0])
+def test_bounds_that_are_one_angle_are_that_angle(angle):
+    ranges = CameraRanges(elevation_deg=(angle, angle), area_share=0.5)
+    draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
+    elevation_deg = draw(jax.random.split(jax.random.key(5), 50))
+    chex.assert_trees_all_equal(elevation_deg, jnp.full(50, angle))
+
+
+def test_the_share_by_area_leaves_the_cameras_by_angle_as_they_are():
+    def elevations(share):
+        ranges = CameraRanges(area_share=share)
+        draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
+        return draw(jax.random.split(jax.random.key(6), 100))
+
+    assert 25 < jnp.sum(elevations(0.0) == elevations(0.5)) < 75
 
 
 def test_the_position_jitters_in_a_cube_about_a_uniform_distance():
