@@ -263,6 +263,7 @@ def validate(config: Config) -> Config:
         if getattr(config.prior, name) and config.prior.prior == "toybox":
             raise UserError(f"--{name} needs another --prior than the toybox, which has but one.")
     _check_processes(config.run)
+    config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
     if config.run.workdir:
         return config
     workdir = str(Path("workdir") / slug(config.train.prompt))

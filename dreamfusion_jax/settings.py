@@ -84,6 +84,13 @@ class SceneConfig:
         " (paper: gaussian)",
         choices=("linear", "gaussian"),
     )
+    density_bias: float = _setting(
+        0.0,
+        "added to the field's raw output before the activation; about -3 keeps an exp field from"
+        " starting as fog (the paper names none; multinerf: -1)",
+        -30,
+        30,
+    )
     sharpening: float = _setting(
         4.0,
         "how many times as steep the density's edges get in the end: mist becomes solid or clear"
@@ -144,8 +151,8 @@ class CameraConfig:
     )
     area_share: float = _setting(
         0.0,
-        "share of cameras whose elevation is uniform by area on the upper half-sphere instead"
-        " (paper: 0.5)",
+        "share of cameras whose elevation is uniform by area, not by angle, between the same bounds"
+        " (paper: 0.5, on the upper half-sphere)",
         0,
         1,
     )
@@ -178,12 +185,14 @@ class PriorConfig:
     )
     prior_dtype: str = _setting(
         "auto",
-        "the prior's number format (auto: bfloat16 on GPU and TPU, float32 on CPU)",
-        choices=("auto", "float32", "bfloat16"),
+        "number format of the prior's U-Net (auto: float16 on GPU, float32 on TPU and CPU; guidance"
+        " multiplies rounding errors, and bfloat16's would be up to half of its direction)",
+        choices=("auto", "float32", "float16", "bfloat16"),
     )
     vae_dtype: str = _setting(
         "auto",
-        "the same of its autoencoder, which the gradient passes (auto: as --prior_dtype)",
+        "number format of its autoencoder, whose errors nothing multiplies (auto: bfloat16 on GPU"
+        " and TPU, float32 on CPU)",
         choices=("auto", "float32", "bfloat16"),
     )
     guidance_scale: float = _setting(
@@ -224,7 +233,9 @@ class TrainConfig:
     prompt: str = _setting("", "what to make, for example 'a red chair'")
     steps: int = _setting(1000, "optimisation steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = _setting(0, "seed of everything random", 0, 2**31 - 1)
-    views_per_device: int = _setting(1, "views a step on each device (paper: 1)", 1, 4096)
+    views_per_device: int = _setting(
+        1, "views a step on each device (paper: 1 on each of four)", 1, 4096
+    )
     render_size: int = _setting(
         0, "side of a training render in pixels (0: the prior's own image size; paper: 64)", 0, 4096
     )
@@ -235,22 +246,41 @@ class TrainConfig:
         MAX_STEPS,
     )
     opacity_weight: float = _setting(
-        0.0, "weight of sqrt(opacity^2 + 0.01) (paper: 1e-3 to 5e-3)", 0, 1e9
+        0.0,
+        "weight of sqrt(opacity^2 + 0.01), a mean over all pixels, beside a residual that is a sum"
+        " over the latent (paper: 1e-3 to 5e-3, as a sum over 64 x 64 pixels: 4.1 to 20;"
+        " threestudio: 1)",
+        0,
+        1e9,
     )
     orientation_weight: float = _setting(
         0.0,
-        "weight of the penalty on normals that face away from the camera (paper: 1e-2)",
+        "weight of the penalty on normals that face away from the camera, a mean over the rays that"
+        " hit something, in every view (paper: 1e-2, as a sum over 64 x 64 pixels: 41;"
+        " threestudio: 1000)",
         0,
         1e9,
     )
     orientation_start: float = _setting(
-        0.0, "that weight at the first step; it rises linearly (paper: 1e-4)", 0, 1e9
+        0.0,
+        "that weight at the first step; it rises linearly (paper: 1e-4, as a sum: 0.41;"
+        " threestudio: 10)",
+        0,
+        1e9,
     )
     orientation_steps: int = _setting(1, "steps over which it rises (paper: 5000)", 1, MAX_STEPS)
-    distortion_weight: float = _setting(0.0, "weight of the spread along each ray", 0, 1e9)
-    entropy_weight: float = _setting(0.0, "weight of the entropy of each pixel's opacity", 0, 1e9)
+    distortion_weight: float = _setting(
+        0.0, "weight of the spread along each ray, a mean over all rays", 0, 1e9
+    )
+    entropy_weight: float = _setting(
+        0.0, "weight of the entropy of each pixel's opacity, a mean over all pixels", 0, 1e9
+    )
     interlevel_weight: float = _setting(
-        1.0, "weight of the loss that teaches the proposal grid where the scene is", 0, 1e9
+        1.0,
+        "weight of the loss that teaches the proposal grid where the scene is, a mean over all"
+        " rays",
+        0,
+        1e9,
     )
     shading_start_step: int = _setting(
         200, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
@@ -290,7 +320,8 @@ class TrainConfig:
     )
     perp_neg: bool = _setting(
         False,
-        "Perp-Neg: guide away from neighbouring views, too, at twice the cost (--view_words=paper)",
+        "Perp-Neg: guide away from neighboring views, too, and mix embeddings as"
+        " --interpolate_views does, at twice the cost (--view_words=paper)",
     )
 
 
@@ -304,16 +335,29 @@ class OptimizerConfig:
         choices=("adam", "adan"),
     )
     learning_rate: float = _setting(
-        5e-3, "learning rate at the first step after the warm-up (paper: 1e-4)", 1e-12, 10
+        0.0,
+        "learning rate at the first step after the warm-up (0: what suits the field: 1e-2 for hash"
+        " tables and grids, 3e-4 for the residual MLP, 5e-3 for the plain one; paper: 1e-4 of"
+        " Shampoo's, of which a step is about ten times Adam's)",
+        0,
+        10,
     )
     learning_rate_final: float = _setting(
-        5e-4, "learning rate at the last step (paper: 1e-6)", 1e-12, 10
+        0.0,
+        "learning rate at the last step (0: that of the first for tables and grids, a tenth of it"
+        " for MLPs; paper: 1e-6 of Shampoo's)",
+        0,
+        10,
     )
     learning_rate_decay: str = _setting(
         "exponential", "how it falls in between (paper: cosine)", choices=("exponential", "cosine")
     )
     warmup_steps: int = _setting(
-        0, "steps over which the learning rate first rises, linearly (paper: 3000)", 0, MAX_STEPS
+        -1,
+        "steps over which the learning rate first rises, linearly (-1: 100 for the residual MLP,"
+        " else none; paper: 3000)",
+        -1,
+        MAX_STEPS,
     )
     warmup_learning_rate: float = _setting(
         1e-9, "learning rate that the warm-up starts from (paper: 1e-9)", 0, 10
@@ -328,11 +372,30 @@ class OptimizerConfig:
         1.0, "the proposal's learning rate as a multiple of the others'", 0, 1e3
     )
     background_rate: float = _setting(
-        1.0, "the learned background's learning rate as a multiple of the others'", 0, 1e3
+        1.0,
+        "the learned background's learning rate as a multiple of the others' (threestudio: 0.1)",
+        0,
+        1e3,
     )
     network_rate: float = _setting(
         1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )
+
+    def suited_to(self, scene: SceneConfig) -> OptimizerConfig:
+        """Returns the same with the rates that were left open filled in.
+
+        Hash tables bear Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128 units
+        do not: their density saturates within 50 steps, and no gradient brings it back.
+        """
+        tables = scene.field in ("hash", "grid")
+        residual = scene.field == "mip" and scene.network == "residual"
+        highest = self.learning_rate or (1e-2 if tables else 3e-4 if residual else 5e-3)
+        return dataclasses.replace(
+            self,
+            learning_rate=highest,
+            learning_rate_final=self.learning_rate_final or (highest if tables else 0.1 * highest),
+            warmup_steps=self.warmup_steps if self.warmup_steps >= 0 else 100 * residual,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,13 @@ from dreamfusion_jax import config as configs
 from dreamfusion_jax.errors import UserError
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.scene import SceneOptions
-from dreamfusion_jax.settings import CameraConfig, RunConfig, SceneConfig, TrainConfig
+from dreamfusion_jax.settings import (
+    CameraConfig,
+    OptimizerConfig,
+    RunConfig,
+    SceneConfig,
+    TrainConfig,
+)
 
 
 def parse(*arguments: str) -> configs.Config:
@@ -26,7 +32,9 @@ def with_train(config: configs.Config, **changes) -> configs.Config:
 def test_flags_without_values_give_the_defaults():
     config = parse("--prompt=a red chair")
     run = dataclasses.replace(RunConfig(), workdir="workdir/a-red-chair")
-    assert config == configs.Config(train=TrainConfig(prompt="a red chair"), run=run)
+    optimizer = OptimizerConfig(learning_rate=5e-3, learning_rate_final=5e-4, warmup_steps=0)
+    train = TrainConfig(prompt="a red chair")
+    assert config == configs.Config(train=train, optimizer=optimizer, run=run)
 
 
 def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
@@ -133,6 +141,38 @@ def test_other_flags_overrule_a_preset_wherever_it_stands(name, tmp_path):
     assert parse(f"--flagfile={flagfile}") == dataclasses.replace(expected, scene=scene)
     assert parse("--width=77", "--prompt=a cup", "--preset", name).scene == scene
     assert expected.scene.width != 77
+
+
+@pytest.mark.parametrize(
+    "field, rates",
+    [
+        (["--field=hash"], (1e-2, 1e-2, 0)),
+        (["--field=grid"], (1e-2, 1e-2, 0)),
+        (["--field=mip", "--network=residual"], (3e-4, 3e-5, 100)),
+        (["--field=mip", "--network=plain"], (5e-3, 5e-4, 0)),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_rate_left_open_is_what_the_field_bears(field, rates):
+    open_rates = ["--learning_rate=0", "--learning_rate_final=0", "--warmup_steps=-1"]
+    optimizer = parse("--prompt=x", *field, *open_rates).optimizer
+    found = (optimizer.learning_rate, optimizer.learning_rate_final, optimizer.warmup_steps)
+    assert found == pytest.approx(rates)
+    given = parse("--prompt=x", *field, *open_rates, "--learning_rate=0.1").optimizer
+    assert given.learning_rate == 0.1
+    assert given.learning_rate_final == pytest.approx(0.1 * rates[1] / rates[0])
+
+
+def test_the_sd_preset_has_threestudios_field_and_rates():
+    config = parse("--prompt=x", "--preset=sd")
+    assert (config.scene.field, config.scene.width, config.scene.depth) == ("hash", 64, 1)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.learning_rate_final) == (1e-2, 1e-2)
+    assert optimizer.background_rate == 0.1
+    assert (config.train.orientation_start, config.train.orientation_weight) == (10, 1000)
+    assert config.train.opacity_weight == 1 and config.camera.elevation_deg == (-10, 45)
+    residual = parse("--prompt=x", "--preset=sd", "--field=mip").optimizer
+    assert (residual.learning_rate, residual.warmup_steps) == (3e-4, 100)
 
 
 def test_a_flat_picture_is_judged_by_the_prompt_as_it_stands():

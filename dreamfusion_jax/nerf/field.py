@@ -67,13 +67,18 @@ class Sharpening(NamedTuple):
 
 
 class Density(NamedTuple):
-    """How a raw output becomes a density: scale * activation(raw + blob(position)), sharpened."""
+    """How a raw output becomes a density: scale activation(raw + bias + blob(position)), sharpened.
+
+    A negative `bias` starts the scene as empty space around the blob, where exp(0) = 1 per unit
+    length would be fog (multinerf's `density_bias` is -1).
+    """
 
     activation: str = "softplus"
     scale: float = 20.0
     blob_scale: float = 4.0
     blob_radius: float = 0.5
     blob_shape: str = "linear"
+    bias: float = 0.0
     sharpening: Sharpening = Sharpening()
 
     def __call__(
@@ -81,6 +86,8 @@ class Density(NamedTuple):
     ) -> jax.Array:
         """Density [...] of raw outputs [...] at positions [..., 3]; with a step, sharpened."""
         raw = raw + self.blob(position)
+        if self.bias:
+            raw = raw + self.bias
         if step is not None and self.sharpening.factor != 1.0:
             pivot = self._pivot()
             raw = pivot + self.sharpening(step) * (raw - pivot)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.vectors import inner
 
+HIT_OPACITY = 0.01  # from which on a ray counts as one that hits something
+
 
 def opacity_loss(opacity: jax.Array) -> jax.Array:
     """sqrt(opacity^2 + 0.01) for opacity [...]: discourages filling space (DreamFusion, A.2)."""
@@ -28,6 +30,16 @@ def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Arra
     """
     away = jnp.maximum(inner(normals, direction[..., None, :]), 0.0)
     return jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1)
+
+
+def mean_over_hits(per_ray: jax.Array, opacity: jax.Array) -> jax.Array:
+    """Averages per_ray [...] over the rays whose opacity [...] is not nearly 0: [].
+
+    A mean over all rays would weigh an object by how much of the image it fills (threestudio
+    divides its orientation loss by the number of rays that hit, too). The count is a constant.
+    """
+    hits = jnp.sum(opacity > HIT_OPACITY)
+    return jnp.sum(per_ray) / jnp.maximum(hits, 1)
 
 
 def distortion_loss(weights: jax.Array, edges: jax.Array) -> jax.Array:

@@ -55,6 +55,7 @@ class SceneOptions(NamedTuple):
     blob_scale: float = 4.0
     blob_radius: float = 0.5
     blob_shape: str = "linear"  # linear | gaussian
+    density_bias: float = 0.0  # added to raw outputs before the activation
     sharpening: float = 4.0  # factor on raw densities in the end; 1: none
     sharpening_density: float = 5.0  # that it leaves as it is
     sharpening_start: int = 500  # step
@@ -83,10 +84,12 @@ class View(NamedTuple):
       camera: where from.
       light_position: [3].
       ambient: [] l_ambient.
-      diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed.
+      diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed unless
+        `with_normals` asks for them.
       textureless: [] bool; albedo 1 everywhere.
       background: [3] solid colour.
       solid_background: [] bool; use `background` even where the scene has learned one.
+      with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
       half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
     """
 
@@ -97,6 +100,7 @@ class View(NamedTuple):
     textureless: jax.Array
     background: jax.Array
     solid_background: jax.Array
+    with_normals: jax.Array
     half_size: jax.Array
 
 
@@ -107,8 +111,9 @@ class Render(NamedTuple):
       image: [H, W, 3] in [0, 1].
       opacity: [H, W] in [0, 1].
       depth: [H, W] mean distance along the ray; 0 where there is nothing.
-      normals: [H, W, 3] composited unit normals; zeros where the view is not lit.
-      regularizers: scalars "opacity", "orientation", "distortion", "entropy", "interlevel".
+      normals: [H, W, 3] composited unit normals; zeros where none were computed.
+      regularizers: scalars "opacity", "distortion", "entropy", "interlevel", means over all rays,
+        and "orientation", the mean over the rays that hit something (0 without normals).
     """
 
     image: jax.Array
@@ -160,6 +165,7 @@ def make_scene(options: SceneOptions) -> Scene:
         options.blob_scale,
         options.blob_radius,
         options.blob_shape,
+        options.density_bias,
         Sharpening(
             options.sharpening,
             options.sharpening_density,
@@ -201,9 +207,9 @@ def make_scene(options: SceneOptions) -> Scene:
             return _look(options, query, normals_of, view, rays, intervals)
 
         seen = look_in_blocks(
-            # Normals cost as much again as all the rest: they are made only where there is light.
+            # Normals cost as much again as all the rest: they are made only where they matter.
             [functools.partial(look, None), functools.partial(look, normals_of)],
-            which=jnp.where(view.diffuse > 0.0, 1, 0),
+            which=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
             rays=(rays, _draw_jitter(options, size, key)),
             idle=idle,
             points_per_ray=options.fine_samples,
@@ -217,14 +223,19 @@ def make_scene(options: SceneOptions) -> Scene:
         per_ray = {
             "opacity": regularizers.opacity_loss(seen.opacity),
             "entropy": regularizers.entropy_loss(seen.opacity),
-            **seen.regularizers,
+            "distortion": seen.regularizers["distortion"],
+            "interlevel": seen.regularizers["interlevel"],
         }
+        orientation = regularizers.mean_over_hits(seen.regularizers["orientation"], seen.opacity)
         return Render(
             image=over(seen.colour, seen.opacity, behind),
             opacity=seen.opacity,
             depth=seen.depth,
             normals=seen.normals,
-            regularizers={name: jnp.mean(term) for name, term in per_ray.items()},
+            regularizers={
+                "orientation": orientation,
+                **{name: jnp.mean(term) for name, term in per_ray.items()},
+            },
         )
 
     def density_albedo(
@@ -277,6 +288,7 @@ def _view(
         textureless=jnp.asarray(textureless),
         background=jnp.asarray(background, jnp.float32),
         solid_background=jnp.asarray(True),
+        with_normals=jnp.asarray(False),
         half_size=jnp.asarray(False),
     )
 

@@ -12,7 +12,8 @@ import jax
 import optax
 
 from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.settings import OptimizerConfig
+from dreamfusion_jax.settings import OptimizerConfig, SceneConfig
+from dreamfusion_jax.training.adan import scale_by_adan
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -28,7 +29,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """A linear rise over `warmup_steps`, then a fall that ends at step `steps`."""
+    """A linear rise over `warmup_steps`, then a fall that ends at step `steps`.
+
+    What is left open and not yet settled by the run's field is that of the default one.
+    """
+    config = config.suited_to(SceneConfig())
     highest, lowest = config.learning_rate, config.learning_rate_final
     falling = max(steps - config.warmup_steps, 1)
     if config.learning_rate_decay == "cosine":
@@ -45,8 +50,8 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     match config.optimizer:
         case "adam":
             return optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
-        case "adan":  # Xie et al. 2022, with its own three decays
-            return optax.scale_by_adan(eps=config.adam_eps)
+        case "adan":  # with its own three decays
+            return scale_by_adan(eps=config.adam_eps)
     raise UserError(f"--optimizer={config.optimizer}: use adam or adan.")
 
 

@@ -29,7 +29,7 @@ from dreamfusion_jax.nerf.scene import Render, Scene
 from dreamfusion_jax.prompts import TextTable, embed
 from dreamfusion_jax.settings import PriorConfig, TrainConfig
 from dreamfusion_jax.training.state import TrainState
-from dreamfusion_jax.training.views import Draw, draw_view
+from dreamfusion_jax.training.views import Draw, draw_view, orientation_weight
 
 AXIS = "devices"
 
@@ -50,6 +50,10 @@ class DeviceInput(NamedTuple):
 TrainStep = Callable[
     [DeviceInput, TrainState, Any, TextTable], tuple[TrainState, dict[str, jax.Array]]
 ]
+
+
+# scene's params -> (latents [V, h, w, c], weighted regularizers []), the renders [V, ...]
+Forward = Callable[[Any], tuple[tuple[jax.Array, jax.Array], Render]]
 
 
 def make_train_step(
@@ -94,6 +98,8 @@ def device_step(
         grads, metrics = sds_gradient(config, scene, prior, weights, table, state, draws)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         metrics["gradient_norm"] = optax.global_norm(grads)
+        for group, gradient in grads.items():
+            metrics[f"gradient_norm/{group}"] = optax.global_norm(gradient)
         finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
         state = updated(optimizer, state, grads, finite)
         metrics |= {"skipped_steps": state.skipped, "skipped_in_row": state.skipped_in_row}
@@ -131,18 +137,7 @@ def sds_gradient(
     The diffusion model only ever runs forward (unless `--gradient=full`): its residual is pulled
     back through the render and the encoder alone.
     """
-    size = render_size(config, prior)
-
-    def render(params: Any, draw: Draw) -> Render:
-        return scene.render(params, draw.view, size, size, state.step, draw.render_key)
-
-    def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Render]:
-        # A loop over the views, not vmap: under vmap `lax.cond` would compute the normals always.
-        rendered = jax.lax.map(lambda draw: render(params, draw), draws)
-        # The mean of the latent distribution (no key): noise there would only add variance.
-        z = prior.encode(weights, rendered.image, None).astype(jnp.float32)
-        return (z, regularization(config.train, rendered.regularizers, state.step)), rendered
-
+    forward = make_forward(config, scene, prior, weights, state.step, draws)
     (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
     noised = add_draws(config, table, draws, z)
     residual, scalars = latent_gradient(prior, weights, noised, distillation(config.prior))
@@ -153,6 +148,25 @@ def sds_gradient(
         **{f"regularizer/{name}": jnp.mean(x) for name, x in rendered.regularizers.items()},
     }
     return grads, metrics
+
+
+def make_forward(
+    config: Config, scene: Scene, prior: Prior, weights: Any, step: jax.Array, draws: Draw
+) -> Forward:
+    """Returns what the gradient is pulled back through: the drawn views' latents and penalty."""
+    size = render_size(config, prior)
+
+    def render(params: Any, draw: Draw) -> Render:
+        return scene.render(params, draw.view, size, size, step, draw.render_key)
+
+    def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Render]:
+        # A loop over the views, not vmap: under vmap `lax.cond` would compute the normals always.
+        rendered = jax.lax.map(lambda draw: render(params, draw), draws)
+        # The mean of the latent distribution (no key): noise there would only add variance.
+        z = prior.encode(weights, rendered.image, None).astype(jnp.float32)
+        return (z, regularization(config.train, rendered.regularizers, step)), rendered
+
+    return forward
 
 
 def add_draws(config: Config, table: TextTable, draws: Draw, z: jax.Array) -> Noised:
@@ -190,9 +204,7 @@ def regularization(
     # What weighs nothing is left out: times 0 it would still be pulled back.
     weights: dict[str, Any] = {name: weight for name, weight in constant.items() if weight}
     if config.orientation_start or config.orientation_weight:
-        weights["orientation"] = optax.linear_schedule(
-            config.orientation_start, config.orientation_weight, config.orientation_steps
-        )(step)
+        weights["orientation"] = orientation_weight(config, step)
     terms = (
         weights[name] * jnp.mean(value) for name, value in regularizers.items() if name in weights
     )

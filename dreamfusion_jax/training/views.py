@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from dreamfusion_jax import prompts
 from dreamfusion_jax.config import Config
@@ -66,6 +67,7 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
         background=jax.random.uniform(keys[3], (3,)),
         solid_background=(config.scene.background == "solid")
         | jax.random.bernoulli(keys[4], config.train.solid_background_share),
+        with_normals=jnp.asarray(orientation_weight(config.train, step) > 0.0),
         half_size=step < config.train.half_size_steps,
     )
     text = prompts.view_text(
@@ -77,6 +79,16 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
     )
     t = jax.random.uniform(keys[5], (), jnp.float32, t_low, t_high)
     return Draw(view, text, t, noise_key=keys[6], render_key=keys[7])
+
+
+def orientation_weight(config: TrainConfig, step: jax.Array) -> jax.Array | float:
+    """The orientation loss's weight [] at `step`, after a linear rise; 0.0 where it has none."""
+    if not (config.orientation_start or config.orientation_weight):
+        return 0.0
+    rise = optax.linear_schedule(
+        config.orientation_start, config.orientation_weight, config.orientation_steps
+    )
+    return jnp.asarray(rise(step))
 
 
 def text_options(config: TrainConfig) -> prompts.TextOptions:

@@ -48,6 +48,16 @@ def test_blob_is_added_before_the_activation_and_scaled_after_it():
         np.testing.assert_allclose(density(raw, _POINTS), expected, rtol=1e-4)
 
 
+def test_a_bias_scales_an_exponential_density_everywhere():
+    """exp(h + blob + bias) = exp(bias) exp(h + blob): at -3 the fog thins twentyfold."""
+    raw = jnp.linspace(-2.0, 2.0, len(_POINTS))
+    plain = Density("exp", scale=1.0, blob_shape="gaussian", blob_radius=0.2)
+    biased = plain._replace(bias=-3.0)
+    chex.assert_trees_all_close(biased(raw, _POINTS), np.exp(-3.0) * plain(raw, _POINTS), rtol=1e-5)
+    shifted = Density(bias=0.7)(raw, _POINTS)
+    chex.assert_trees_all_close(shifted, Density()(raw + 0.7, _POINTS), rtol=1e-5)
+
+
 def test_densities_and_their_gradients_are_finite_at_extremes():
     raw = jnp.array([-1e6, -100.0, 0.0, 100.0, 1e6])
     for name in ("softplus", "exp"):

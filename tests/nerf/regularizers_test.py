@@ -9,6 +9,7 @@ from dreamfusion_jax.nerf.regularizers import (
     distortion_loss,
     entropy_loss,
     interlevel_loss,
+    mean_over_hits,
     opacity_loss,
     orientation_loss,
 )
@@ -36,6 +37,14 @@ def test_orientation_counts_only_normals_that_face_away():
     np.testing.assert_allclose(orientation_loss(weights, normals, direction), 0.5 * 0.36, rtol=1e-6)
     gradient = jax.grad(orientation_loss)(weights, normals, direction)
     chex.assert_trees_all_equal(gradient, jnp.zeros(2))
+
+
+def test_a_mean_over_hits_ignores_how_much_of_the_image_is_empty():
+    per_ray, opacity = jnp.array([1.0, 3.0, 0.0, 0.0]), jnp.array([0.5, 0.02, 0.0, 1e-4])
+    np.testing.assert_allclose(mean_over_hits(per_ray, opacity), 2.0)
+    wider = (jnp.pad(per_ray, (0, 60)), jnp.pad(opacity, (0, 60)))
+    np.testing.assert_allclose(mean_over_hits(*wider), 2.0)
+    np.testing.assert_allclose(mean_over_hits(jnp.zeros(3), jnp.zeros(3)), 0.0)
 
 
 def test_distortion_of_one_interval():

@@ -218,6 +218,19 @@ def test_a_vanishing_light_joins_the_unlit_picture():
     assert unlit.regularizers["orientation"] == 0.0 and jnp.any(lit.normals != 0.0)
 
 
+def test_unlit_views_have_normals_where_the_orientation_loss_wants_them():
+    """The image stays what it was, and the loss is that of the lit branch."""
+    view = albedo_view(_camera(), _BACKGROUND)
+    asked = view._replace(with_normals=jnp.asarray(True))
+    plain, oriented = (_draw(_MIP, _init(_MIP), v) for v in (view, asked))
+    chex.assert_trees_all_close(oriented.image, plain.image, atol=1e-5)
+    lit = _draw(_MIP, _init(_MIP), asked._replace(diffuse=jnp.float32(0.5)))
+    chex.assert_trees_all_close(oriented.normals, lit.normals, atol=1e-5)
+    assert plain.regularizers["orientation"] == 0.0 < oriented.regularizers["orientation"]
+    hit = np.mean(np.asarray(oriented.opacity) > 0.01)
+    assert hit < 1.0, "the mean over the rays that hit is not that over all"
+
+
 def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera(0.0, 0.0)

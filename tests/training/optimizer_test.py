@@ -76,6 +76,55 @@ def test_gradients_are_clipped_together():
     assert optax.global_norm(difference) > 1e-3 * optax.global_norm(clipped)
 
 
+def _adan(gradients, eps):
+    """Adan's last direction after gradients [K, ...], in the paper's letters.
+
+    A moving average whose bias is corrected is a mean, weighted by (1 - beta)^age.
+    """
+    beta_1, beta_2, beta_3 = 0.02, 0.08, 0.01
+    changes = np.diff(gradients, axis=0, prepend=gradients[:1])
+
+    def mean(values, beta):
+        weights = (1 - beta) ** np.arange(len(values))[::-1]
+        return np.tensordot(weights / weights.sum(), values, axes=1)
+
+    m, v = mean(gradients, beta_1), mean(changes, beta_2)
+    n = mean((gradients + (1 - beta_2) * changes) ** 2, beta_3)
+    return (m + (1 - beta_2) * v) / (np.sqrt(n) + eps)
+
+
+def _adan_updates(gradients, eps):
+    """The updates [K, ...] that a leaf with gradients [K, ...] gets at the rate 1."""
+    config = OptimizerConfig("adan", learning_rate=1.0, learning_rate_final=1.0, adam_eps=eps)
+    optimizer = make_optimizer(config, len(gradients))
+
+    def step(state, gradient):
+        updates, state = optimizer.update({"field": {"tables": gradient}}, state)
+        return state, updates["field"]["tables"]
+
+    state = optimizer.init({"field": {"tables": jnp.zeros_like(gradients[0])}})
+    return jax.lax.scan(step, state, gradients)[1]
+
+
+@pytest.mark.parametrize("eps", [1e-8, 1e-20])
+@pytest.mark.parametrize("size", [1e-12, 1e-6, 1.0, 1e4])
+def test_adan_is_its_papers(size, eps):
+    """Xie et al. 2022, algorithm 1, at every step, whatever the gradients' size."""
+    gradients = size * np.random.default_rng(0).normal(0.3, 1.0, (30, 4, 3)).astype(np.float32)
+    updates = _adan_updates(jnp.asarray(gradients), eps)
+    exact = gradients.astype(np.float64)
+    expected = np.stack([-_adan(exact[: step + 1], eps) for step in range(len(exact))])
+    np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
+def test_adans_steps_do_not_shrink_with_the_gradients():
+    """Tiny gradients do not stall: nothing but epsilon is added to their squares' root."""
+    gradients = jax.random.normal(jax.random.key(0), (30, 5))
+    tiny = _adan_updates(1e-12 * gradients, 1e-20)
+    chex.assert_trees_all_close(tiny, _adan_updates(gradients, 1e-20), rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(tiny[0], -jnp.sign(gradients[0]), rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["adam", "adan"])
 def test_every_optimizer_finds_the_bottom_of_a_bowl(name):
     config = OptimizerConfig(optimizer=name, learning_rate=0.1, learning_rate_final=1e-3)

@@ -47,6 +47,13 @@ def test_early_views_are_of_half_the_size():
     assert not draw_view(config, jnp.int32(7), 0).view.half_size
 
 
+def test_views_have_normals_in_every_step_in_which_orientation_weighs_something():
+    late = TrainConfig(orientation_start=0.0, orientation_weight=1.0, orientation_steps=10)
+    asked = [draw_view(Config(train=late), jnp.int32(step), 0).view for step in (0, 1)]
+    assert [bool(view.with_normals) for view in asked] == [False, True]
+    assert not draw_view(Config(), jnp.int32(5), 0).view.with_normals
+
+
 def test_a_learned_background_gives_way_to_plain_ones_as_often_as_asked():
     for background, share, expected in (("mlp", 0.2, 0.2), ("mlp", 0.0, 0.0), ("solid", 0.0, 1.0)):
         config = Config(

@@ -1,0 +1,60 @@
+"""Every preset's scene lives through its first steps: neither fog nor nothing, and still learning.
+
+On the embedded prior, small renders, guidance and everything else as the preset has it. Light
+begins early, so that both kinds of views are met.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+from absl import flags
+
+from dreamfusion_jax import config as configs
+from dreamfusion_jax.training import loop
+from tests.benchmarks import preset as benchmark
+
+# Fewer rows, samples and rays than the presets have, for time alone.
+_SMALL = ("--hash_log2_rows=14", "--proposal_samples=24", "--fine_samples=12")
+
+
+@functools.cache
+def _prepared(name):
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    small = () if name == "toybox" else _SMALL
+    configs.parse_flags(["program", f"--preset={name}", "--prior=toybox", *small], values)
+    given = {"prompt": "a red chair", "variant": "", "view_words": "toybox"}
+    config = configs.config_from_flags(values, **given)
+    return config, loop.prepare(config)
+
+
+def _check_alive(name, seed, size, steps):
+    config, run = _prepared(name)
+    config = benchmark.short_config(config, size, lit_from=2 * steps // 3, seed=seed)
+    seen = benchmark.observe(config, run, steps)
+    assert seen.skipped == 0
+    assert 0.03 < seen.mean < 0.8, seen.opacity
+    assert seen.border < 0.5
+    assert np.mean(seen.gradient[-10:]) > 1.0, seen.gradient
+
+
+@pytest.mark.parametrize("name", configs.PRESETS)
+def test_a_presets_scene_is_alive_after_its_first_steps(name):
+    _check_alive(name, seed=0, size=16, steps=75)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", configs.PRESETS)
+def test_a_presets_scene_is_alive_after_150_steps(name, seed):
+    _check_alive(name, seed, size=32, steps=150)
+
+
+def test_an_adam_step_moves_no_presets_raw_density_far():
+    """At 1e-2 the residual MLP's moves by 10 in ten steps, and its density saturates."""
+    found = {}
+    for name in configs.PRESETS:
+        config, run = _prepared(name)
+        found[name] = benchmark.raw_change(config, run.scene)
+    assert all(0.01 < change < 4.0 for change in found.values()), found
