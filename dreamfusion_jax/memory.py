@@ -1,9 +1,10 @@
 """What is said where memory runs out: the settings of this very run that lower what it holds.
 
 Only what was measured to help is named (WORKSPACE.md), the most effective first, with the size of
-its effect. Much does not: views are rendered one after another, rays block by block and pictures
-tile by tile, so samples, hidden units and sizes of renders hardly change what a device holds. On a
-CPU bfloat16 does not help either: XLA turns the weights back into float32 as it computes.
+its effect and, where there is one, its price. Much does not: views are rendered one after another,
+rays block by block and pictures tile by tile, so samples, hidden units and sizes of renders hardly
+change what a device holds. On a CPU half precision does not help either: XLA turns the weights back
+into float32 as it computes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from dreamfusion_jax.settings import RunConfig
 _PICTURE_BYTES, _TURNTABLE_BYTES = 64, 13
 _GRID_BYTES, _TEXEL_BYTES = 24, 160
 _LARGE = 200e6  # what saves less is not worth a word
+# Of the U-Net, by platform, each with its price (tests/benchmarks/prior_precision.py).
+_HALF = {
+    "gpu": ("--prior_dtype=float16", "and costs next to no accuracy"),
+    "tpu": (
+        "--prior_dtype=bfloat16",
+        "but whose rounding is up to a third of the guided direction",
+    ),
+}
 _NEW_FOLDER = "in another --workdir"
 
 
@@ -68,12 +77,12 @@ def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunEr
     )
 
 
-def training_remedies(config: Config, prior_bytes: int, dtype: Any, vae_dtype: Any) -> list[str]:
+def training_remedies(config: Config, unet_bytes: int, dtype: Any, vae_dtype: Any) -> list[str]:
     """What lowers the memory of a step.
 
     Args:
-      prior_bytes: of the prior's weights as they are now.
-      dtype, vae_dtype: the number formats of the prior and of its autoencoder.
+      unet_bytes: of the U-Net's weights as they are now, nearly all of the prior's.
+      dtype, vae_dtype: the number formats of the prior's U-Net and of its autoencoder.
     """
     views, found = config.train.views_per_device, []
     if views > 1:
@@ -83,23 +92,25 @@ def training_remedies(config: Config, prior_bytes: int, dtype: Any, vae_dtype: A
         )
     if config.prior.gradient == "full":
         found.append(f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
-    if platform() == "cpu" or prior_bytes < _LARGE:
+    if platform() not in _HALF or unet_bytes < _LARGE:
         return found
     if dtype == jnp.float32:
+        flag, price = _HALF[platform()]
         found.append(
-            f"--prior_dtype=bfloat16 {_NEW_FOLDER}, which halves the prior's weights from"
-            f" {_size(prior_bytes)} to {_size(prior_bytes / 2)}"
+            f"{flag} {_NEW_FOLDER}, which halves the U-Net's weights from {_size(unet_bytes)} to"
+            f" {_size(unet_bytes / 2)}, {price}"
         )
-    elif vae_dtype == jnp.float32:
+    if vae_dtype == jnp.float32:
         found.append(f"--vae_dtype=bfloat16 {_NEW_FOLDER}, which halves what the encoder keeps")
     return found
 
 
 def prior_remedies(dtype: Any) -> list[str]:
-    """What lowers the memory that a prior's weights take, read in this number format."""
-    if platform() == "cpu" or dtype == jnp.bfloat16:
+    """What lowers the memory that a prior's weights take, its U-Net read in this number format."""
+    if platform() not in _HALF or dtype != jnp.float32:
         return []
-    return ["--prior_dtype=bfloat16, which halves its weights"]
+    flag, price = _HALF[platform()]
+    return [f"{flag}, which halves the U-Net's weights, {price}"]
 
 
 def sample_remedies(samples: int) -> list[str]:

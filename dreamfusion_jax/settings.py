@@ -186,7 +186,7 @@ class PriorConfig:
     prior_dtype: str = _setting(
         "auto",
         "number format of the prior's U-Net (auto: float16 on GPU, float32 on TPU and CPU; guidance"
-        " multiplies rounding errors, and bfloat16's would be up to half of its direction)",
+        " multiplies rounding errors, and bfloat16's are up to a third of its direction)",
         choices=("auto", "float32", "float16", "bfloat16"),
     )
     vae_dtype: str = _setting(

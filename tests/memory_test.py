@@ -53,19 +53,34 @@ def first_words(remedies: list[str]) -> list[str]:
 
 
 def test_only_what_helps_a_step_is_named():
-    """Views' latents go through the encoder together; bfloat16 helps where it is computed in."""
-    full, half = jnp.float32, jnp.bfloat16
+    """Views' latents go through the encoder together; half precision helps off the CPU."""
+    full, half, bfloat16 = jnp.float32, jnp.float16, jnp.bfloat16
     assert memory.training_remedies(Config(), 36_000_000, full, full) == []
     config = Config(train=TrainConfig(views_per_device=5), prior=PriorConfig(gradient="full"))
     here = memory.training_remedies(config, 4_000_000_000, full, full)
     assert first_words(here) == ["--views_per_device=2", "--gradient=sds in another --workdir"]
     with compiling_for("gpu"):
-        views, gradient, weights = memory.training_remedies(config, 4_000_000_000, full, full)
-        encoder = memory.training_remedies(config, 2_000_000_000, half, full)[-1]
-        assert memory.training_remedies(config, 2_000_000_000, half, half) == [views, gradient]
+        views, gradient, weights, encoder = memory.training_remedies(
+            config, 4_000_000_000, full, full
+        )
+        lower = memory.training_remedies(config, 2_000_000_000, half, full)
+        assert lower == [views, gradient, encoder]
+        assert memory.training_remedies(config, 2_000_000_000, half, bfloat16) == [views, gradient]
     assert "--views_per_device=2," in views and "--gradient=sds " in gradient
-    assert "--prior_dtype=bfloat16" in weights and "from 4.0 GB to 2.0 GB" in weights
+    assert "--prior_dtype=float16" in weights and "from 4.0 GB to 2.0 GB" in weights
     assert "--vae_dtype=bfloat16" in encoder
+
+
+def test_a_tpus_half_precision_is_named_with_its_price():
+    config, full, half = Config(), jnp.float32, jnp.bfloat16
+    with compiling_for("tpu"):
+        (weights,) = memory.training_remedies(config, 4_000_000_000, full, half)
+        (loading,) = memory.prior_remedies(full)
+        assert memory.training_remedies(config, 2_000_000_000, half, half) == []
+        assert memory.prior_remedies(half) == []
+    for told in (weights, loading):
+        assert told.startswith("--prior_dtype=bfloat16") and "a third of the guided" in told
+    assert memory.prior_remedies(full) == []
 
 
 def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():

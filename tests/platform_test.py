@@ -32,11 +32,28 @@ def test_what_was_traced_for_one_platform_is_not_taken_for_another():
     assert traced == [jax.default_backend(), "tpu"]
 
 
-def test_a_prior_for_a_tpu_computes_in_bfloat16():
-    assert prior_dtypes(PriorConfig(prior_dtype="float32")) == (jnp.float32, jnp.float32)
+@pytest.mark.parametrize(
+    ("name", "dtype", "vae_dtype"),
+    [
+        ("cpu", jnp.float32, jnp.float32),
+        ("gpu", jnp.float16, jnp.bfloat16),
+        ("tpu", jnp.float32, jnp.bfloat16),
+    ],
+)
+def test_a_prior_computes_in_the_least_format_that_keeps_the_direction_of_guidance(
+    name, dtype, vae_dtype
+):
+    with compiling_for(name):
+        assert prior_dtypes(PriorConfig()) == (dtype, vae_dtype)
+        # What is asked for of the one does not change the other.
+        assert prior_dtypes(PriorConfig(prior_dtype="bfloat16")) == (jnp.bfloat16, vae_dtype)
+        assert prior_dtypes(PriorConfig(vae_dtype="float32")) == (dtype, jnp.float32)
+
+
+def test_a_tpu_has_no_float16_to_multiply_in():
     with compiling_for("tpu"):
-        assert prior_dtypes(PriorConfig()) == (jnp.bfloat16, jnp.bfloat16)
-        assert prior_dtypes(PriorConfig(vae_dtype="float32")) == (jnp.bfloat16, jnp.float32)
+        with pytest.raises(UserError, match="^--prior_dtype=float16: a TPU does not"):
+            prior_dtypes(PriorConfig(prior_dtype="float16"))
 
 
 @pytest.fixture

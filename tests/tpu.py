@@ -135,7 +135,7 @@ def abstract_prior(config: Config, networks: Networks) -> tuple[Prior, Any]:
         unet,
         vae,
         schedule_from_config(networks.scheduler),
-        lambda prompts: jnp.zeros((len(prompts), *embedding), dtype),
+        lambda prompts: jnp.zeros((len(prompts), *embedding), jnp.float32),
     )
     return prior, {"unet": _param_shapes(unet, dtype), "vae": _param_shapes(vae, vae_dtype)}
 

@@ -29,24 +29,29 @@ class Linear(nn.Module):
 
     linen's Dense keeps the leading axes apart, and its 1x1 convolution stays a convolution: on a
     CPU the first takes twice and the second four times as long, forward and backward.
+
+    `dtype` is that of the product's factors; its sums come out in `out_dtype` (None: `dtype`).
     """
 
     features: int
     use_bias: bool = True
     convolution: bool = False  # whether the kernel is stored in the shape of a 1x1 convolution's
     dtype: Dtype = jnp.float32
+    out_dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., C] -> [..., features]."""
+        out_dtype = self.out_dtype or self.dtype
         channels = x.shape[-1]
         shape = (1, 1) * self.convolution + (channels, self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         flat = x.reshape(-1, channels).astype(self.dtype)
-        y = flat @ kernel.reshape(channels, self.features).astype(self.dtype)
+        kernel = kernel.reshape(channels, self.features).astype(self.dtype)
+        y = jnp.matmul(flat, kernel, preferred_element_type=out_dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
+            y = y + bias.astype(out_dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -85,7 +90,11 @@ def layer_norm(name: str, dtype: Dtype, epsilon: float = 1e-5) -> nn.LayerNorm:
 
 
 class ResnetBlock2D(nn.Module):
-    """norm, silu, conv, + time, norm, silu, conv, + shortcut (diffusers' ResnetBlock2D)."""
+    """norm, silu, conv, + time, norm, silu, conv, + shortcut (diffusers' ResnetBlock2D).
+
+    `dtype` is that of the products' factors; norms, activations and the residual sum stay in the
+    number format that x comes in.
+    """
 
     features: int
     num_groups: int
@@ -96,21 +105,31 @@ class ResnetBlock2D(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, C], time [B, E] or None -> [B, H, W, features]."""
-        norm1 = GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm1")
+        kept = x.dtype
+        norm1 = GroupNorm(self.num_groups, self.epsilon, kept, name="norm1")
         h = conv3x3(self.features, "conv1", self.dtype)(nn.silu(norm1(x)))
         if time is not None:
             project = Linear(self.features, dtype=self.dtype, name="time_emb_proj")
             h = h + project(nn.silu(time))[:, None, None, :]
-        norm2 = GroupNorm(self.num_groups, self.epsilon, self.dtype, name="norm2")
+        norm2 = GroupNorm(self.num_groups, self.epsilon, kept, name="norm2")
         h = conv3x3(self.features, "conv2", self.dtype)(nn.silu(norm2(h)))
         if x.shape[-1] != self.features:
-            x = Linear(self.features, convolution=True, dtype=self.dtype, name="conv_shortcut")(x)
-        h = x + h
+            x = Linear(
+                self.features,
+                convolution=True,
+                dtype=self.dtype,
+                out_dtype=kept,
+                name="conv_shortcut",
+            )(x)
+        h = x + h.astype(kept)
         return h if self.output_scale_factor == 1.0 else h / self.output_scale_factor
 
 
 class Downsample2D(nn.Module):
-    """A convolution of stride 2. Padding 0 means one row and column of zeros at the far edges."""
+    """A convolution of stride 2, in `dtype`; its output is in the number format of its input.
+
+    Padding 0 means one row and column of zeros at the far edges.
+    """
 
     features: int
     padding: int = 1
@@ -122,18 +141,19 @@ class Downsample2D(nn.Module):
         conv = nn.Conv(
             self.features, (3, 3), strides=(2, 2), padding=padding, dtype=self.dtype, name="conv"
         )
-        return conv(x)
+        return conv(x).astype(x.dtype)
 
 
 class Upsample2D(nn.Module):
-    """Nearest neighbour to (height, width), then a convolution."""
+    """Nearest neighbour to (height, width), then a convolution in `dtype`; out as x came in."""
 
     features: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, height: int, width: int) -> jax.Array:
-        return conv3x3(self.features, "conv", self.dtype)(resize_nearest(x, height, width))
+        resized = resize_nearest(x.astype(self.dtype), height, width)
+        return conv3x3(self.features, "conv", self.dtype)(resized).astype(x.dtype)
 
 
 def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -186,7 +206,8 @@ def _has_fused_kernel(query: jax.Array) -> bool:
     It wants half precision, an NVIDIA GPU from Ampere on, and d a multiple of 8 up to 128.
     """
     width = query.shape[-1]
-    if query.dtype != jnp.bfloat16 or width % 8 or width > 128 or platform() != "gpu":
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if not half or width % 8 or width > 128 or platform() != "gpu":
         return False
     device = jax.local_devices()[0]
     return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0

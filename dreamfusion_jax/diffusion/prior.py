@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from dreamfusion_jax.diffusion.weights import (
 )
 from dreamfusion_jax.errors import PriorError
 from dreamfusion_jax.files import read_text
+from dreamfusion_jax.platform import platform
 
 TOKENIZER_JSON = (
     *("tokenizer.json", "vocab.json", "tokenizer_config.json"),
@@ -85,14 +87,15 @@ def load_prior(
 
     Args:
       path: the directory.
-      dtype: of the networks' arithmetic and of their weights.
-      vae_dtype: the same of the autoencoder alone; None: `dtype`.
+      dtype: of the U-Net's products and of its weights.
+      vae_dtype: of the autoencoder's arithmetic and of its weights; None: `dtype`.
       variant: of the weights' files, such as "fp16"; empty: full precision if it is there.
       place: puts each array of weights where it is to stay, as soon as it is read.
 
     Returns:
       The prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space). The text
-      encoder's weights stay on the host: it runs a few times, before the first step.
+      encoder's weights stay on the host: it runs a few times, before the first step, and so is
+      always in float32.
     """
     try:
         return _load_prior(Path(path), dtype, vae_dtype, variant, place)
@@ -114,7 +117,7 @@ def _load_prior(
     with_vae = _has(index, "vae")
     _check_fit(path, with_vae)
     schedule = _load_schedule(path / "scheduler")
-    encode_text = load_text_encoder(path, dtype, variant)
+    encode_text = load_text_encoder(path, variant)
     unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype, variant, place)
     if not with_vae:
         return pixel_prior(unet, schedule, encode_text), {"unet": unet_params}
@@ -133,13 +136,16 @@ def latent_prior(
 
     def encode(weights: Weights, rgb: jax.Array, key: jax.Array | None) -> jax.Array:
         rgb = 2.0 * resize_bilinear(rgb, image_size) - 1.0
-        z, log_variance = vae.apply({"params": weights["vae"]}, rgb, method="encode")
+        with float32_products(vae.dtype):
+            z, log_variance = vae.apply({"params": weights["vae"]}, rgb, method="encode")
         if key is not None:
             z = z + jnp.exp(0.5 * log_variance) * jax.random.normal(key, z.shape)
         return vae.scaling_factor * z
 
     def decode(weights: Weights, z: jax.Array) -> jax.Array:
-        rgb = vae.apply({"params": weights["vae"]}, z / vae.scaling_factor, method="decode")
+        z = z / vae.scaling_factor
+        with float32_products(vae.dtype):
+            rgb = vae.apply({"params": weights["vae"]}, z, method="decode")
         return jnp.clip(0.5 * rgb + 0.5, 0.0, 1.0)
 
     return Prior(
@@ -194,14 +200,19 @@ def analytic_prior(
     )
 
 
-def load_text_encoder(path: str | Path, dtype: Any = jnp.float32, variant: str = "") -> EncodeText:
-    """Prompts -> last hidden states [B, L, D], padded to the tokeniser's full length."""
+def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
+    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokeniser's full length."""
     path = Path(path)
-    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, dtype, variant)
+    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, jnp.float32, variant)
     tokenize = load_tokenizer(
         path / "tokenizer", text_encoder.max_position_embeddings, text_encoder.vocab_size
     )
-    apply = jax.jit(lambda params, ids: text_encoder.apply({"params": params}, ids)[0])
+
+    @jax.jit
+    def apply(params: Any, ids: jax.Array) -> jax.Array:
+        with float32_products(text_encoder.dtype, "highest"):
+            return text_encoder.apply({"params": params}, ids)[0]
+
     return lambda prompts: apply(params, tokenize(prompts))
 
 
@@ -286,11 +297,27 @@ def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
     return jax.image.resize(rgb, (rgb.shape[0], size, size, rgb.shape[3]), "bilinear")
 
 
+def float32_products(dtype: Any, precision: str = "high") -> AbstractContextManager[None]:
+    """Within it, products traced of a float32 network are not rounded to bfloat16's 8 bits.
+
+    A TPU rounds the factors so unless it is asked for more: at "high" it adds up three products of
+    bfloat16 parts, which leaves 1/500 of the error (tests/benchmarks/prior_precision.py), at three
+    times the cost, and an NVIDIA GPU takes TF32's 11 bits. "highest" is float32 in full, six
+    products on a TPU, for what runs once. Half precision has no more bits to multiply, and a CPU
+    computes in float32 by itself: what is traced for either stays as it is.
+    """
+    if jnp.dtype(dtype) != jnp.float32 or platform() == "cpu":
+        return nullcontext()
+    return jax.default_matmul_precision(precision)
+
+
 def _predictor(
     unet: UNet2DConditionModel, schedule: Schedule
 ) -> Callable[[Weights, jax.Array, jax.Array, jax.Array], jax.Array]:
     def predict(weights: Weights, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
-        prediction = unet.apply({"params": weights["unet"]}, z_t, time_index(schedule, t), text)
+        index = time_index(schedule, t)
+        with float32_products(unet.dtype):
+            prediction = unet.apply({"params": weights["unet"]}, z_t, index, text)
         return prediction.astype(jnp.float32)
 
     return predict

@@ -19,10 +19,14 @@ from dreamfusion_jax.diffusion.layers import (
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases on query, key and value."""
+    """Multi-head attention without biases on query, key and value.
+
+    `dtype` is that of the products' factors, `out_dtype` that of the output (None: `dtype`).
+    """
 
     heads: int
     dtype: Dtype = jnp.float32
+    out_dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
@@ -31,7 +35,8 @@ class Attention(nn.Module):
         dense = lambda name: Linear(channels, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
         query, key, value = dense("to_q")(x), dense("to_k")(context), dense("to_v")(context)
         out = dot_product_attention(query, key, value, self.heads)
-        return Linear(channels, dtype=self.dtype, name="to_out_0")(out)
+        to_out = Linear(channels, dtype=self.dtype, out_dtype=self.out_dtype, name="to_out_0")
+        return to_out(out)
 
 
 class GEGLU(nn.Module):
@@ -48,19 +53,23 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU to four times the width and back."""
+    """GEGLU to four times the width and back, out in `out_dtype` (None: `dtype`)."""
 
     dtype: Dtype = jnp.float32
+    out_dtype: Dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         h = GEGLU(4 * channels, self.dtype, name="net_0")(x)
-        return Linear(channels, dtype=self.dtype, name="net_2")(h)
+        return Linear(channels, dtype=self.dtype, out_dtype=self.out_dtype, name="net_2")(h)
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention (or text, if `only_cross_attention`), cross-attention, feed-forward."""
+    """Self-attention (or text, if `only_cross_attention`), cross-attention, feed-forward.
+
+    `dtype` is that of the branches, which come out in the number format of x, as their sums do.
+    """
 
     heads: int
     only_cross_attention: bool
@@ -68,18 +77,19 @@ class BasicTransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        attention = lambda name: Attention(self.heads, self.dtype, name=name)  # noqa: E731
+        kept = x.dtype
+        attention = lambda name: Attention(self.heads, self.dtype, kept, name=name)  # noqa: E731
         h = layer_norm("norm1", self.dtype)(x)
         x = x + attention("attn1")(h, text if self.only_cross_attention else h)
         x = x + attention("attn2")(layer_norm("norm2", self.dtype)(x), text)
-        return x + FeedForward(self.dtype, name="ff")(layer_norm("norm3", self.dtype)(x))
+        return x + FeedForward(self.dtype, kept, name="ff")(layer_norm("norm3", self.dtype)(x))
 
 
 class Transformer2DModel(nn.Module):
     """Pixels to tokens, `layers` transformer blocks, and back, with a residual around all of it.
 
     Stable Diffusion 1.x projects in and out by 1x1 convolutions, 2.x by linear layers: the same
-    numbers, different shapes of weights.
+    numbers, different shapes of weights. All residual sums stay in the number format of x.
     """
 
     heads: int
@@ -95,8 +105,13 @@ class Transformer2DModel(nn.Module):
         batch, height, width, channels = x.shape
 
         def projection(h: jax.Array, name: str) -> jax.Array:
-            convolution = not self.use_linear_projection
-            return Linear(channels, convolution=convolution, dtype=self.dtype, name=name)(h)
+            return Linear(
+                channels,
+                convolution=not self.use_linear_projection,
+                dtype=self.dtype,
+                out_dtype=x.dtype,
+                name=name,
+            )(h)
 
         h = GroupNorm(self.num_groups, 1e-6, self.dtype, name="norm")(x)
         h = projection(h, "proj_in").reshape(batch, height * width, channels)

@@ -52,6 +52,10 @@ FIXED: dict[str, Any] = {
 # Attention scores are float32 here, so upcast_attention is always on.
 INERT = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
 MOST_TRANSFORMERS = 64  # eight times Stable Diffusion's
+# Of the residual stream, the sums that all blocks add to, whatever `dtype` their products have:
+# rounded to half precision it would cost accuracy (tests/benchmarks/prior_precision.py), and in
+# float16 it is what would overflow first.
+RESIDUAL_DTYPE = jnp.float32
 PER_BLOCK = ("attention_head_dim", "only_cross_attention")
 
 
@@ -59,7 +63,8 @@ class UNet2DConditionModel(nn.Module):
     """Predicts the noise (or velocity) in a picture, given the timestep and the text.
 
     The attributes are diffusers' own; `attention_head_dim` means the NUMBER of heads, as it does in
-    the configs of Stable Diffusion.
+    the configs of Stable Diffusion. `dtype` is that of the factors of all products and of the
+    prediction; what the blocks add up, and norms take, is kept in RESIDUAL_DTYPE.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -132,7 +137,7 @@ class UNet2DConditionModel(nn.Module):
         waves = timestep_embedding(timestep, channels[0], self.flip_sin_to_cos, self.freq_shift)
         time = TimestepEmbedding(4 * channels[0], self.dtype, name="time_embedding")(waves)
 
-        h = conv3x3(channels[0], "conv_in", self.dtype)(sample)
+        h = conv3x3(channels[0], "conv_in", self.dtype)(sample).astype(RESIDUAL_DTYPE)
         skips = [h]
         for i, block_type in enumerate(self.down_block_types):
             h, new_skips = DownBlock2D(
@@ -160,7 +165,7 @@ class UNet2DConditionModel(nn.Module):
                 name=f"up_blocks_{i}",
             )(h, skips, time, text)
 
-        h = GroupNorm(self.norm_num_groups, self.norm_eps, self.dtype, name="conv_norm_out")(h)
+        h = GroupNorm(self.norm_num_groups, self.norm_eps, h.dtype, name="conv_norm_out")(h)
         return conv3x3(self.out_channels, "conv_out", self.dtype)(nn.silu(h))
 
     @property

@@ -272,8 +272,24 @@ def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
         for name, tensor in _stream(path):
             modern = _modern_attention(name.removeprefix(prefix), tensor)
             key, leaf = _to_flax(*modern)
-            params[key] = place(np.array(leaf, dtype, order="C"))
+            params[key] = place(_kept(path, name, leaf, dtype))
     return unflatten_dict(params)
+
+
+def _kept(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
+    """A tensor in the number format asked for, which must hold its numbers.
+
+    float16 alone ends below what a file may hold. Numbers that are infinite in the file itself are
+    not its fault.
+    """
+    with np.errstate(over="ignore"):  # told below, with the tensor's name
+        kept = np.array(tensor, dtype, order="C")
+    if kept.dtype == np.float16 and np.any(np.isinf(kept) & np.isfinite(tensor)):
+        raise PriorError(
+            f"{path} holds {name:.200} with numbers beyond {np.finfo(np.float16).max:.0f}, where "
+            "float16 ends: give --prior_dtype=float32, or bfloat16, which costs accuracy."
+        )
+    return kept
 
 
 def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -43,11 +43,15 @@ def write_diagnostics(
     write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
     return RunError(
         f"The numbers of {in_row} steps in a row, up to step {step}, were not finite;"
-        f" {_advice(found)} The last good state is saved; {path} tells more."
+        f" {_advice(found, _in_float16(weights))} The last good state is saved; {path} tells more."
     )
 
 
-def _advice(found: dict[str, dict[str, Any]]) -> str:
+def _in_float16(weights: Any) -> bool:
+    return any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(weights))
+
+
+def _advice(found: dict[str, dict[str, Any]], in_float16: bool) -> str:
     spoilt = {
         part: [n for n, size in sizes.items() if size["not_finite"]]
         for part, sizes in found.items()
@@ -57,9 +61,10 @@ def _advice(found: dict[str, dict[str, Any]]) -> str:
     if spoilt["scene"] or spoilt["optimizer"]:
         name = (spoilt["scene"] + spoilt["optimizer"])[0]
         return f"the scene's parameters are not ({name}): start again in another --workdir."
+    cause = "the prior computes in float16, which ends at 65504, and may have passed that: "
     return (
-        "start again in another --workdir with --prior_dtype=float32 and --vae_dtype=float32, a"
-        " lower --learning_rate or a lower --guidance_scale."
+        f"{cause * in_float16}start again in another --workdir with --prior_dtype=float32 and"
+        " --vae_dtype=float32, a lower --learning_rate or a lower --guidance_scale."
     )
 
 

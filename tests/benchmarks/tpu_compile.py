@@ -2,12 +2,15 @@
 
   python -m tests.benchmarks.tpu_compile --json=tpu.json
   python -m tests.benchmarks.tpu_compile --topology=v5e:2x2 --step=sd
+  python -m tests.benchmarks.tpu_compile --topology=v5e:2x2 --step=sd --prior_dtype=bfloat16
 
 It needs libtpu, which `pip install "dreamfusion_jax[tpu]"` brings, and no TPU: see tests/tpu.py.
 The step `sd` is that of `--preset=sd` with Stable Diffusion 1.5 at 512 pixels, `toybox` that of the
-defaults, both with the prior in bfloat16. All numbers are of one device, which takes one view; the
-program is the same on each. That a program compiles does not say that it fits: XLA was seen to pass
-one of 17.8 GB for a chip of 16, so the memory is set beside the chip's.
+defaults, both with the U-Net in the number format that a TPU takes by itself, float32 (its products
+are three of bfloat16 parts, and are counted as one), unless another is asked for. All numbers are
+of one device, which takes one view; the program is the same on each. That a program compiles does
+not say that it fits: XLA was seen to pass one of 17.8 GB for a chip of 16, so the memory is set
+beside the chip's.
 
 XLA's own estimate of a step's time, `optimal_seconds`, is told as it comes. It is not to be relied
 on: for v4 and v5e it is below zero.
@@ -42,6 +45,7 @@ _TOPOLOGIES = flags.DEFINE_multi_enum(
     "topology", list(tpu.TOPOLOGIES), list(tpu.TOPOLOGIES), "Which TPUs; may be given repeatedly."
 )
 _STEPS = flags.DEFINE_multi_enum("step", STEPS, STEPS, "Whose step; may be given repeatedly.")
+_DTYPE = flags.DEFINE_string("prior_dtype", "auto", "Of the U-Net, as of the main program.")
 _JSON = flags.DEFINE_string("json", "", "Also write the numbers to this file.")
 
 
@@ -49,7 +53,8 @@ def config_of(step: str) -> Config:
     """The settings of a preset."""
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    configs.parse_flags(["", f"--preset={step}", "--prompt=a red chair"], values)
+    asked = [f"--preset={step}", "--prompt=a red chair", f"--prior_dtype={_DTYPE.value}"]
+    configs.parse_flags(["", *asked], values)
     return configs.config_from_flags(values)
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,6 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.diffusion import layers
+from dreamfusion_jax.platform import compiling_for
 
 attention = jax.jit(layers.dot_product_attention, static_argnames=("heads", "causal"))
 
@@ -91,6 +94,27 @@ def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
     chex.assert_trees_all_close(layers.dot_product_attention(q, k, v, 3, causal), plain, atol=1e-6)
     assert asked == ["cudnn"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "fused"),
+    [
+        (jnp.float16, "8.0", True),
+        (jnp.bfloat16, "9.0", True),
+        (jnp.float16, "7.5", False),
+        (jnp.float32, "8.0", False),
+    ],
+)
+def test_half_precision_has_a_fused_kernel_on_newer_nvidia_gpus(
+    dtype, capability, fused, monkeypatch
+):
+    client = SimpleNamespace(platform_version="cuda 12090")
+    device = SimpleNamespace(compute_capability=capability, client=client)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    query = jnp.zeros((1, 4, 2, 40), dtype)
+    assert not layers._has_fused_kernel(query), "a CPU has none"
+    with compiling_for("gpu"):
+        assert layers._has_fused_kernel(query) == fused
 
 
 def test_attention_scores_keep_their_digits_in_half_precision():

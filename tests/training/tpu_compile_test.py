@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,5 +71,10 @@ def test_the_step_compiles_for_a_tpu_as_it_would_there():
     # Parameters and both moments are updated in place.
     assert told["alias_bytes"] >= 3 * told["parameter_bytes"]
     assert told["hbm_bytes"] > told["argument_bytes"]
-    assert "bf16[" in told["hlo"].splitlines()[0], "the prior's weights are in bfloat16"
+    assert "bf16[" in told["hlo"].splitlines()[0], "the autoencoder's weights are in bfloat16"
+    products = re.findall(r".* (?:convolution|dot)\(.*", told["hlo"])
+    unets = [line for line in products if "UNet2DConditionModel" in line]
+    assert len(unets) > 50, "products of the U-Net"
+    for line in unets:
+        assert "operand_precision={high,high}" in line, "three products of bfloat16 parts"
     assert " sort(" not in told["hlo"], "all rays are one block"

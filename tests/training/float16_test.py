@@ -1,0 +1,20 @@
+"""Where a prior in float16 passes its range, a run ends by naming that."""
+
+import jax.numpy as jnp
+import pytest
+
+from dreamfusion_jax.training.diagnostics import write_diagnostics
+from dreamfusion_jax.training.state import init_state
+
+
+@pytest.mark.parametrize(("dtype", "suspected"), [(jnp.float16, True), (jnp.float32, False)])
+def test_numbers_gone_wrong_are_laid_to_float16_where_the_prior_is_in_it(
+    dtype, suspected, make_config, make_run
+):
+    config = make_config()
+    run = make_run(config)
+    state = init_state(run.scene, run.optimizer, 0)
+    weights = {"unet": {"kernel": jnp.ones(3, dtype)}, "vae": {"kernel": jnp.ones(3, jnp.bfloat16)}}
+    said = str(write_diagnostics(run.workdir, config, state, weights, 1))
+    assert ("computes in float16, which ends at 65504" in said) == suspected
+    assert "--prior_dtype=float32" in said
