@@ -9,7 +9,7 @@ they are first asked for: importing the package itself costs next to nothing.
 
 from typing import TYPE_CHECKING, Any
 
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from dreamfusion_jax.api import Asset, text_to_3d, text_to_images

@@ -17,13 +17,14 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamfusion_jax import entry
-from dreamfusion_jax.config import check_text, define_flags, slug
-from dreamfusion_jax.evaluation import making
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config.flags import check_text, define_flags, slug
+from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
 from dreamfusion_jax.evaluation.views import AssetViews, open_run, views_of_run
-from dreamfusion_jax.render import to_uint8, write_png
+from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.toybox import captions
 
 _ONE_HEIGHT = ("--elevation_deg=30", "--distance=2.75", "--fov_deg=47.5")
@@ -68,7 +69,7 @@ def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()
     """
     for number, (recipe, flags_of_it) in enumerate(RECIPES.items(), 1):
         print(f"[{number}/{len(RECIPES)}] {TITLES[recipe]}", flush=True)
-        making.make_assets(prompts, workdir / recipe, arguments=[*flags_of_it, *extra])
+        benchmark_runner.make_assets(prompts, workdir / recipe, arguments=[*flags_of_it, *extra])
 
 
 def folder(workdir: Path, recipe: str, prompt: str) -> Path:
@@ -122,8 +123,8 @@ def main() -> int:
     for prompt in prompts:
         check_text("--prompt", prompt)
         prompt_pair(prompt)  # refuses what cannot be judged before any work
-    entry.use_platform(flags.FLAGS.platform)
-    entry.use_compilation_cache("auto")
+    cli.use_platform(flags.FLAGS.platform)
+    cli.use_compilation_cache("auto")
     make_assets(workdir, prompts)
     judge = toybox_judge()
     views = {
@@ -151,4 +152,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", "workdir/ablation", "where the assets and the results go")
     define_flags(("platform",))
     flags.DEFINE_multi_string("prompt", None, "what to make; may be given several times")
-    entry.run(main)
+    cli.run(main)

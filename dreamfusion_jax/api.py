@@ -22,7 +22,6 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,21 +29,23 @@ import numpy as np
 import trimesh
 from absl import logging
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, export, render, sample
-from dreamfusion_jax import main as program
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.errors import SettingError, UserError
-from dreamfusion_jax.files import AnyPath, as_path, copy_folder
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
-from dreamfusion_jax.page import build
-from dreamfusion_jax.progress import Progress
-from dreamfusion_jax.training import lock, loop
-from dreamfusion_jax.training.checkpoint import Checkpoints, SavedRun, load_run
-from dreamfusion_jax.training.metrics import FILE as METRICS
-from dreamfusion_jax.training.step import replicate
-from dreamfusion_jax.training.workdir import MACHINE, prepare_workdir, store_config
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs import job, lock, loop, mesh_files
+from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
+from dreamfusion_jax.runs.outputs import make_outputs
+from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.sampling import Guidance, draw_samples
+from dreamfusion_jax.runs.workdir import copy_record, prepare_workdir, store_config
+from dreamfusion_jax.runtime.errors import SettingError, UserError
+from dreamfusion_jax.runtime.files import AnyPath, as_path
+from dreamfusion_jax.runtime.png import encode_png
+from dreamfusion_jax.runtime.progress import Progress
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
 # What only a command can do: join other processes.
 _OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
@@ -99,7 +100,7 @@ def text_to_3d(
         given |= {"prompt": prompt, "workdir": workdir or ""}
         with _settings_at_fault():
             config = configs.config_from_settings(preset, {**settings, **given})
-            entry.use_platform(config.run.platform)
+            cli.use_platform(config.run.platform)
         if temporary:
             folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
@@ -113,25 +114,25 @@ def text_to_3d(
 def _optimised(config: Config, temporary: bool) -> SavedRun:
     own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if not own:  # A program's own choice stands.
-        entry.use_compilation_cache(config.run.compilation_cache)
+        cli.use_compilation_cache(config.run.compilation_cache)
     workdir = as_path(config.run.workdir)
     try:
         with lock.locked(prepare_workdir(config)):
-            if program.steps_done(workdir) >= config.train.steps:
+            if steps_done(workdir) >= config.train.steps:
                 return load_run(workdir)._replace(config=config)
             common = dataclasses.replace(
                 config,
                 train=dataclasses.replace(config.train, prompt=""),
-                run=configs.RunConfig(devices=config.run.devices, wandb=config.run.wandb),
+                run=configs.RunOptions(devices=config.run.devices, wandb=config.run.wandb),
             )
-            return program.optimise(config, _prepared(common))[1]
+            return job.optimize(config, SCHEMES, _prepared(common))[1]
     except loop.Interrupted as stopped:
         raise KeyboardInterrupt(
             f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
             f" Asset.load({str(workdir)!r}) shows it as it is."
         ) from None
     except BaseException as error:
-        if temporary and not program.steps_done(workdir):
+        if temporary and not steps_done(workdir):
             shutil.rmtree(workdir, ignore_errors=True)
         elif temporary and isinstance(error, UserError):
             error.args = (f"{error} It is in {workdir}.",)
@@ -141,7 +142,7 @@ def _optimised(config: Config, temporary: bool) -> SavedRun:
 @functools.lru_cache(maxsize=1)
 def _prepared(config: Config) -> loop.Run:
     """A run of no prompt, for all calls with these settings."""
-    return loop.prepare(config)
+    return loop.prepare(config, SCHEMES)
 
 
 def text_to_images(
@@ -167,8 +168,15 @@ def text_to_images(
             config = configs.config_from_settings("toybox", given)
         _check_whole("samples", samples, 1, 4096)
         _check_whole("steps", steps, 1, 10**6)
-        rows = sample.draw_samples(config.prior, [prompt], samples, steps, config.train.seed)
-    return render.to_uint8(rows[0])
+        rows = draw_samples(
+            config.prior,
+            [prompt],
+            Guidance(config.distillation.guidance_scale),
+            samples,
+            steps,
+            config.train.seed,
+        )
+    return images.to_uint8(rows[0])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -208,19 +216,19 @@ class Asset:
 
     def _repr_png_(self) -> bytes:
         """Four sides, as notebooks show it."""
-        sides = [self.render(azimuth_deg, size=128) for azimuth_deg in render.PREVIEW_AZIMUTHS_DEG]
-        return render.encode_png(np.concatenate(sides, axis=1))
+        sides = [self.render(azimuth_deg, size=128) for azimuth_deg in images.PREVIEW_AZIMUTHS_DEG]
+        return encode_png(np.concatenate(sides, axis=1))
 
     def render(
         self,
-        azimuth_deg: float = render.POSTER_AZIMUTH_DEG,
-        elevation_deg: float = render.ELEVATION_DEG,
+        azimuth_deg: float = images.POSTER_AZIMUTH_DEG,
+        elevation_deg: float = images.ELEVATION_DEG,
         size: int = 256,
         *,
         show: str = "colour",
         distance: float | None = None,
         fov_deg: float | None = None,
-        background: Sequence[float] = render.WHITE,
+        background: Sequence[float] = images.WHITE,
     ) -> np.ndarray:
         """A picture, [size, size, 3] uint8.
 
@@ -235,37 +243,37 @@ class Asset:
           background: RGB in [0, 1], behind colour and albedo.
         """
         _check_whole("size", size, 1, _LARGEST)
-        _check_choice("show", show, render.SHOWN)
+        _check_choice("show", show, images.SHOWN)
         config, scene, state = self.saved
-        orbit = render.training_orbit(config.camera)
+        orbit = images.training_orbit(config.camera)
         camera = orbit_camera(
             azimuth_deg,
             elevation_deg,
             orbit.distance if distance is None else distance,
             orbit.fov_deg if fov_deg is None else fov_deg,
         )
-        return render.still(scene, state.params, camera, size, self.step, show, background)
+        return images.still(scene, state.scene_params, camera, size, self.step, show, background)
 
     def turntable(
         self, size: int = 128, frames: int = 48, *, show: str = "colour"
     ) -> list[np.ndarray]:
         """The scene once around: `frames` pictures [size, size, 3] uint8.
 
-        `dreamfusion_jax.render` has `encode_gif` and `encode_mp4` for them.
+        `dreamfusion_jax.rendering.images` has `encode_gif` and `encode_mp4` for them.
 
         Args:
           show: "colour", "depth" or "normals".
         """
         _check_whole("size", size, 1, _LARGEST)
         _check_whole("frames", frames, 1, 3600)
-        _check_choice("show", show, render.Turntable._fields)
+        _check_choice("show", show, images.Turntable._fields)
         self._require_sides()
         config, scene, state = self.saved
-        orbit = render.training_orbit(config.camera)
-        total = frames * render.tiles(size)
+        orbit = images.training_orbit(config.camera)
+        total = frames * images.tiles(size)
         with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
-            around = render.turntable(
-                scene, state.params, size, frames, self.step, orbit, bar.update
+            around = images.turntable(
+                scene, state.scene_params, size, frames, self.step, orbit, bar.update
             )
         return getattr(around, show)
 
@@ -301,7 +309,7 @@ class Asset:
         config, scene, state = self.saved
         with _called_from_python():
             asked = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
-            made = export.make_mesh(scene, state.params, self.step, asked)
+            made = mesh_files.make_mesh(scene, state.scene_params, self.step, asked)
         return formats.to_trimesh(made.textured, _AXES[up])
 
     def save(self, folder: str | os.PathLike[str]) -> AnyPath:
@@ -322,9 +330,9 @@ class Asset:
         with _called_from_python(), lock.locked(prepare_workdir(config)):
             target = as_path(config.run.workdir)
             store_config(config)
-            _copy_record(self.workdir, target)
-            _save_state(target, state)
-            program.make_outputs(target, SavedRun(config, scene, state))
+            copy_record(self.workdir, target)
+            save_state(target, state)
+            make_outputs(target, SavedRun(config, scene, state))
             if self.step < config.train.steps:
                 build.rewrite_page(target, config, self.step)
         return target
@@ -332,26 +340,6 @@ class Asset:
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):
             raise SettingError("The asset is a flat picture: it has no sides and no mesh.")
-
-
-def _copy_record(source: AnyPath, target: AnyPath) -> None:
-    """Copies what tells how the run went, if it is another folder and there still."""
-    if str(source) == str(target) or not isinstance(source, Path):
-        return
-    for name in ("previews", "tensorboard"):
-        copy_folder(source / name, target / name)
-    for name in (METRICS, MACHINE, "preview.png"):
-        if (source / name).exists():
-            (target / name).write_bytes((source / name).read_bytes())
-
-
-def _save_state(folder: AnyPath, state: Any) -> None:
-    devices = jax.local_devices()[:1]
-    checkpoints = Checkpoints(folder, devices)
-    try:
-        checkpoints.save(replicate(state, devices))
-    finally:
-        checkpoints.close()
 
 
 @contextmanager

@@ -42,21 +42,21 @@ from typing import Any
 
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry
-from dreamfusion_jax.config import read_config
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.evaluation import gallery, making, report, toybox
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import read_config
+from dreamfusion_jax.config.prompts_file import read_prompts
+from dreamfusion_jax.evaluation import benchmark_runner, gallery, report, toybox
 from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_judge
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
-from dreamfusion_jax.files import AnyPath, as_path, write_whole
-from dreamfusion_jax.progress import Progress
-from dreamfusion_jax.prompts_file import read_prompts
-from dreamfusion_jax.render import encode_png
+from dreamfusion_jax.runs.checkpoint import steps_done
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.runtime.png import encode_png
+from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.judge import load_judge as load_toybox_clip
-from dreamfusion_jax.training.checkpoint import steps_done
 
 GALLERY = "gallery.png"
 
@@ -95,8 +95,8 @@ def main() -> int:
         path = asked[name].value
         if path and not Path(path).parent.is_dir():
             raise UserError(f"--{name}={path} cannot be written: name a file in a folder of yours.")
-    entry.use_platform(flags.FLAGS.platform)
-    entry.use_compilation_cache("auto")
+    cli.use_platform(flags.FLAGS.platform)
+    cli.use_compilation_cache("auto")
     numbers = _MEASURE[asked.measure]()
     if asked.json:
         write_whole(Path(asked.json), _json(numbers))
@@ -144,11 +144,11 @@ def measure_benchmark() -> Numbers:
     asked = flags.FLAGS
     workdir, seeds = as_path(asked.workdir), _seeds(asked.seeds)
     prompts = read_prompts(asked.prompts_file) if asked.prompts_file else benchmark_prompts()
-    arguments = making.check_run_flags(asked.run_flags, prompts, seeds)
+    arguments = benchmark_runner.check_run_flags(asked.run_flags, prompts, seeds)
     directory = find_judge(asked.judge, asked.judge_revision, prompts)
     workdirs = []
     for seed in seeds:
-        workdirs += making.make_assets(prompts, workdir, seed, arguments)
+        workdirs += benchmark_runner.make_assets(prompts, workdir, seed, arguments)
     # Not before: what this process holds of an accelerator, the runs could not have.
     judge = load_judge(asked.judge, directory, prompts)
     runs, untrained, shown = score_all(judge, workdirs)
@@ -264,4 +264,4 @@ def _print_numbers(numbers: Numbers, indent: str = "") -> None:
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    cli.run(main)

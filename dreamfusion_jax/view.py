@@ -12,14 +12,15 @@ import time
 import jax
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, render
-from dreamfusion_jax.errors import RunError, UserError
-from dreamfusion_jax.files import AnyPath, as_path
-from dreamfusion_jax.training.lock import LOCK
-from dreamfusion_jax.training.workdir import check_places
-from dreamfusion_jax.viewer.follow import Follower
-from dreamfusion_jax.viewer.painter import Painter
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs.lock import LOCK
+from dreamfusion_jax.runs.workdir import check_places
+from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.files import AnyPath, as_path
+from dreamfusion_jax.viewer.renderer import Painter
+from dreamfusion_jax.viewer.workdir_watcher import Follower
 
 _POLL_S = 0.5
 
@@ -48,15 +49,15 @@ def view(workdir_name: str, port: int) -> None:
         ) from error
     workdir = as_path(workdir_name)
     check_places(workdir)
-    entry.use_compilation_cache("auto")
-    entry.use_platform(flags.FLAGS.platform)
+    cli.use_compilation_cache("auto")
+    cli.use_platform(flags.FLAGS.platform)
     _await_config(workdir)
     follower = Follower(workdir)
     print("Compiling the renderer ...", flush=True)
     painter = Painter(follower.scene)
     painter.compile(follower.unborn)
     follower.refresh()
-    server = Server(follower, painter, render.training_orbit(follower.config.camera), port)
+    server = Server(follower, painter, images.training_orbit(follower.config.camera), port)
     try:
         if server.port != port:
             print(f"Port {port} is taken.")
@@ -99,4 +100,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    entry.run(main)
+    cli.run(main)

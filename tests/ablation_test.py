@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import ablation
-from dreamfusion_jax.config import differing_flags
+from dreamfusion_jax.config.flags import differing_flags
 from dreamfusion_jax.evaluation.judges import prompt_pair
 from dreamfusion_jax.evaluation.score import Score
 from dreamfusion_jax.evaluation.views import AssetViews
 from dreamfusion_jax.toybox import captions
-from tests.config_test import parse
+from tests.config.flags_test import parse
 
 ADDED = {
     "views": ["distance", "fov_deg", "elevation_deg"],
@@ -39,7 +39,7 @@ def test_the_prompts_are_the_benchmarks_first_whose_kinds_have_a_front():
 def test_every_recipe_is_made_for_all_prompts_in_its_own_folder(monkeypatch):
     made = []
     monkeypatch.setattr(
-        ablation.making, "make_assets", lambda *asset, **more: made.append((*asset, more))
+        ablation.benchmark_runner, "make_assets", lambda *asset, **more: made.append((*asset, more))
     )
     prompts = ["a red cup", "a blue car"]
     ablation.make_assets(Path("there"), prompts, ["--steps=3"])

@@ -10,9 +10,11 @@ import pytest
 import trimesh
 
 import dreamfusion_jax
-from dreamfusion_jax import Asset, UserError, render, text_to_3d, text_to_images
-from dreamfusion_jax import main as program
-from dreamfusion_jax.training import loop
+from dreamfusion_jax import Asset, UserError, text_to_3d, text_to_images
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs import loop, sampling
+from dreamfusion_jax.runs.checkpoint import steps_done
+from dreamfusion_jax.runs.outputs import outputs_made
 
 TINY = {
     "steps": 2,
@@ -100,14 +102,14 @@ def test_a_finished_run_is_read_and_one_of_another_prompt_compiles_nothing(
 def test_the_same_pictures_and_mesh_as_the_program_leaves(asset, tmp_path):
     folder = asset.save(tmp_path / "chair")
     config = asset.saved.config
-    assert program.outputs_made(folder, config) == program.steps_done(folder) == 2
+    assert outputs_made(folder, config) == steps_done(folder) == 2
     assert {"config.json", "previews", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
     chex.assert_trees_all_equal(Asset.load(folder).saved.state, asset.saved.state)
 
     frames = asset.turntable(size=8, frames=4)
     assert len(frames) == 4 and frames[0].dtype == np.uint8
     np.testing.assert_array_equal(frames[1], asset.render(90.0, size=8))
-    poster = render.imageio.imread(folder / "poster.png")
+    poster = images.imageio.imread(folder / "poster.png")
     np.testing.assert_array_equal(asset.render(size=8), poster)
     dark = asset.render(size=8, show="albedo", background=(0, 0, 0), distance=100.0)
     assert (dark[0] == 0).all(), "far away there is only background"
@@ -145,7 +147,7 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "FIRST_PREVIEW_STEP", 1)
-        patch.setattr(loop.render, "preview", preview)
+        patch.setattr(loop.images, "preview", preview)
         patch.setattr("tempfile.tempdir", str(tmp_path))
         with pytest.raises(KeyboardInterrupt, match="after step 1; it is saved") as stopped:
             text_to_3d("a red chair", tiny_prior, **TINY)
@@ -159,6 +161,6 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
 
 
 def test_a_bad_number_of_samples_is_told_before_any_work(monkeypatch):
-    monkeypatch.setattr(dreamfusion_jax.api.sample, "open_prior", lambda _: pytest.fail("too late"))
+    monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("too late"))
     with pytest.raises(ValueError, match="samples must be a whole number from 1"):
         text_to_images("a cup", samples=0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from dreamfusion_jax.diffusion.clip import CLIPTextModel
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.weights import write_component
+from dreamfusion_jax.diffusion.loading.weights import write_component
+from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.toybox import tokenizer
 
 TEXT_WIDTH = 16

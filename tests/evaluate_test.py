@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, evaluate
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.evaluation import making
-from dreamfusion_jax.prompts_file import read_prompts
+from dreamfusion_jax import evaluate
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.prompts_file import read_prompts
+from dreamfusion_jax.evaluation import benchmark_runner
+from dreamfusion_jax.runs.checkpoint import Checkpoints
+from dreamfusion_jax.runs.workdir import store_config
+from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.training.checkpoint import Checkpoints
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import build_scene, init_state
-from dreamfusion_jax.training.workdir import store_config
 from tests.evaluation.conftest import clip_folder, clip_model  # noqa: F401 (fixtures)
 
 TINY = "--steps=2 --field=grid --grid_resolution=5 --fine_samples=8"
@@ -33,7 +34,7 @@ a sign says "Walk & Don't Walk" | 50 %
 @pytest.fixture
 def program(monkeypatch):
     """Runs the program in this process: arguments -> exit code."""
-    monkeypatch.setattr(entry, "use_compilation_cache", lambda folder: None)
+    monkeypatch.setattr(cli, "use_compilation_cache", lambda folder: None)
 
     def run(*arguments):
         values = flags.FlagValues()
@@ -72,7 +73,7 @@ def test_the_benchmark_makes_judges_and_tells(
 ):
     prompts, workdir = tmp_path / "coco.txt", tmp_path / "w"
     prompts.write_text(COCO)
-    monkeypatch.setattr(making, "_run", pretended_run)
+    monkeypatch.setattr(benchmark_runner, "_run", pretended_run)
     for size in ("judges.CLIP_RENDER_SIZE", "gallery.SIZE"):
         monkeypatch.setattr(f"dreamfusion_jax.evaluation.{size}", 12)
     arguments = [
@@ -121,7 +122,7 @@ def test_the_benchmarks_prompts_are_the_toyboxs_forty(program, tmp_path, monkeyp
         asked.append(arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(making, "make_assets", make_assets)
+    monkeypatch.setattr(benchmark_runner, "make_assets", make_assets)
     with pytest.raises(KeyboardInterrupt):
         program("--measure=benchmark", f"--workdir={tmp_path}", "--run_flags=--steps=3")
     ((prompts, workdir, seed, arguments),) = asked
@@ -144,7 +145,9 @@ def test_the_benchmarks_prompts_are_the_toyboxs_forty(program, tmp_path, monkeyp
     ],
 )
 def test_bad_input_is_told_before_anything_is_made(arguments, told, program, monkeypatch):
-    monkeypatch.setattr(making, "make_assets", lambda *_: pytest.fail("bad input was acted upon"))
+    monkeypatch.setattr(
+        benchmark_runner, "make_assets", lambda *_: pytest.fail("bad input was acted upon")
+    )
     with pytest.raises(UserError, match=told):
         program(*arguments)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from absl import flags
 
-from dreamfusion_jax import config as configs
+from dreamfusion_jax.config import flags as configs
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SCRIPT = EXPERIMENTS / "tpu" / "queued_resources.sh"

@@ -12,9 +12,10 @@ import pytest
 import trimesh
 from absl import flags
 
-from dreamfusion_jax import entry, main
+from dreamfusion_jax import main
+from dreamfusion_jax.config import cli
 from dreamfusion_jax.main import define_flags
-from dreamfusion_jax.training import lock, loop
+from dreamfusion_jax.runs import job, lock, loop, open_prior, outputs
 
 TINY = (
     "--prompt=a red chair",
@@ -43,7 +44,7 @@ def program(monkeypatch, tiny_prior, capsys):
         flags.FLAGS.unparse_flags()
         monkeypatch.setattr(sys, "argv", ["main", *TINY, f"--prior={tiny_prior}", *arguments])
         with pytest.raises(SystemExit) as ended:
-            entry.run(main.main)
+            cli.run(main.main)
         return ended.value.code, *capsys.readouterr()
 
     return run
@@ -55,7 +56,7 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
     workdir = tmp_path / "run"
     code, said, _ = program(f"--workdir={workdir}")
     assert code == 0
-    for name in main.SCENE_FILES:
+    for name in outputs.SCENE_FILES:
         assert name in said and (workdir / name).stat().st_size > 0, name
     assert str(workdir) in said.splitlines()[-1]
     assert (workdir / "preview.png").exists() and list((workdir / "tensorboard").iterdir())
@@ -68,7 +69,7 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
         assert len(trimesh.load(workdir / name, force="mesh").faces) > 10, name
 
     with monkeypatch.context() as patch:
-        for module, function in ((loop, "train"), (loop, "prepare"), (main, "make_outputs")):
+        for module, function in ((loop, "train"), (loop, "prepare"), (job, "make_outputs")):
             patch.setattr(module, function, lambda *_: pytest.fail("work is done twice"))
         code, said, _ = program(f"--workdir={workdir}", "--mesh_threshold=5")
         assert code == 0 and "finished" in said
@@ -88,7 +89,7 @@ def test_a_run_leaves_everything_behind_and_says_so_and_is_not_done_twice(
 
 @pytest.fixture(autouse=True)
 def signals_as_before():
-    """`entry.run` is not meant to return to anybody."""
+    """`cli.run` is not meant to return to anybody."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
@@ -102,9 +103,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(program, tmp_path, monkeypatch):
         return np.zeros((8, 32, 3), np.uint8)
 
     monkeypatch.setattr(loop, "FIRST_PREVIEW_STEP", 1)
-    monkeypatch.setattr(loop.render, "preview", preview)
+    monkeypatch.setattr(loop.images, "preview", preview)
     code, _, error = program(f"--workdir={workdir}")
-    assert code == entry.EXIT_INTERRUPTED == 130
+    assert code == cli.EXIT_INTERRUPTED == 130
     assert "after step 1" in error and "python -m dreamfusion_jax.main" in error
     assert "'--prompt=a red chair'" in error, "the command can be pasted into a shell"
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
@@ -136,7 +137,9 @@ def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, mo
     (workdirs[1] / "config.json").write_text("no json")
     opened = []
     monkeypatch.setattr(
-        loop, "load_prior", lambda *args, load=loop.load_prior: opened.append(1) or load(*args)
+        open_prior,
+        "load_prior",
+        lambda *args, load=open_prior.load_prior: opened.append(1) or load(*args),
     )
     arguments = ("--prompt=", asked, f"--workdir={tmp_path / 'all'}")
     code, said, error = program(*arguments)
@@ -186,9 +189,11 @@ def test_sigterm_while_outputs_are_made_is_told_and_they_are_made_the_next_time(
 ):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(main.export, "write_mesh", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(
+            outputs.mesh_files, "write_mesh", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        )
         code, _, error = program(f"--workdir={workdir}")
-    assert code == entry.EXIT_INTERRUPTED and "the same command goes on" in error
+    assert code == cli.EXIT_INTERRUPTED and "the same command goes on" in error
     assert not (workdir / "outputs.json").exists()
     code, said, _ = program(f"--workdir={workdir}")
     assert code == 0 and "is finished" in said and (workdir / "mesh.glb").exists()

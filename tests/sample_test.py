@@ -8,39 +8,41 @@ import pytest
 from PIL import Image
 
 from dreamfusion_jax import sample
-from dreamfusion_jax.diffusion.prior import analytic_prior
+from dreamfusion_jax.diffusion import sampling
+from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runtime.errors import UserError
 
 
 def test_the_counted_loop_draws_what_the_scanned_one_does():
     prior, ticks = analytic_prior(0.4, 0.2), []
-    keys = sample.sample_keys(seed=1, samples=2)
+    keys = sampling.sample_keys(seed=1, samples=2)
     text = prior.encode_text(["a", "b"])
-    draw = sample.make_sampler(prior, 10, (2.0, 0.5), lambda: ticks.append(1))
-    pictures = draw({}, text, text[:1], keys)
+    draw = sampling.make_sampler(prior, 10, (2.0, 0.5), lambda: ticks.append(1))
+    pictures = draw({}, text, prior.encode_text([""]), keys)
     assert len(ticks) == 10
-    noise = sample.draw_noise(prior, keys)
+    noise = sampling.draw_noise(prior, keys)
     scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0, 0.5))
     chex.assert_trees_all_close(pictures, scanned, atol=1e-5)
 
 
 def test_more_samples_leave_the_first_ones_as_they_are():
     prior = analytic_prior(0.0, 1.0)
-    few, many = (sample.draw_noise(prior, sample.sample_keys(5, n)) for n in (2, 4))
+    few, many = (sampling.draw_noise(prior, sampling.sample_keys(5, n)) for n in (2, 4))
     chex.assert_trees_all_equal(few, many[:2])
     assert not np.allclose(many[0], many[1])
-    assert not np.allclose(few, sample.draw_noise(prior, sample.sample_keys(6, 2)))
+    assert not np.allclose(few, sampling.draw_noise(prior, sampling.sample_keys(6, 2)))
 
 
 def test_ancestral_samples_are_the_prior_s_own_and_depend_on_all_noise():
     """Of a Gaussian prior: independent of the first noise, and still of its mean and spread."""
     mean, std = 0.5, 0.1  # far from 0 and 1, where pictures are cut off
     prior = analytic_prior(mean, std)
-    text, keys = prior.encode_text(["a"] * 64), sample.sample_keys(0, 64)
-    draw = sample.make_sampler(prior, 1000, (1.0, 0.0), lambda: None, eta=1.0)
-    z = draw({}, text, text[:1], keys)
-    noise = np.asarray(sample.draw_noise(prior, keys))
+    text, keys = prior.encode_text(["a"] * 64), sampling.sample_keys(0, 64)
+    draw = sampling.make_sampler(prior, 1000, (1.0, 0.0), lambda: None, eta=1.0)
+    z = draw({}, text, prior.encode_text([""]), keys)
+    noise = np.asarray(sampling.draw_noise(prior, keys))
     # Five standard errors of 64 latents.
     error = 5.0 / np.sqrt(noise.size)
     assert abs(z.mean() - mean) < std * error
@@ -51,7 +53,7 @@ def test_ancestral_samples_are_the_prior_s_own_and_depend_on_all_noise():
 def test_the_grid_has_a_row_a_prompt():
     rows = [np.full((3, 2, 2, 3), value) for value in (0.0, 1.0)]
     rows[1][2] = 0.5
-    grid = sample.picture_grid(rows)
+    grid = images.image_grid(rows)
     assert grid.shape == (4, 6, 3)
     assert (grid[:2] == 0).all() and (grid[2:, :4] == 255).all() and (grid[2:, 4:] == 128).all()
 

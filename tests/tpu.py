@@ -3,7 +3,7 @@
 libtpu holds XLA's compiler for TPUs, and compiles on a CPU for the devices of a named topology.
 What is compiled is the program that a run would use, `training.step.make_train_step`: JAX's pmap
 is a jitted shard_map over its devices, which may be a topology's. All arguments are shapes alone,
-so that a full-size prior needs neither files nor memory. `platform.compiling_for` makes what is
+so that a full-size prior needs neither files nor memory. `device.compiling_for` makes what is
 chosen by the machine (the prior's number format, blocks of rays, tiles, kernels) a TPU's.
 """
 
@@ -21,20 +21,22 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.diffusion.clip import CLIPTextModel
-from dreamfusion_jax.diffusion.prior import Prior, latent_prior
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
+from dreamfusion_jax.diffusion.priors.latent import latent_prior
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
 from dreamfusion_jax.diffusion.schedule import schedule_from_config
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.vae import AutoencoderKL
-from dreamfusion_jax.errors import RunError
-from dreamfusion_jax.platform import compiling_for
-from dreamfusion_jax.prompts import text_table
-from dreamfusion_jax.training.loop import prior_dtypes
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.runs.open_prior import prior_dtypes
+from dreamfusion_jax.runtime.device import compiling_for
+from dreamfusion_jax.runtime.errors import RunError
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import build_scene, init_state
+from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import DeviceInput, make_train_step
-from dreamfusion_jax.training.views import text_options
 
 # libtpu would ask the cloud's metadata server what machine this is, and wait for an answer; and it
 # is for one process at a time, which matters where there is a TPU.
@@ -104,29 +106,30 @@ def compile_step(config: Config, networks: Networks, name: str) -> Compiled:
     """The step on every device of a topology, one of `TOPOLOGIES`."""
     devices = topologies.get_topology_desc(name, "tpu", **TOPOLOGIES[name].options).devices
     with compiling_for("tpu"):
-        prior, weights = abstract_prior(config, networks)
-        scene = build_scene(config.scene)
-        optimizer = make_optimizer(config.optimizer, config.train.steps)
-        table = jax.eval_shape(
-            lambda: text_table(
-                prior,
-                config.train.prompt,
-                config.prior.negative_prompt,
-                text_options(config.train),
-            )
-        )
-        state = jax.eval_shape(lambda: init_state(scene, optimizer, config.train.seed))
-        each = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
-        step = make_train_step(config, scene, prior, optimizer, list(devices))
-        lowered = step.lower(DeviceInput(each, each), state, weights, table)  # type: ignore
+        lowered = lower_step(config, *abstract_prior(config.prior, networks), list(devices))
         start = time.perf_counter()
         program = lowered.compile()
         return Compiled(program, len(devices), time.perf_counter() - start)
 
 
-def abstract_prior(config: Config, networks: Networks) -> tuple[Prior, Any]:
-    """The prior, whose texts are all zeros, and the shapes of its weights."""
-    dtype, vae_dtype = prior_dtypes(config.prior)
+def lower_step(
+    config: Config, prior: Prior, prior_params: PriorParams, devices: list[jax.Device]
+) -> jax.stages.Lowered:
+    """The step on `devices`, traced with the shapes of what it is called with."""
+    setup = loop.make_setup(config, prior, SCHEMES)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    table = jax.eval_shape(lambda: loop.embed_prompts(setup, config))
+    state = jax.eval_shape(
+        lambda: init_state(setup.scene, optimizer, config.train.seed, setup.objective)
+    )
+    each = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
+    step: Any = make_train_step(setup, optimizer, devices)
+    return step.lower(DeviceInput(each, each), state, prior_params, table)
+
+
+def abstract_prior(options: PriorOptions, networks: Networks) -> tuple[Prior, PriorParams]:
+    """The prior, whose texts are all zeros, and the shapes of its params."""
+    dtype, vae_dtype = prior_dtypes(options)
     unet = UNet2DConditionModel.from_config(networks.unet, dtype)
     vae = AutoencoderKL.from_config(networks.vae, vae_dtype)
     text = CLIPTextModel.from_config(networks.text_encoder)
@@ -135,7 +138,7 @@ def abstract_prior(config: Config, networks: Networks) -> tuple[Prior, Any]:
         unet,
         vae,
         schedule_from_config(networks.scheduler),
-        lambda prompts: jnp.zeros((len(prompts), *embedding), jnp.float32),
+        lambda prompts: Condition(jnp.zeros((len(prompts), *embedding))),
     )
     return prior, {"unet": _param_shapes(unet, dtype), "vae": _param_shapes(vae, vae_dtype)}
 

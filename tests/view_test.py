@@ -18,25 +18,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamfusion_jax import export, view
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.settings import OptimizerConfig, RunConfig, SceneConfig, TrainConfig
-from dreamfusion_jax.training.checkpoint import Checkpoints
+from dreamfusion_jax import view
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.runs import mesh_files
+from dreamfusion_jax.runs.checkpoint import Checkpoints
+from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runs.workdir import store_config
+from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 from dreamfusion_jax.training.state import build_scene, init_state
 from dreamfusion_jax.training.step import replicate
-from dreamfusion_jax.training.workdir import store_config
 from tests.browser import opened
 
 STEPS, SIDE = 20, 24
 STILL_S, PATIENCE_S = 1.5, 30.0
 RED, BLUE = (6.0, -6.0, -6.0), (-6.0, -6.0, 6.0)  # logits
 CONFIG = Config(
-    scene=SceneConfig(field="grid", grid_resolution=SIDE, proposal_samples=0, blob_scale=0.0),
-    train=TrainConfig(prompt="a [crane](x) <b>", steps=STEPS),
-    optimizer=OptimizerConfig(),
-    run=RunConfig(mesh_resolution=32, texture_size=32, checkpoint_every=10),
+    scene=SceneOptions(field="grid", grid_resolution=SIDE, proposal_samples=0, blob_scale=0.0),
+    train=TrainOptions(prompt="a [crane](x) <b>", steps=STEPS),
+    optimizer=OptimizerOptions(),
+    run=RunOptions(mesh_resolution=32, texture_size=32, checkpoint_every=10),
 )
 
 
@@ -146,7 +149,7 @@ def test_a_scene_is_orbited_its_mesh_coincides_and_new_checkpoints_are_followed(
         front = await_shape(page, 0, lambda seen: 0.02 < seen.mean() < 0.6)
         choose(page, "show", "mesh")
         page.get_by_text("There is no mesh.glb yet").wait_for()
-        export.write_mesh(tmp_path, build_scene(CONFIG.scene), red, 10, CONFIG)
+        mesh_files.write_mesh(tmp_path, build_scene(CONFIG.scene), red, 10, CONFIG)
         page.get_by_text("The mesh is mesh.glb").wait_for()
         await_shape(page, 0, lambda seen: overlap(seen, front) > 0.85)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from dreamfusion_jax.diffusion.prior import Prior
+from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
 
 
 def classifier_free(
@@ -30,14 +29,14 @@ def rescale(guided: jax.Array, with_text: jax.Array, share: jax.Array | float) -
     return guided * (1.0 + share * (ratio - 1.0))
 
 
-class Against(NamedTuple):
-    """Texts that Perp-Neg leads away from: text [B, N, L, D], weights [B, N]."""
+class PerpNeg(NamedTuple):
+    """What Perp-Neg leads away from: conditions with leaves [B, N, ...], weights [B, N]."""
 
-    text: jax.Array
+    cond: Condition
     weights: jax.Array
 
 
-def perp_neg(towards: jax.Array, away: jax.Array, weights: jax.Array) -> jax.Array:
+def perpendicular_part(towards: jax.Array, away: jax.Array, weights: jax.Array) -> jax.Array:
     """sum_i w_i (a_i - <a_i, d> / |d|^2 d): what is to be taken from the direction d of the text.
 
     Only the part of each unwanted direction a_i that is perpendicular to d counts, so that what
@@ -57,33 +56,36 @@ def perp_neg(towards: jax.Array, away: jax.Array, weights: jax.Array) -> jax.Arr
 
 def guided_prediction(
     prior: Prior,
-    weights: Any,
+    params: PriorParams,
     z_t: jax.Array,
     t: jax.Array,
-    text: jax.Array,
-    empty_text: jax.Array,
+    cond: Condition,
+    uncond: Condition,
     scale: jax.Array | float,
     rescale_share: jax.Array | float = 0.0,
-    against: Against | None = None,
+    perp_neg: PerpNeg | None = None,
 ) -> jax.Array:
-    """The guided prediction, by ONE network call on the batch with each of its texts.
+    """Returns the guided prediction, by ONE network call on the batch under each condition.
 
-    z_t [B, h, w, c], t [B], text [B, L, D], empty_text [B, L, D] or [1, L, D] -> [B, h, w, c], in
-    the terms of `prior.predict`: as in diffusers, what is guided is what the network says.
+    z_t [B, h, w, c], t [B], cond of B, uncond of B or 1 -> [B, h, w, c], in the terms of
+    `prior.predict`: as in diffusers, what is guided is what the network predicts.
     """
-    texts = [jnp.broadcast_to(empty_text, text.shape), text]
-    if against is not None:
-        texts += list(jnp.moveaxis(against.text, 1, 0))
+    conditions = [jax.tree.map(lambda u, c: jnp.broadcast_to(u, c.shape), uncond, cond), cond]
+    if perp_neg is not None:
+        conditions += [
+            jax.tree.map(lambda x, i=i: x[:, i], perp_neg.cond)
+            for i in range(perp_neg.weights.shape[1])
+        ]
     prediction = prior.predict(
-        weights,
-        jnp.concatenate([z_t] * len(texts)),
-        jnp.concatenate([t] * len(texts)),
-        jnp.concatenate(texts),
+        params,
+        jnp.concatenate([z_t] * len(conditions)),
+        jnp.concatenate([t] * len(conditions)),
+        jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *conditions),
     )
-    without, with_text, *others = jnp.split(prediction, len(texts))
+    without, with_text, *others = jnp.split(prediction, len(conditions))
     guided = classifier_free(with_text, without, scale)
-    if against is not None:
-        guided -= scale * perp_neg(
-            with_text - without, jnp.stack(others, 1) - without[:, None], against.weights
+    if perp_neg is not None:
+        guided -= scale * perpendicular_part(
+            with_text - without, jnp.stack(others, 1) - without[:, None], perp_neg.weights
         )
     return rescale(guided, with_text, rescale_share)

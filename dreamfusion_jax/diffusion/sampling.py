@@ -6,25 +6,24 @@ initial noise gives the same picture.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.guidance import guided_prediction
+from dreamfusion_jax.diffusion.priors.prior import Condition, Prior
 from dreamfusion_jax.diffusion.schedule import Schedule, to_epsilon, to_x0
-from dreamfusion_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from dreamfusion_jax.diffusion.prior import Prior
 
 
 def ddim_indices(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The timestep index of every step, falling, and the one that it leads to (-1: clean)."""
     total = len(schedule.alphas_cumprod)
     if not 1 <= steps <= total:
-        raise UserError(f"--steps={steps} is not between 1 and {total}, the prior's own number.")
+        raise ValueError(f"{steps} steps are not between 1 and {total}, the prior's own number")
     if schedule.timestep_spacing == "linspace":
         indices = np.linspace(0, total - 1, steps).round()[::-1].astype(np.int32)
     elif schedule.timestep_spacing == "trailing":
@@ -42,8 +41,8 @@ def ddim_step(
     z_t: jax.Array,
     index: jax.Array,
     previous: jax.Array,
-    text: jax.Array,
-    empty_text: jax.Array,
+    text: Condition,
+    empty_text: Condition,
     guidance_scale: jax.Array | float,
     guidance_rescale: jax.Array | float = 0.0,
     eta: jax.Array | float = 0.0,
@@ -84,8 +83,8 @@ def ddim_step(
 def ddim_sample(
     prior: Prior,
     weights: Any,
-    text: jax.Array,
-    empty_text: jax.Array,
+    text: Condition,
+    empty_text: Condition,
     noise: jax.Array,
     steps: int = 25,
     guidance_scale: jax.Array | float = 6.0,
@@ -98,7 +97,7 @@ def ddim_sample(
       steps: static. The whole loop is one scan, so this may be jitted.
     """
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
-        noise = jax.random.normal(noise, (text.shape[0], *prior.latent_shape))
+        noise = jax.random.normal(noise, (len(text.tokens), *prior.latent_shape))
 
     def step(z_t: jax.Array, indices: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         scales = guidance_scale, guidance_rescale
@@ -107,3 +106,41 @@ def ddim_sample(
     indices, previous = ddim_indices(prior.schedule, steps)
     z, _ = jax.lax.scan(step, noise, (jnp.asarray(indices), jnp.asarray(previous)))
     return z
+
+
+def sample_keys(seed: int, samples: int) -> jax.Array:
+    """One key a sample [B]: asking for more leaves the first ones as they are."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
+
+
+def draw_noise(prior: Prior, keys: jax.Array) -> jax.Array:
+    """[B, h, w, c] standard normal, each latent from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, prior.latent_shape))(keys)
+
+
+def make_sampler(
+    prior: Prior,
+    steps: int,
+    scales: tuple[float, float],
+    on_step: Callable[[], Any],
+    eta: float = 0.0,
+) -> Callable[[Any, Condition, Condition, jax.Array], np.ndarray]:
+    """weights, text [B, L, D], empty_text [1, L, D], keys [B] -> pictures [B, size, size, 3].
+
+    `scales` are those of guidance and of its rescaling; `eta` is the share of fresh noise. The host
+    counts the steps, unlike in `ddim_sample`, so that it can show how far it is.
+    """
+    step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    indices, previous = ddim_indices(prior.schedule, steps)
+
+    def draw(weights: Any, text: Condition, empty_text: Condition, keys: jax.Array) -> np.ndarray:
+        z = draw_noise(prior, keys)
+        for here, there in zip(indices, previous, strict=True):
+            fresh = draw_noise(prior, fold(keys, here)) if eta else 0.0
+            z = step(weights, z, here, there, text, empty_text, *scales, eta, fresh)
+            jax.block_until_ready(z)
+            on_step()
+        return np.asarray(decode(weights, z))
+
+    return draw

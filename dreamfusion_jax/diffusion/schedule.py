@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.options import module_options, require_members
-from dreamfusion_jax.errors import PriorError
+from dreamfusion_jax.diffusion.loading.options import module_options, require_members
+from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "scheduler"
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")

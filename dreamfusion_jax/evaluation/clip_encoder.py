@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dreamfusion_jax.diffusion.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
-from dreamfusion_jax.diffusion.prior import load_tokenizer
-from dreamfusion_jax.diffusion.weights import blamed_on, load_module, read_config
-from dreamfusion_jax.errors import PriorError
-from dreamfusion_jax.render import to_uint8
-from dreamfusion_jax.toybox.pictures import in_chunks
+from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
+from dreamfusion_jax.diffusion.loading.weights import blamed_on, load_module, read_config
+from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
+from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runtime.errors import PriorError
+from dreamfusion_jax.toybox.image_ops import in_chunks
 
 _CHUNK = 8  # pictures at once: as many as there are azimuths
 _PICTURES = "preprocessor_config.json"

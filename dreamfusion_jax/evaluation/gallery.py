@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dreamfusion_jax.render import to_uint8
+from dreamfusion_jax.rendering.images import to_uint8
 
 SIZE = 96  # pixels of one picture's side
 COLUMNS = 8  # of assets; 1,600 pixels across

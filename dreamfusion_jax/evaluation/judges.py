@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamfusion_jax.diffusion import hub
-from dreamfusion_jax.diffusion.weights import weights_digest
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.diffusion.loading import hub
+from dreamfusion_jax.diffusion.loading.weights import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
+from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.toybox import captions, dataset
 from dreamfusion_jax.toybox import judge as toybox_clip
 from dreamfusion_jax.toybox.azimuth import NameSide, load_azimuth_classifier

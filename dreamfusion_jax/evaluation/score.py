@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax import command
-from dreamfusion_jax.config import Config
+from dreamfusion_jax.config import reproduce
+from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.evaluation.judges import Candidates, Judge
 from dreamfusion_jax.evaluation.views import AssetViews, views_of_run
-from dreamfusion_jax.files import AnyPath
+from dreamfusion_jax.runs import metrics
+from dreamfusion_jax.runs.checkpoint import SavedRun
+from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.training import metrics
-from dreamfusion_jax.training.checkpoint import SavedRun
 
 FRONT = captions.AZIMUTH_PHRASES.index("front view")
 DIGITS = 4  # of what is told
@@ -67,7 +67,7 @@ class ScoredRun(NamedTuple):
 def score_run(judge: Judge, workdir: AnyPath, run: SavedRun) -> ScoredRun:
     """Renders and judges the asset of a run."""
     train = run.config.train
-    settings = command.differing(run.config, Config())
+    settings = reproduce.differing(run.config, Config())
     pair = captions.pair_in(train.prompt)
     seconds = metrics.spent(metrics.read_metrics(workdir / metrics.FILE)).seconds
     return ScoredRun(
@@ -88,7 +88,7 @@ def score_untrained(judge: Judge, run: SavedRun, prompts: Sequence[str]) -> Scor
     A judge names even a shapeless ball as something: this is the floor that the scores stand on.
     """
     params = run.scene.init(jax.random.key(run.config.train.seed))
-    untrained = run._replace(state=run.state._replace(step=jnp.int32(0), params=params))
+    untrained = run._replace(state=run.state._replace(step=jnp.int32(0), params={"scene": params}))
     views = views_of_run(untrained, judge.render_size)
     embeds = judge.embed(np.concatenate(views))
     return means(_score(judge, prompt, views, embeds) for prompt in prompts)

@@ -8,15 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.priors.prior import Condition
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.evaluation.score import share
-from dreamfusion_jax.render import to_uint8, write_png
+from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runs.open_prior import TOYBOX
+from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.toybox import captions, dataset
 from dreamfusion_jax.toybox.azimuth import azimuth_of, load_azimuth_classifier
+from dreamfusion_jax.toybox.image_ops import grid
 from dreamfusion_jax.toybox.judge import Judge
-from dreamfusion_jax.toybox.pictures import grid
-from dreamfusion_jax.training.loop import TOYBOX
 
 UNSEEN_SEED = 90_001  # of true renders that no training saw
 
@@ -66,7 +68,7 @@ def measure_prior(judge: Judge, pictures: Path | None = None, samples: int = 2) 
     kinds, sides = np.array(asked).T
 
     @jax.jit
-    def draw(weights: Any, text: jax.Array, empty: jax.Array, key: jax.Array) -> jax.Array:
+    def draw(weights: Any, text: Condition, empty: Condition, key: jax.Array) -> jax.Array:
         return prior.decode(weights, ddim_sample(prior, weights, text, empty, key, 25, 4.0))
 
     batch = 16

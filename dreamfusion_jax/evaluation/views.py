@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.config import is_flat
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.files import AnyPath
+from dreamfusion_jax.config.flags import is_flat
 from dreamfusion_jax.nerf.cameras import Camera
-from dreamfusion_jax.nerf.scene import Scene, View, albedo_view, lit_view
-from dreamfusion_jax.render import Orbit, render_image, training_orbit
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.view import View, albedo_view, lit_view
+from dreamfusion_jax.rendering.images import Orbit, render_image, training_orbit
+from dreamfusion_jax.runs.checkpoint import SavedRun, load_run
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.toybox import captions, dataset
-from dreamfusion_jax.training.checkpoint import SavedRun, load_run
 
 ELEVATION_DEG = 30.0
 AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
@@ -56,7 +57,7 @@ def open_run(workdir: AnyPath) -> SavedRun:
 def views_of_run(run: SavedRun, size: int = dataset.IMAGE_SIZE) -> AssetViews:
     """The views that are judged, `size` pixels a side, from the middle of the run's cameras."""
     orbit = training_orbit(run.config.camera)
-    return asset_views(run.scene, run.state.params, int(run.state.step), size, orbit)
+    return asset_views(run.scene, run.state.scene_params, int(run.state.step), size, orbit)
 
 
 def asset_views(
@@ -75,7 +76,7 @@ def asset_views(
 def front_left(run: SavedRun, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Two pictures [size, size, 3] in [0, 1] from the front left: shaded, and textureless."""
     cameras = [training_orbit(run.config.camera).camera(FRONT_LEFT_DEG, ELEVATION_DEG)]
-    drawn = run.scene, run.state.params, int(run.state.step), size
+    drawn = run.scene, run.state.scene_params, int(run.state.step), size
     shaded, textureless = (_pictures(*drawn, cameras, kind) for kind in ("shaded", "textureless"))
     return shaded[0], textureless[0]
 

@@ -7,11 +7,14 @@ looks along its own -z axis with x right and y up (the OpenGL convention).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from dreamfusion_jax.runtime.settings import Range, setting
 
 
 class Camera(NamedTuple):
@@ -29,32 +32,40 @@ class Camera(NamedTuple):
     centre: jax.Array
 
 
-class CameraRanges(NamedTuple):
-    """What `sample_camera` draws from. The defaults are the toybox's own.
+@dataclasses.dataclass(frozen=True)
+class CameraRanges:
+    """Bounds what `sample_camera` draws; the defaults are the toybox's own."""
 
-    Attributes:
-      distance: uniform range from the origin, before any jitter.
-      fov_deg: uniform range of horizontal fields of view in degrees.
-      elevation_deg: uniform range of angles.
-      azimuth_deg: uniform range of angles.
-      area_share: of the cameras whose elevation is uniform by area instead: its sine is uniform
-        between the sines of the same two angles (in the paper those of 0 and 90 degrees).
-      focal_multiplier: uniform range of focal lengths in image widths, used instead of `fov_deg`
-        where its upper end is not 0.
-      position_jitter: each coordinate of the position is moved by up to this.
-      look_at_std: standard deviation, in each coordinate, of the point looked at about the origin.
-      up_std: the same of the up vector about +z.
-    """
-
-    distance: tuple[float, float] = (2.3, 3.2)
-    fov_deg: tuple[float, float] = (40.0, 55.0)
-    elevation_deg: tuple[float, float] = (-10.0, 75.0)
-    azimuth_deg: tuple[float, float] = (0.0, 360.0)
-    area_share: float = 0.0
-    focal_multiplier: tuple[float, float] = (0.0, 0.0)
-    position_jitter: float = 0.0
-    look_at_std: float = 0.0
-    up_std: float = 0.0
+    distance: Range = setting(
+        (2.3, 3.2), "range of distances from the origin (paper: 1,1.5)", 1e-2, 1e3
+    )
+    fov_deg: Range = setting((40.0, 55.0), "range of fields of view, in degrees", 1, 170)
+    elevation_deg: Range = setting(
+        (-10.0, 75.0), "range of elevations, in degrees (paper: -10,90)", -90, 90
+    )
+    azimuth_deg: Range = setting(
+        (0.0, 360.0), "range of azimuths, in degrees (paper: 0,360)", -360, 360
+    )
+    area_share: float = setting(
+        0.0,
+        "share of cameras whose elevation is uniform by area, not by angle, between the same bounds"
+        " (paper: 0.5, on the upper half-sphere)",
+        0,
+        1,
+    )
+    focal_multiplier: Range = setting(
+        (0.0, 0.0),
+        "range of focal lengths in image widths (paper: 0.7,1.35; 0: from --fov_deg)",
+        0,
+        100,
+    )
+    position_jitter: float = setting(
+        0.0, "each coordinate of a camera is moved by up to this (paper: 0.1)", 0, 1e3
+    )
+    look_at_std: float = setting(
+        0.0, "spread, in each coordinate, of the point looked at (paper: 0.2)", 0, 1e3
+    )
+    up_std: float = setting(0.0, "spread of the up vector about the vertical (paper: 0.02)", 0, 1)
 
 
 class CameraDraw(NamedTuple):
@@ -87,6 +98,11 @@ class Rays(NamedTuple):
 def focal_from_fov(fov_deg: jax.Array | float) -> jax.Array:
     """Focal length, in image widths, of a horizontal field of view in degrees."""
     return 0.5 / jnp.tan(0.5 * jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)))
+
+
+def fov_from_focal(focal: jax.Array) -> jax.Array:
+    """Returns the horizontal field of view in degrees of focal lengths in image widths."""
+    return 2.0 * jnp.rad2deg(jnp.arctan(0.5 / focal))
 
 
 def orbit_position(
@@ -133,10 +149,18 @@ def orbit_camera(
     return Camera(pose, focal, jnp.zeros((*position.shape[:-1], 2)))
 
 
-def sample_camera(key: jax.Array, ranges: CameraRanges) -> CameraDraw:
-    """Draws one camera (Poole et al. 2022, section 3.1 and appendix A.2). Azimuths in [0, 360)."""
+def sample_camera(
+    key: jax.Array, ranges: CameraRanges, turn_deg: jax.Array | None = None
+) -> CameraDraw:
+    """Draws one camera (Poole et al. 2022, section 3.1 and appendix A.2). Azimuths in [0, 360).
+
+    Args:
+      turn_deg: [] by how much the azimuth is turned after the draw; None: not at all.
+    """
     keys = jax.random.split(key, 4)
     azimuth_deg = _uniform(keys[0], ranges.azimuth_deg) % 360.0
+    if turn_deg is not None:
+        azimuth_deg = (azimuth_deg + turn_deg) % 360.0
     elevation_deg = _sample_elevation(keys[1], ranges)
     distance = _uniform(keys[2], ranges.distance)
     if ranges.focal_multiplier[1] > 0.0:

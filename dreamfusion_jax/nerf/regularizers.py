@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.vectors import inner
+from dreamfusion_jax.nerf.linalg import inner
 
 HIT_OPACITY = 0.01  # from which on a ray counts as one that hits something
 

@@ -13,95 +13,30 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf import half_size, regularizers
-from dreamfusion_jax.nerf.blocks import look_in_blocks
-from dreamfusion_jax.nerf.cameras import Camera, Rays, pixel_rays
+from dreamfusion_jax.nerf import low_res, regularizers
+from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
-from dreamfusion_jax.nerf.field import (
-    Background,
-    Blur,
-    Density,
-    Field,
-    Sharpening,
-    grid_field,
-    mip_field,
-    proposal_grid,
-)
-from dreamfusion_jax.nerf.hash_grid import HashGrid, hash_field
-from dreamfusion_jax.nerf.intervals import resample_edges, sphere_bounds, uniform_edges
-from dreamfusion_jax.nerf.rendering import composite, compositing_weights, expected_depth, over
+from dreamfusion_jax.nerf.fields.background import Background
+from dreamfusion_jax.nerf.fields.density import Density, Sharpening
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput
+from dreamfusion_jax.nerf.fields.grid import grid_field
+from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
+from dreamfusion_jax.nerf.fields.mip import Blur, mip_field
+from dreamfusion_jax.nerf.fields.proposal import proposal_grid
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.nerf.ray_chunks import look_in_blocks
+from dreamfusion_jax.nerf.ray_sampling import resample_edges, sphere_bounds, uniform_edges
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
+from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.nerf.volume_rendering import (
+    composite,
+    compositing_weights,
+    expected_depth,
+    over,
+)
 
 # A bare point is given the width of about one training pixel: the field knows nothing finer.
 _POINT_STD = 0.01
-
-
-class SceneOptions(NamedTuple):
-    """Plain values; lengths are in world units."""
-
-    field: str = "mip"  # mip | grid | hash
-    bound_radius: float = 1.0
-    width: int = 64  # of the MLP
-    depth: int = 3  # hidden layers, or residual blocks
-    network: str = "plain"  # plain | residual
-    min_degree: int = 0  # frequencies 2^min_degree ..
-    max_degree: int = 5  # .. 2^(max_degree - 1)
-    blur_start: float = 5e-2  # variance added to every Gaussian at the first step
-    blur_end: float = 5e-3  # and from `blur_steps` on
-    blur_steps: int = 500
-    density_activation: str = "softplus"  # softplus | exp
-    density_scale: float = 20.0
-    blob_scale: float = 4.0
-    blob_radius: float = 0.5
-    blob_shape: str = "linear"  # linear | gaussian
-    density_bias: float = 0.0  # added to raw outputs before the activation
-    sharpening: float = 4.0  # factor on raw densities in the end; 1: none
-    sharpening_density: float = 5.0  # that it leaves as it is
-    sharpening_start: int = 500  # step
-    sharpening_steps: int = 400  # from 1 to the factor
-    proposal_samples: int = 32  # 0: no proposal, the fine samples cover the sphere evenly
-    proposal_rounds: int = 1
-    proposal_resolution: int = 32
-    fine_samples: int = 20
-    grid_resolution: int = 64  # of --field=grid
-    hash_levels: int = 16  # of --field=hash, see hash_grid.HashGrid
-    hash_features: int = 2
-    hash_log2_rows: int = 19
-    hash_coarsest: int = 16
-    hash_finest: int = 4096
-    hash_start_level: int = 8
-    hash_start_step: int = 2000
-    hash_level_steps: int = 500
-    normal_spacing: float = 0.0  # of finite differences; 0: analytic normals
-    background: str = "solid"  # solid | mlp
-
-
-class View(NamedTuple):
-    """All that decides one picture of a given scene.
-
-    Attributes:
-      camera: where from.
-      light_position: [3].
-      ambient: [] l_ambient.
-      diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed unless
-        `with_normals` asks for them.
-      textureless: [] bool; albedo 1 everywhere.
-      background: [3] solid colour.
-      solid_background: [] bool; use `background` even where the scene has learned one.
-      with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
-      half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
-    """
-
-    camera: Camera
-    light_position: jax.Array
-    ambient: jax.Array
-    diffuse: jax.Array
-    textureless: jax.Array
-    background: jax.Array
-    solid_background: jax.Array
-    with_normals: jax.Array
-    half_size: jax.Array
 
 
 class Render(NamedTuple):
@@ -123,6 +58,25 @@ class Render(NamedTuple):
     regularizers: dict[str, jax.Array]
 
 
+class LevelSet(NamedTuple):
+    """A surface in a field: where `value` is `level`, inside where it is greater.
+
+    Attributes:
+      value: FieldOutput -> [...].
+      level: None: to be chosen, so that the surface's silhouettes are those of the opaque parts.
+    """
+
+    value: Callable[[FieldOutput], jax.Array]
+    level: float | None
+
+
+def _density(out: FieldOutput) -> jax.Array:
+    return out.density
+
+
+DENSITY_LEVELS = LevelSet(_density, level=None)
+
+
 class Scene(NamedTuple):
     """A family of scenes; the parameters choose one.
 
@@ -130,16 +84,18 @@ class Scene(NamedTuple):
       init: key -> params, a dict of "field" and, where there are such, "proposal", "background".
       render: params, view, height, width, step, key -> Render. Without a key (None) samples lie in
         the middle of their strata and the picture is deterministic.
-      density_albedo: params, points [..., 3], step -> density [...], albedo [..., 3]. The density
-        is 0 outside the bounding sphere, where no ray looks.
+      query: params, points [..., 3], step -> FieldOutput. The density is 0 outside the bounding
+        sphere, where no ray looks.
       normals: params, points [..., 3], step -> outward unit normals [..., 3].
-      flat: it is a picture, the same for every camera.
+      level_set: the surface that a mesh follows.
+      flat: it is an image, the same for every camera.
     """
 
     init: Callable[[jax.Array], Any]
     render: Callable[[Any, View, int, int, jax.Array, jax.Array | None], Render]
-    density_albedo: Callable[[Any, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+    query: Callable[[Any, jax.Array, jax.Array], FieldOutput]
     normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    level_set: LevelSet = DENSITY_LEVELS
     flat: bool = False
 
 
@@ -199,7 +155,8 @@ def make_scene(options: SceneOptions) -> Scene:
             expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
 
         def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return field.query(params["field"], mean, covariance_diag, step)
+            out = field.query(params["field"], mean, covariance_diag, step)
+            return out.density, out.albedo
 
         def look(normals_of: DensityNormals | None, block: tuple[Rays, _Jitter]) -> _Seen:
             rays, jitter = block
@@ -214,7 +171,7 @@ def make_scene(options: SceneOptions) -> Scene:
             idle=idle,
             points_per_ray=options.fine_samples,
         )
-        seen = _choose(view.half_size, half_size.enlarge(seen, size), seen)
+        seen = _choose(view.half_size, low_res.enlarge(seen, size), seen)
         behind = view.background
         if background is not None:
             direction = pixel_rays(view.camera, height, width).direction
@@ -238,59 +195,21 @@ def make_scene(options: SceneOptions) -> Scene:
             },
         )
 
-    def density_albedo(
-        params: Any, points: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        tau, rho = field.query(params["field"], points, _point_covariance(options, points), step)
+    def query_points(params: Any, points: jax.Array, step: jax.Array) -> FieldOutput:
+        out = field.query(params["field"], points, _point_covariance(options, points), step)
         inside = jnp.sum(points**2, axis=-1) <= options.bound_radius**2
-        return jnp.where(inside, tau, 0.0), rho
+        return out._replace(density=jnp.where(inside, out.density, 0.0))
 
     def normals(params: Any, points: jax.Array, step: jax.Array) -> jax.Array:
         covariance = _point_covariance(options, points)
-        return normals_of(lambda at: field.query(params["field"], at, covariance, step), points)[2]
 
-    return Scene(init, render, density_albedo, normals)
+        def density_albedo(at: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = field.query(params["field"], at, covariance, step)
+            return out.density, out.albedo
 
+        return normals_of(density_albedo, points)[2]
 
-def albedo_view(camera: Camera, background: jax.Array) -> View:
-    """The view that shows the albedo alone over a solid `background` [3]."""
-    return _view(camera, camera.pose[:, 3], background, ambient=1.0, diffuse=0.0)
-
-
-def lit_view(
-    camera: Camera,
-    background: jax.Array,
-    light_position: jax.Array | None = None,
-    textureless: bool = False,
-    ambient: float = 0.3,
-    diffuse: float = 0.7,
-) -> View:
-    """A view under a point light [3]; None puts the light a little above the camera."""
-    if light_position is None:
-        position, up = camera.pose[:, 3], camera.pose[:, 1]
-        light_position = position + 0.3 * jnp.linalg.norm(position) * up
-    return _view(camera, light_position, background, ambient, diffuse, textureless)
-
-
-def _view(
-    camera: Camera,
-    light_position: jax.Array,
-    background: jax.Array,
-    ambient: float,
-    diffuse: float,
-    textureless: bool = False,
-) -> View:
-    return View(
-        camera=camera,
-        light_position=jnp.asarray(light_position, jnp.float32),
-        ambient=jnp.float32(ambient),
-        diffuse=jnp.float32(diffuse),
-        textureless=jnp.asarray(textureless),
-        background=jnp.asarray(background, jnp.float32),
-        solid_background=jnp.asarray(True),
-        with_normals=jnp.asarray(False),
-        half_size=jnp.asarray(False),
-    )
+    return Scene(init, render, query_points, normals)
 
 
 def _make_field(options: SceneOptions, density: Density) -> Field:
@@ -311,7 +230,7 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
             names = HashGrid._fields
             grid = HashGrid(**{name: getattr(options, f"hash_{name}") for name in names})
             return hash_field(grid, options.width, options.depth, options.bound_radius, density)
-    raise UserError(f"--field={options.field}: use mip, grid or hash.")
+    raise ValueError(f"field {options.field!r} is not mip, grid or hash")
 
 
 def _make_background(options: SceneOptions) -> Background | None:
@@ -320,7 +239,7 @@ def _make_background(options: SceneOptions) -> Background | None:
             return None
         case "mlp":
             return Background()
-    raise UserError(f"--background={options.background}: use solid or mlp.")
+    raise ValueError(f"background {options.background!r} is not solid or mlp")
 
 
 def _background_colour(background: Background, params: Any, direction: jax.Array) -> jax.Array:
@@ -329,13 +248,13 @@ def _background_colour(background: Background, params: Any, direction: jax.Array
 
 def _rays(options: SceneOptions, view: View, size: tuple[int, int]) -> tuple[Rays, jax.Array]:
     """The rays [H, W] to follow, and which of them are idle: those that miss the scene."""
-    small = pixel_rays(view.camera, *half_size.half(size))
+    small = pixel_rays(view.camera, *low_res.half(size))
     rays = _choose(
-        view.half_size, half_size.put_in_place(small, size), pixel_rays(view.camera, *size)
+        view.half_size, low_res.put_in_place(small, size), pixel_rays(view.camera, *size)
     )
     near, far = sphere_bounds(rays, options.bound_radius)
     idle = jnp.squeeze(far <= near, axis=-1)
-    return rays, idle | (view.half_size & half_size.idle_places(size))
+    return rays, idle | (view.half_size & low_res.idle_places(size))
 
 
 def _choose(condition: jax.Array, first: Any, second: Any) -> Any:

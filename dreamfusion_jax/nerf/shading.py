@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.vectors import inner, safe_normalize
+from dreamfusion_jax.nerf.linalg import inner, safe_normalize
 
 
 def density_normals(

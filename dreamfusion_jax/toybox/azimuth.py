@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.layers import GroupNorm, Linear, conv3x3
-from dreamfusion_jax.diffusion.options import module_defaults, module_options
-from dreamfusion_jax.diffusion.weights import load_module
+from dreamfusion_jax.diffusion.loading.options import module_defaults, module_options
+from dreamfusion_jax.diffusion.loading.weights import load_module
+from dreamfusion_jax.diffusion.models.layers import GroupNorm, Linear, conv3x3
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
-from dreamfusion_jax.toybox.pictures import augment, grid, in_chunks, mirror, to_signed
+from dreamfusion_jax.toybox.image_ops import augment, grid, in_chunks, mirror, to_signed
 from dreamfusion_jax.toybox.tasks import Params, Task
 
-DIRECTORY = pathlib.Path(__file__).parent / "azimuth"
+DIRECTORY = pathlib.Path(__file__).parent / "azimuth_weights"
 KINDS, SIDES = len(captions.KINDS), len(captions.AZIMUTH_PHRASES)
 _CELLS = 2  # across and down: coarse places, such as a head's, are kept until the end
 # Their front is the mirror image of their back, and not their left of their right.

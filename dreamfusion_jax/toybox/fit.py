@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from dreamfusion_jax.progress import Progress
+from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Params, Task
 

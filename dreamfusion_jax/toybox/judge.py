@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.clip import CLIPModel
-from dreamfusion_jax.diffusion.prior import load_tokenizer, resize_bilinear
-from dreamfusion_jax.diffusion.weights import load_module
+from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
+from dreamfusion_jax.diffusion.loading.weights import load_module
+from dreamfusion_jax.diffusion.models.clip import CLIPModel
+from dreamfusion_jax.diffusion.priors.prior import resize_bilinear
 from dreamfusion_jax.toybox import captions, tokenizer
+from dreamfusion_jax.toybox.image_ops import in_chunks
 from dreamfusion_jax.toybox.judge_task import normalize, subject_captions
-from dreamfusion_jax.toybox.pictures import in_chunks
 
-DIRECTORY = pathlib.Path(__file__).parent / "judge"
+DIRECTORY = pathlib.Path(__file__).parent / "clip_weights"
 
 
 class Judge(NamedTuple):

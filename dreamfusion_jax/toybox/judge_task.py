@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
+from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
-from dreamfusion_jax.toybox.pictures import augment, grid, mirror
+from dreamfusion_jax.toybox.image_ops import augment, grid, mirror
 from dreamfusion_jax.toybox.tasks import Params, Task
 
 GREY_SHARE = 0.2  # of the pictures lose their colours, and with them the caption's

@@ -10,16 +10,16 @@ from __future__ import annotations
 import numpy as np
 
 from dreamfusion_jax.toybox.captions import COLORS, GREY, Subject
-from dreamfusion_jax.toybox.kinds import beings, buildings, furniture, vehicles, vessels
+from dreamfusion_jax.toybox.kinds import buildings, containers, figures, furniture, vehicles
 from dreamfusion_jax.toybox.kinds.materials import CREAM, DARK, ORANGE, STEEL, WOOD, Builder, Color
 from dreamfusion_jax.toybox.shapes import Part
 
 _BUILDERS: dict[str, Builder] = {
-    **beings.BUILDERS,
+    **figures.BUILDERS,
     **buildings.BUILDERS,
     **furniture.BUILDERS,
     **vehicles.BUILDERS,
-    **vessels.BUILDERS,
+    **containers.BUILDERS,
 }
 
 # The accent's colour where the caption names none; None is the main colour.

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.diffusion.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.schedule import Schedule
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.vae import AutoencoderKL
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.dataset import Pictures
-from dreamfusion_jax.toybox.pictures import from_signed, grid, to_signed
+from dreamfusion_jax.toybox.image_ops import from_signed, grid, to_signed
 
 Params = Any
 Batch = Any

@@ -17,25 +17,27 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from dreamfusion_jax import entry
-from dreamfusion_jax.config import define_flags
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config.flags import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
-from dreamfusion_jax.diffusion.prior import load_prior, load_tokenizer
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
+from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
+from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
+from dreamfusion_jax.diffusion.priors.prior import Condition
 from dreamfusion_jax.diffusion.sampling import ddim_sample
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.weights import read_component, write_component
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
+from dreamfusion_jax.toybox.image_ops import grid, in_chunks, to_signed
 from dreamfusion_jax.toybox.judge_task import judge_task
-from dreamfusion_jax.toybox.pictures import grid, in_chunks, to_signed
 
 _STAGES = ("pictures", "vae", "diffusion", "views", "judge", "azimuth")
 _WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "Where weights/, judge/ and azimuth/ go; empty: <workdir>/trained."
+    "output", "", "Where weights/, clip_weights/ and azimuth_weights/ go; empty: <workdir>/trained."
 )
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
 _PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
@@ -50,7 +52,7 @@ _STORED_DTYPE = jnp.float16
 
 
 def main() -> int:
-    entry.use_platform(flags.FLAGS.platform)
+    cli.use_platform(flags.FLAGS.platform)
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value or workdir / "trained")
     pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
@@ -58,8 +60,8 @@ def main() -> int:
         "vae": (train_vae, output / "weights"),
         "diffusion": (train_diffusion, output / "weights"),
         "views": (train_views, output / "weights"),
-        "judge": (train_judge, output / "judge"),
-        "azimuth": (train_azimuth, output / "azimuth"),
+        "judge": (train_judge, output / "clip_weights"),
+        "azimuth": (train_azimuth, output / "azimuth_weights"),
     }
     for name, (run, target) in runs.items():
         if _STAGE.value in ("all", name):
@@ -169,7 +171,7 @@ def draw_samples(directory: pathlib.Path) -> np.ndarray:
     text, empty = prior.encode_text(prompts), prior.encode_text([""] * len(prompts))
 
     @jax.jit
-    def draw(weights: Any, text: jax.Array, empty: jax.Array) -> jax.Array:
+    def draw(weights: Any, text: Condition, empty: Condition) -> jax.Array:
         latents = ddim_sample(prior, weights, text, empty, jax.random.key(0), 20, 4.0)
         return prior.decode(weights, latents)
 
@@ -206,4 +208,4 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     define_flags(("platform",))
-    entry.run(main)
+    cli.run(main)

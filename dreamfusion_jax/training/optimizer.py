@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import optax
 
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.settings import OptimizerConfig, SceneConfig
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.training.adan import scale_by_adan
+from dreamfusion_jax.training.options import OptimizerOptions
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
     """The optimiser of a run of `steps`."""
     parts = [
         _direction(config),
@@ -28,12 +29,12 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(*parts)
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerOptions, steps: int) -> optax.Schedule:
     """A linear rise over `warmup_steps`, then a fall that ends at step `steps`.
 
     What is left open and not yet settled by the run's field is that of the default one.
     """
-    config = config.suited_to(SceneConfig())
+    config = config.suited_to(SceneOptions())
     highest, lowest = config.learning_rate, config.learning_rate_final
     falling = max(steps - config.warmup_steps, 1)
     if config.learning_rate_decay == "cosine":
@@ -46,7 +47,7 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [config.warmup_steps])
 
 
-def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+def _direction(config: OptimizerOptions) -> optax.GradientTransformation:
     match config.optimizer:
         case "adam":
             return optax.scale_by_adam(config.adam_b1, config.adam_b2, config.adam_eps)
@@ -55,16 +56,18 @@ def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
     raise UserError(f"--optimizer={config.optimizer}: use adam or adan.")
 
 
-def _scale_groups(config: OptimizerConfig, updates: Any) -> Any:
-    """The scene's parameters are nested dicts; the first two names on a path decide."""
-    rates = {
-        ("proposal",): config.proposal_rate,
-        ("background",): config.background_rate,
-        ("field", "network"): config.network_rate,
+def _scale_groups(config: OptimizerOptions, updates: Any) -> Any:
+    """Scales the updates of {"scene": ..., "objective": ...} by the names on their paths."""
+    rates: dict[tuple[Any, ...], float] = {
+        ("objective",): config.objective_rate,
+        ("scene", "proposal"): config.proposal_rate,
+        ("scene", "background"): config.background_rate,
+        ("scene", "field", "network"): config.network_rate,
     }
 
     def scale(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = tuple(part.key for part in path[:2])
-        return rates.get(names, rates.get(names[:1], 1.0)) * leaf
+        names = tuple(getattr(part, "key", None) for part in path[:3])
+        found = (rates[names[:n]] for n in (3, 2, 1) if names[:n] in rates)
+        return next(found, 1.0) * leaf
 
     return jax.tree_util.tree_map_with_path(scale, updates)

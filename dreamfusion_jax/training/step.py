@@ -1,13 +1,13 @@
-"""One optimisation step as one XLA program on every device.
+"""One optimization step as one XLA program on every device.
 
-Score Distillation Sampling (Poole et al. 2022, equation 3) for V views on all devices together,
-with z(params) the encoded render of a view:
+For V views on all devices together, with z(params) the encoded render of a view and r the constant
+that the objective makes of it (distillation/), the scene's gradient is
 
-  grad = 1/V sum_views  w(t) (eps_hat(alpha z + sigma eps) - eps)  dz/dparams
+  grad = 1/V sum_views  r  dz/dparams,    of SDS: r = w(t) (eps_hat(alpha z + sigma eps) - eps)
 
 The residual is summed over the elements of z, not averaged: it is the gradient of a
-squared distance in latent space, whatever the picture's size, and Adam makes the overall scale
-matter only against the regularisers' weights.
+squared distance in latent space, whatever the image's size, and Adam makes the overall scale
+matter only against the regularizers' weights.
 """
 
 from __future__ import annotations
@@ -21,17 +21,33 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamfusion_jax.config import Config, is_flat
-from dreamfusion_jax.diffusion.guidance import Against
-from dreamfusion_jax.diffusion.prior import Prior
-from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
+from dreamfusion_jax.config.flags import Config, is_flat
+from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
+from dreamfusion_jax.distillation import view_prompts
+from dreamfusion_jax.distillation.objective import Batch, Objective
+from dreamfusion_jax.distillation.view_prompts import TextTable, ViewScheme
 from dreamfusion_jax.nerf.scene import Render, Scene
-from dreamfusion_jax.prompts import TextTable, embed
-from dreamfusion_jax.settings import PriorConfig, TrainConfig
+from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import Draw, draw_view, orientation_weight
 
 AXIS = "devices"
+
+
+class Setup(NamedTuple):
+    """What a step is compiled for.
+
+    Attributes:
+      config: the run's settings.
+      scene, prior, objective: the pure functions.
+      scheme: how the prior names views.
+    """
+
+    config: Config
+    scene: Scene
+    prior: Prior
+    objective: Objective
+    scheme: ViewScheme
 
 
 class DeviceInput(NamedTuple):
@@ -46,31 +62,32 @@ class DeviceInput(NamedTuple):
     stop: jax.Array
 
 
-# device input, state, weights, table -> state, metrics
+# device input, state, prior params, table -> state, metrics
 TrainStep = Callable[
-    [DeviceInput, TrainState, Any, TextTable], tuple[TrainState, dict[str, jax.Array]]
+    [DeviceInput, TrainState, PriorParams, TextTable], tuple[TrainState, dict[str, jax.Array]]
 ]
 
-
-# scene's params -> (latents [V, h, w, c], weighted regularizers []), the renders [V, ...]
+# the scene's params -> (latents [V, h, w, c], weighted regularizers []), the renders [V, ...]
 Forward = Callable[[Any], tuple[tuple[jax.Array, jax.Array], Render]]
 
 
 def make_train_step(
-    config: Config,
-    scene: Scene,
-    prior: Prior,
-    optimizer: optax.GradientTransformation,
-    devices: list[jax.Device],
+    setup: Setup, optimizer: optax.GradientTransformation, devices: list[jax.Device]
 ) -> TrainStep:
-    """The pmapped step on `devices`, those of all processes. It donates the state it is given.
+    """Makes the pmapped step on `devices`, those of all processes. It donates its state.
 
-    The state, the prior's weights and the text table are the same on every device, so they carry no
+    The state, the prior's params and the text table are the same on every device, so they carry no
     leading axis but are broadcast (in_axes None): place them with `replicate` before the first
     call, or every step would copy them. Only `DeviceInput` is mapped, see `place_input`.
+
+    Raises:
+      ValueError: a device's views do not make whole groups of those that the prior sees together.
     """
+    views, joint = setup.config.train.views_per_device, setup.prior.joint_views
+    if views % joint:
+        raise ValueError(f"{views} views a device do not make whole groups of {joint}")
     return jax.pmap(
-        device_step(config, scene, prior, optimizer),
+        device_step(setup, optimizer),
         axis_name=AXIS,
         in_axes=(0, None, None, None),
         out_axes=(None, None),
@@ -79,10 +96,8 @@ def make_train_step(
     )
 
 
-def device_step(
-    config: Config, scene: Scene, prior: Prior, optimizer: optax.GradientTransformation
-) -> TrainStep:
-    """What each device does in a step, under a mapped axis named `AXIS`.
+def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainStep:
+    """Makes what each device does in a step, under a mapped axis named `AXIS`.
 
     A step whose residual or gradient is not finite changes nothing but the counters. The metrics
     tell of it (`skipped_steps` so far, `skipped_in_row`), and whether any process was asked to
@@ -90,18 +105,18 @@ def device_step(
     """
 
     def train_step(
-        device: DeviceInput, state: TrainState, weights: Any, table: TextTable
+        device: DeviceInput, state: TrainState, prior_params: PriorParams, table: TextTable
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = config.train.views_per_device
+        count = setup.config.train.views_per_device
         view_indices = device.place * count + jnp.arange(count)
-        draws = jax.vmap(lambda index: draw_view(config, state.step, index))(view_indices)
-        grads, metrics = sds_gradient(config, scene, prior, weights, table, state, draws)
+        draws = draw_views(setup, state.step, view_indices)
+        grads, metrics = gradients(setup, prior_params, table, state, draws)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
         metrics["gradient_norm"] = optax.global_norm(grads)
-        for group, gradient in grads.items():
+        for group, gradient in grads["scene"].items():
             metrics[f"gradient_norm/{group}"] = optax.global_norm(gradient)
         finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
-        state = updated(optimizer, state, grads, finite)
+        state = apply_gradients(optimizer, state, grads, finite)
         metrics |= {"skipped_steps": state.skipped, "skipped_in_row": state.skipped_in_row}
         metrics["stop"] = jax.lax.pmax(device.stop, AXIS)
         return state, metrics
@@ -109,7 +124,13 @@ def device_step(
     return train_step
 
 
-def updated(
+def draw_views(setup: Setup, step: jax.Array, view_indices: jax.Array) -> Draw:
+    """Draws the views with these global indices [V]; every leaf gets that leading axis."""
+    joint = setup.prior.joint_views
+    return jax.vmap(lambda index: draw_view(setup.config, step, index, joint))(view_indices)
+
+
+def apply_gradients(
     optimizer: optax.GradientTransformation, state: TrainState, grads: Any, finite: jax.Array
 ) -> TrainState:
     """The state after a step with these gradients; where they are not finite, as good as before."""
@@ -123,60 +144,80 @@ def updated(
     return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, in_row)
 
 
-def sds_gradient(
-    config: Config,
-    scene: Scene,
-    prior: Prior,
-    weights: Any,
+def gradients(
+    setup: Setup,
+    prior_params: PriorParams,
     table: TextTable,
     state: TrainState,
     draws: Draw,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """The mean gradient over this device's views, `draws` with a leading axis [V], and metrics.
+    """Returns the mean gradient over this device's views, `draws` with a leading axis [V], and
+    metrics.
 
-    The diffusion model only ever runs forward (unless `--gradient=full`): its residual is pulled
-    back through the render and the encoder alone.
+    The diffusion model only ever runs forward, unless the objective asks for more: what the
+    objective returns is pulled back through the encoder and the render alone.
     """
-    forward = make_forward(config, scene, prior, weights, state.step, draws)
-    (z, penalty), pull, rendered = jax.vjp(forward, state.params, has_aux=True)
-    noised = add_draws(config, table, draws, z)
-    residual, scalars = latent_gradient(prior, weights, noised, distillation(config.prior))
-    (grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
+    forward = make_forward(setup, prior_params, state.step, draws)
+    (z, penalty), pull, rendered = jax.vjp(forward, state.params["scene"], has_aux=True)
+    batch = make_batch(setup, table, draws, z, state.step)
+    own = state.params["objective"]
+    residual, metrics = setup.objective.gradient(own, prior_params, batch)
+    (scene_grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
+    own_grads = own
+    if jax.tree.leaves(own):
+        own_grads = jax.grad(setup.objective.loss)(own, prior_params, batch)
     metrics = {
-        **scalars,
+        **metrics,
         "opacity_mean": jnp.mean(rendered.opacity),
         **{f"regularizer/{name}": jnp.mean(x) for name, x in rendered.regularizers.items()},
     }
-    return grads, metrics
+    return {"scene": scene_grads, "objective": own_grads}, metrics
 
 
-def make_forward(
-    config: Config, scene: Scene, prior: Prior, weights: Any, step: jax.Array, draws: Draw
-) -> Forward:
-    """Returns what the gradient is pulled back through: the drawn views' latents and penalty."""
-    size = render_size(config, prior)
+def make_forward(setup: Setup, prior_params: PriorParams, step: jax.Array, draws: Draw) -> Forward:
+    """Makes what the gradient is pulled back through: the drawn views' latents and penalty."""
+    size = render_size(setup.config, setup.prior)
 
     def render(params: Any, draw: Draw) -> Render:
-        return scene.render(params, draw.view, size, size, step, draw.render_key)
+        return setup.scene.render(params, draw.view, size, size, step, draw.render_key)
 
     def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Render]:
         # A loop over the views, not vmap: under vmap `lax.cond` would compute the normals always.
         rendered = jax.lax.map(lambda draw: render(params, draw), draws)
         # The mean of the latent distribution (no key): noise there would only add variance.
-        z = prior.encode(weights, rendered.image, None).astype(jnp.float32)
-        return (z, regularization(config.train, rendered.regularizers, step)), rendered
+        z = setup.prior.encode(prior_params, rendered.image, None).astype(jnp.float32)
+        penalty = regularization(setup.config.train, rendered.regularizers, step)
+        return (z, penalty), rendered
 
     return forward
 
 
-def add_draws(config: Config, table: TextTable, draws: Draw, z: jax.Array) -> Noised:
-    """The latents z [V, h, w, c] of the views with what was drawn for them: t, noise, text."""
-    eps = jax.vmap(lambda key: jax.random.normal(key, z.shape[1:]))(draws.noise_key)
-    text, empty_text, against = embed(table, draws.text)
-    noised = Noised(z, draws.t, eps, text, empty_text)
-    if not config.train.perp_neg:
-        return noised
-    return noised._replace(against=Against(against, draws.text.against_weights))
+def make_batch(setup: Setup, table: TextTable, draws: Draw, z: jax.Array, step: jax.Array) -> Batch:
+    """Joins the latents z [V, h, w, c] with their views' times, keys, poses and conditions."""
+    options, pose = setup.config.view_prompts, draws.pose
+    text = view_prompts.view_text(
+        options, setup.scheme, pose.azimuth_deg, pose.elevation_deg, draws.view.textureless
+    )
+
+    def with_pose(condition: Any) -> Any:
+        full = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(z), *x.shape[1:])), condition)
+        return setup.prior.with_pose(full, pose)
+
+    perp_neg = None
+    if options.perp_neg:
+        perp_neg = view_prompts.perp_neg(table, text)
+    return Batch(
+        z=z,
+        t=draws.t,
+        key=draws.noise_key,
+        step=step,
+        pose=pose,
+        cond=with_pose(view_prompts.mixed(table, text)),
+        uncond=with_pose(table.empty),
+        negative=with_pose(view_prompts.negatives(table, text)),
+        view_independent=with_pose(table.plain),
+        perp_neg=perp_neg,
+    )
 
 
 def render_size(config: Config, prior: Prior) -> int:
@@ -186,13 +227,8 @@ def render_size(config: Config, prior: Prior) -> int:
     return config.train.render_size or prior.image_size
 
 
-def distillation(config: PriorConfig) -> Distillation:
-    """What the settings say of the gradient in latent space."""
-    return Distillation(**{name: getattr(config, name) for name in Distillation._fields})
-
-
 def regularization(
-    config: TrainConfig, regularizers: dict[str, jax.Array], step: jax.Array
+    config: TrainOptions, regularizers: dict[str, jax.Array], step: jax.Array
 ) -> jax.Array:
     """The weighted sum [] of the regularisers, each [V], averaged over the views."""
     constant = {

@@ -1,7 +1,9 @@
 """What one view of one step looks at: everything random about it, from one key.
 
 The key is made of the seed, the step and the view's index among all devices' views, so that a
-resumed run, and a run on another number of devices, draws the same views.
+resumed run, and a run on another number of devices, draws the same views. Views that a prior sees
+together share the first one's key: its time, light, background and camera, of which only the
+azimuth differs.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dreamfusion_jax import prompts
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.distillation import time_range
-from dreamfusion_jax.nerf.cameras import CameraRanges, sample_camera
-from dreamfusion_jax.nerf.scene import View
-from dreamfusion_jax.settings import TrainConfig
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.priors.prior import Pose
+from dreamfusion_jax.distillation.timesteps import time_range
+from dreamfusion_jax.nerf.cameras import CameraDraw, fov_from_focal, sample_camera
+from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.training.options import TrainOptions
 
 
 class Draw(NamedTuple):
@@ -25,14 +27,14 @@ class Draw(NamedTuple):
 
     Attributes:
       view: camera, light, shading and background.
-      text: what the view takes from the text table.
+      pose: where the camera stands, by which its words are chosen.
       t: [] diffusion time.
       noise_key: key of the noise eps.
       render_key: key of the jitter of the samples along the rays.
     """
 
     view: View
-    text: prompts.ViewText
+    pose: Pose
     t: jax.Array
     noise_key: jax.Array
     render_key: jax.Array
@@ -51,37 +53,54 @@ def view_key(seed: int, step: jax.Array, view_index: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), view_index)
 
 
-def draw_view(config: Config, step: jax.Array, view_index: jax.Array) -> Draw:
-    """Draws camera, light, shading, background, t, and the keys of what is drawn later."""
-    keys = jax.random.split(view_key(config.train.seed, step, view_index), 8)
-    camera, azimuth_deg, elevation_deg, _ = sample_camera(
-        keys[0], CameraRanges(**vars(config.camera))
-    )
-    shading = draw_shading(keys[1], step, config.train)
+def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_views: int = 1) -> Draw:
+    """Draws camera, light, shading, background, t, and the keys of what is drawn later.
+
+    Args:
+      joint_views: how many views in a row are of one group: their cameras are evenly spaced around
+        the object, and all else but the noise is the same.
+    """
+    group, place = view_index // joint_views, view_index % joint_views
+    first = jax.random.split(view_key(config.train.seed, step, group * joint_views), 8)
+    own = jax.random.split(view_key(config.train.seed, step, view_index), 8)
+    front = sample_camera(first[0], config.camera)
+    drawn = front
+    if joint_views > 1:
+        drawn = sample_camera(first[0], config.camera, place * (360.0 / joint_views))
+    shading = draw_shading(first[1], step, config.train)
     view = View(
-        camera=camera,
-        light_position=draw_light(keys[2], camera.pose[:, 3], config.train),
+        camera=drawn.camera,
+        light_position=draw_light(first[2], front.camera.pose[:, 3], config.train),
         ambient=shading.ambient,
         diffuse=shading.diffuse,
         textureless=shading.textureless,
-        background=jax.random.uniform(keys[3], (3,)),
+        background=jax.random.uniform(first[3], (3,)),
         solid_background=(config.scene.background == "solid")
-        | jax.random.bernoulli(keys[4], config.train.solid_background_share),
+        | jax.random.bernoulli(first[4], config.train.solid_background_share),
         with_normals=jnp.asarray(orientation_weight(config.train, step) > 0.0),
         half_size=step < config.train.half_size_steps,
     )
-    text = prompts.view_text(
-        text_options(config.train), azimuth_deg, elevation_deg, shading.textureless
-    )
-    prior = config.prior
+    options = config.distillation
     t_low, t_high = time_range(
-        step, config.train.steps, prior.t_min, prior.t_max_start, prior.t_max_end
+        step, config.train.steps, options.t_min, options.t_max_start, options.t_max_end
     )
-    t = jax.random.uniform(keys[5], (), jnp.float32, t_low, t_high)
-    return Draw(view, text, t, noise_key=keys[6], render_key=keys[7])
+    t = jax.random.uniform(first[5], (), jnp.float32, t_low, t_high)
+    return Draw(view, pose_of(drawn), t, noise_key=own[6], render_key=own[7])
 
 
-def orientation_weight(config: TrainConfig, step: jax.Array) -> jax.Array | float:
+def pose_of(drawn: CameraDraw) -> Pose:
+    """Returns a drawn camera in the terms that priors know."""
+    camera = drawn.camera
+    return Pose(
+        camera_to_world=camera.pose,
+        fov_deg=fov_from_focal(camera.focal),
+        azimuth_deg=drawn.azimuth_deg,
+        elevation_deg=drawn.elevation_deg,
+        distance=jnp.linalg.norm(camera.pose[..., 3], axis=-1),
+    )
+
+
+def orientation_weight(config: TrainOptions, step: jax.Array) -> jax.Array | float:
     """The orientation loss's weight [] at `step`, after a linear rise; 0.0 where it has none."""
     if not (config.orientation_start or config.orientation_weight):
         return 0.0
@@ -91,14 +110,7 @@ def orientation_weight(config: TrainConfig, step: jax.Array) -> jax.Array | floa
     return jnp.asarray(rise(step))
 
 
-def text_options(config: TrainConfig) -> prompts.TextOptions:
-    """What the settings say of the words for views."""
-    return prompts.TextOptions(
-        config.view_words, config.interpolate_views, config.negative_views, config.perp_neg
-    )
-
-
-def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainConfig) -> jax.Array:
+def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainOptions) -> jax.Array:
     """A point light [3]: direction ~ N(camera position, I), distance uniform (paper, 3.2)."""
     direction_key, distance_key = jax.random.split(key)
     direction = camera_position + jax.random.normal(direction_key, (3,))
@@ -107,7 +119,7 @@ def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainConfig) 
     return distance * direction / jnp.linalg.norm(direction)
 
 
-def draw_shading(key: jax.Array, step: jax.Array, config: TrainConfig) -> Shading:
+def draw_shading(key: jax.Array, step: jax.Array, config: TrainOptions) -> Shading:
     """Unlit albedo at first; later lit with `lit_probability`, some of that textureless.
 
     A textureless view is always lit: a white silhouette alone would say nothing of the shape.

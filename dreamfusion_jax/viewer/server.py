@@ -10,10 +10,10 @@ import warnings
 
 import viser
 
-from dreamfusion_jax import render
-from dreamfusion_jax.viewer.follow import Follower
-from dreamfusion_jax.viewer.painter import Painter
-from dreamfusion_jax.viewer.tab import Tab
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.viewer.client import Tab
+from dreamfusion_jax.viewer.renderer import Painter
+from dreamfusion_jax.viewer.workdir_watcher import Follower
 
 HOST = "127.0.0.1"
 _POLL_S = 1.0
@@ -35,7 +35,7 @@ class Server:
     """
 
     def __init__(
-        self, follower: Follower, painter: Painter, orbit: render.Orbit, port: int
+        self, follower: Follower, painter: Painter, orbit: images.Orbit, port: int
     ) -> None:
         self._follower, self._painter, self._orbit = follower, painter, orbit
         self._tabs: dict[int, Tab] = {}
@@ -46,7 +46,7 @@ class Server:
             self._server = _LocalServer(HOST, port, label="dreamfusion_jax", verbose=False)
         self._server.gui.configure_theme(show_logo=False, show_share_button=False)
         self._add_lights()
-        first = orbit.camera(render.POSTER_AZIMUTH_DEG)
+        first = orbit.camera(images.POSTER_AZIMUTH_DEG)
         self._server.initial_camera.position = tuple(map(float, first.pose[:, 3]))
         self._server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self._server.on_client_connect(self._add_tab)

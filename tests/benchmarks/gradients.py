@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -23,10 +24,14 @@ import matplotlib
 import numpy as np
 from absl import app, flags
 
-from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
 from dreamfusion_jax.diffusion.sampling import ddim_sample
-from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
-from dreamfusion_jax.training.loop import TOYBOX
+from dreamfusion_jax.distillation.objective import Batch
+from dreamfusion_jax.distillation.objectives import make_objective
+from dreamfusion_jax.distillation.options import DistillationOptions
+from dreamfusion_jax.runs.open_prior import TOYBOX
+from tests.distillation.conftest import make_batch
 
 PROMPTS = ("a red chair", "a blue car", "a yellow mushroom", "a green house")
 TIMES = tuple(np.linspace(0.05, 0.95, 10).round(3))
@@ -66,33 +71,30 @@ def main(_: list[str]) -> None:
 
 def spread() -> list[dict[str, float]]:
     """One row a t: mean variance of a latent's element over the noise, w = 1, no guidance."""
-    prior, weights = load_prior(TOYBOX)
+    prior, prior_params = load_prior(TOYBOX)
     text, empty = prior.encode_text(PROMPTS), prior.encode_text([""])
-    draw = jax.jit(lambda w, key: ddim_sample(prior, w, text, empty, key, 25, 4.0))
-    z = draw(weights, jax.random.key(0))
-
-    def gradient(name: str):
-        options = Distillation(1.0, weighting="one", gradient=name)
-        return jax.jit(lambda w, noised: latent_gradient(prior, w, noised, options)[0])
-
+    draw = jax.jit(lambda params, key: ddim_sample(prior, params, text, empty, key, 25, 4.0))
+    z = draw(prior_params, jax.random.key(0))
     names = {"with": "sds", "without": "sds_without_baseline", "full": "full"}
-    functions = {key: gradient(name) for key, name in names.items()}
+    functions = {
+        key: gradient_of(prior, DistillationOptions(1.0, weighting="one", gradient=name))
+        for key, name in names.items()
+    }
     rows = []
     for t in TIMES:
         drawn: dict[str, list[np.ndarray]] = {key: [] for key in names}
         for i, latent in enumerate(z):
             for turn in range(ROUNDS):
                 key = jax.random.fold_in(jax.random.key(i), turn)
-                eps = jax.random.normal(key, (BATCH, *latent.shape))
-                noised = Noised(
-                    jnp.broadcast_to(latent, eps.shape),
+                batch = make_batch(
+                    jnp.broadcast_to(latent, (BATCH, *latent.shape)),
                     jnp.full(BATCH, t),
-                    eps,
-                    jnp.broadcast_to(text[i], (BATCH, *text[i].shape)),
-                    empty,
+                    jax.random.split(key, BATCH),
+                    cond=jax.tree.map(lambda x: jnp.stack([x[i]] * BATCH), text),  # noqa: B023
+                    negative=empty,
                 )
                 for name, function in functions.items():
-                    drawn[name].append(np.asarray(function(weights, noised)))
+                    drawn[name].append(np.asarray(function(prior_params, batch)))
         grouped = {
             key: np.stack(values).reshape(len(z), ROUNDS * BATCH, -1)
             for key, values in drawn.items()
@@ -113,18 +115,27 @@ def spread() -> list[dict[str, float]]:
     return rows
 
 
+def gradient_of(
+    prior: Prior, options: DistillationOptions
+) -> Callable[[PriorParams, Batch], jax.Array]:
+    """Compiles the gradient [B, h, w, c] of an objective that trains nothing of its own."""
+    objective = make_objective(prior, options)
+    return jax.jit(lambda params, batch: objective.gradient({}, params, batch)[0])
+
+
 def cost(name: str) -> dict[str, float]:
     """Median seconds of one gradient for BATCH latents, guided, and the process's peak memory."""
-    prior, weights = load_prior(TOYBOX)
+    prior, prior_params = load_prior(TOYBOX)
     text, empty = prior.encode_text([PROMPTS[0]] * BATCH), prior.encode_text([""])
-    options = Distillation(6.0, gradient=name)
-    step = jax.jit(lambda w, noised: latent_gradient(prior, w, noised, options)[0])
-    z, eps = jax.random.normal(jax.random.key(0), (2, BATCH, *prior.latent_shape))
-    noised = Noised(z, jnp.full(BATCH, 0.5), eps, text, empty)
+    step = gradient_of(prior, DistillationOptions(6.0, gradient=name))
+    z_key, noise_key = jax.random.split(jax.random.key(0))
+    z = jax.random.normal(z_key, (BATCH, *prior.latent_shape))
+    keys = jax.random.split(noise_key, BATCH)
+    batch = make_batch(z, jnp.full(BATCH, 0.5), keys, cond=text, negative=empty)
     seconds = []
     for _ in range(REPEATS + 1):
         started = time.perf_counter()
-        jax.block_until_ready(step(weights, noised))
+        jax.block_until_ready(step(prior_params, batch))
         seconds.append(time.perf_counter() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"seconds": float(np.median(seconds[1:])), "peak_gb": peak}

@@ -21,8 +21,10 @@ from typing import Any
 import matplotlib
 from absl import app, flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax.training import loop
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.runs.open_prior import TOYBOX
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from tests.benchmarks import measure
 from tests.benchmarks.step import whole_step
 
@@ -44,8 +46,8 @@ LABELS = {
 
 def measure_here() -> dict[str, float]:
     """The step as the flags have it."""
-    config = configs.config_from_flags()
-    times = whole_step(config, loop.prepare(config), flags.FLAGS.repeats)
+    run = loop.prepare(configs.config_from_flags(), SCHEMES)
+    times = whole_step(run, flags.FLAGS.repeats)
     return {"ms": 1e3 * statistics.fmean(times), "gb": measure.peak_gigabytes()}
 
 
@@ -64,7 +66,7 @@ def measure_apart(axis: str, value: int) -> dict[str, float]:
 
 def prior_of_size(folder: Path, latent_size: int) -> Path:
     """A copy of the toybox that calls another latent its own."""
-    shutil.copytree(loop.TOYBOX, folder)
+    shutil.copytree(TOYBOX, folder)
     path = folder / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": latent_size}))
     return folder

@@ -10,22 +10,15 @@ random shapes alone. `--whole` compiles the whole step, which takes minutes for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.diffusion.prior import Prior
-from dreamfusion_jax.prompts import text_table
-from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import build_scene, init_state
-from dreamfusion_jax.training.step import DeviceInput, make_train_step
-from dreamfusion_jax.training.views import text_options
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
 from tests import tpu
 from tests.benchmarks.tpu_compile import STEPS, networks_of
 
@@ -35,60 +28,47 @@ _WHOLE = flags.DEFINE_bool("whole", False, "The whole step, too.")
 Shape = jax.ShapeDtypeStruct
 
 
-def temporary_bytes(program: Callable[..., Any], *arguments: Any) -> int:
+def temporary_bytes(program: jax.stages.Lowered) -> int:
     """What a program holds at most beside its arguments and results."""
-    step = program if hasattr(program, "lower") else jax.jit(program)
-    return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    return program.compile().memory_analysis().temp_size_in_bytes
 
 
-def encoder(prior: Prior, weights: Any, views: int) -> int:
+def encoder(prior: Prior, prior_params: PriorParams, views: int) -> int:
     """Encoding the views' pictures, and pulling a residual back to them."""
 
-    def pull_back(weights: Any, image: jax.Array, residual: jax.Array) -> Any:
-        z, pull = jax.vjp(lambda x: prior.encode(weights, x, None).astype(jnp.float32), image)
+    def pull_back(params: PriorParams, image: jax.Array, residual: jax.Array) -> Any:
+        z, pull = jax.vjp(lambda x: prior.encode(params, x, None).astype(jnp.float32), image)
         return pull(residual)
 
     image = Shape((views, prior.image_size, prior.image_size, 3), jnp.float32)
-    return temporary_bytes(
-        pull_back, weights, image, Shape((views, *prior.latent_shape), jnp.float32)
-    )
+    residual = Shape((views, *prior.latent_shape), jnp.float32)
+    return temporary_bytes(jax.jit(pull_back).lower(prior_params, image, residual))
 
 
-def unet(prior: Prior, weights: Any, views: int) -> int:
+def unet(prior: Prior, prior_params: PriorParams, views: int) -> int:
     """Two predictions a view, with and without the text."""
     z, t = Shape((2 * views, *prior.latent_shape), jnp.float32), Shape((2 * views,), jnp.float32)
     text = jax.eval_shape(lambda: prior.encode_text([""] * 2 * views))
-    return temporary_bytes(prior.predict, weights, z, t, text)
-
-
-def whole(config: Config, prior: Prior, weights: Any) -> int:
-    """The training step of one device."""
-    scene = build_scene(config.scene)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    options, prompt = text_options(config.train), config.train.prompt
-    table = jax.eval_shape(lambda: text_table(prior, prompt, "", options))
-    state = jax.eval_shape(lambda: init_state(scene, optimizer, config.train.seed))
-    step = make_train_step(config, scene, prior, optimizer, jax.devices()[:1])
-    each = Shape((1,), jnp.int32)
-    return temporary_bytes(step, DeviceInput(each, each), state, weights, table)
+    return temporary_bytes(jax.jit(prior.predict).lower(prior_params, z, t, text))
 
 
 def main() -> int:
     config = configs.config_from_flags(prompt="a red chair")
-    prior, weights = tpu.abstract_prior(config, networks_of(_MODEL.value))
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    prior, prior_params = tpu.abstract_prior(config.prior, networks_of(_MODEL.value))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(prior_params))
     print(f"weights of the prior: {size / 1e6:.1f} MB")
     views = config.train.views_per_device
     for part in (encoder, unet):
         print(
-            f"{part.__name__}, {views} views: {part(prior, weights, views) / 1e6:.1f} MB",
+            f"{part.__name__}, {views} views: {part(prior, prior_params, views) / 1e6:.1f} MB",
             flush=True,
         )
     if _WHOLE.value:
-        print(f"whole step, {views} views: {whole(config, prior, weights) / 1e6:.1f} MB")
+        step = tpu.lower_step(config, prior, prior_params, jax.devices()[:1])
+        print(f"whole step, {views} views: {temporary_bytes(step) / 1e6:.1f} MB")
     return 0
 
 
 if __name__ == "__main__":
     configs.define_flags()
-    entry.run(main)
+    cli.run(main)

@@ -19,24 +19,29 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry, export, render
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.mesh.surface import OPAQUE
-from dreamfusion_jax.nerf.scene import Scene, albedo_view
-from dreamfusion_jax.training.checkpoint import load_run
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.view import albedo_view
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs import mesh_files
+from dreamfusion_jax.runs.checkpoint import load_run
 
 VIEWS_DEG = tuple((45.0 * i + 20.0, up) for up in (0.0, 40.0) for i in range(8))
 SIZE = 128
 _FLAGS = ("workdir", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture_size")
 
 
-def compare(mesh: export.Mesh, scene: Scene, params: Any, step: int, orbit: render.Orbit) -> str:
+def compare(
+    mesh: mesh_files.Mesh, scene: Scene, params: Any, step: int, orbit: images.Orbit
+) -> str:
     """IoU and PSNR in words."""
     overlaps, errors = [], {"alone": [], "over black": [], "over white": []}
     for angles in VIEWS_DEG:
         camera = orbit.camera(*angles)
-        seen = render.render_image(scene, params, albedo_view(camera, jnp.zeros(3)), SIZE, step)
+        seen = images.render_image(scene, params, albedo_view(camera, jnp.zeros(3)), SIZE, step)
         drawing = draw(mesh.textured, camera, SIZE)
         opaque = seen.opacity > OPAQUE
         overlaps.append((drawing.covered & opaque).sum() / (drawing.covered | opaque).sum())
@@ -59,17 +64,17 @@ def compare(mesh: export.Mesh, scene: Scene, params: Any, step: int, orbit: rend
 def main() -> int:
     config, scene, state = load_run(Path(flags.FLAGS.workdir))
     config = configs.override_run(config, _FLAGS)
-    arguments = scene, state.params, int(state.step)
+    arguments = scene, state.scene_params, int(state.step)
     for _ in range(2):  # the second time everything is compiled, as at the end of a run
         start, worked = time.perf_counter(), time.process_time()
-        export.write_mesh(Path(flags.FLAGS.workdir), *arguments, config)
+        mesh_files.write_mesh(Path(flags.FLAGS.workdir), *arguments, config)
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
         print(f"export: {seconds:.1f} s, {worked:.1f} s of all cores together")
-    mesh = export.make_mesh(*arguments, config)
-    print(compare(mesh, *arguments, render.training_orbit(config.camera)))
+    mesh = mesh_files.make_mesh(*arguments, config)
+    print(compare(mesh, *arguments, images.training_orbit(config.camera)))
     return 0
 
 
 if __name__ == "__main__":
     configs.define_flags(_FLAGS)
-    entry.run(main)
+    cli.run(main)

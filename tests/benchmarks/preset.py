@@ -27,16 +27,21 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import render
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.distillation import latent_gradient
-from dreamfusion_jax.nerf.scene import Scene, albedo_view
-from dreamfusion_jax.settings import SceneConfig
-from dreamfusion_jax.training import loop, step, views
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.priors.prior import PriorParams
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.view import albedo_view
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.runtime.png import write_png
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
+from dreamfusion_jax.training import step
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import init_state
 from tests.benchmarks import measure
+from tests.benchmarks.step import step_arguments
 
 TERMS = ("orientation", "opacity", "distortion", "entropy")
 IMAGE_SIZE = 64
@@ -55,7 +60,7 @@ class Observed(NamedTuple):
       mean, border: opacity over whole images from the middle of the training cameras, and over
         their outermost pixels.
       images: [4, size, size, 3] albedo over white.
-      params: the scene's parameters.
+      params: the scene's and the objective's.
     """
 
     opacity: np.ndarray
@@ -80,17 +85,16 @@ def short_config(config: Config, size: int, lit_from: int, seed: int) -> Config:
 
 def observe(config: Config, run: loop.Run, steps: int) -> Observed:
     """Takes the first `steps` steps of a run, then looks at the scene."""
-    train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    index = step.place_input(run.devices)
-    state = init_state(run.scene, run.optimizer, config.train.seed)
-    state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
+    setup = run.setup._replace(config=config)
+    train_step = step.make_train_step(setup, run.optimizer, run.devices)
+    device, state, *frozen = step_arguments(run._replace(setup=setup), 0)
     history = []
     for _ in range(steps):
-        state, metrics = train_step(index, state, weights, table)
+        state, metrics = train_step(device, state, *frozen)
         history.append((metrics["opacity_mean"], metrics["gradient_norm/field"]))
     opacity, gradient = np.array(jax.device_get(history)).T
     params = jax.device_get(state.params)
-    images, opacities = _look(config, run.scene, params, steps)
+    images, opacities = _look(config, run.scene, params["scene"], steps)
     edges = [opacities[:, 0], opacities[:, -1], opacities[:, :, 0], opacities[:, :, -1]]
     return Observed(
         opacity,
@@ -104,9 +108,9 @@ def observe(config: Config, run: loop.Run, steps: int) -> Observed:
 
 
 def _look(config: Config, scene: Scene, params: Any, at: int) -> tuple[np.ndarray, np.ndarray]:
-    orbit = render.training_orbit(config.camera)
+    orbit = images.training_orbit(config.camera)
     drawn = [
-        render.render_image(
+        images.render_image(
             scene, params, albedo_view(orbit.camera(azimuth), jnp.ones(3)), IMAGE_SIZE, at
         )
         for azimuth in AZIMUTHS_DEG
@@ -120,11 +124,11 @@ def raw_change(config: Config, scene: Scene) -> float:
     optimizer = make_optimizer(optimizer_config, config.train.steps)
     key = jax.random.key(0)
     points = config.scene.bound_radius * _points_in_ball(jax.random.fold_in(key, 0))
-    start = scene.init(jax.random.fold_in(key, 1))
+    start = {"scene": scene.init(jax.random.fold_in(key, 1))}
 
     def outputs(params: Any) -> tuple[jax.Array, jax.Array]:
-        density, albedo = scene.density_albedo(params, points, jnp.int32(0))
-        return raw_density(config.scene, density), albedo
+        out = scene.query(params["scene"], points, jnp.int32(0))
+        return raw_density(config.scene, out.density), out.albedo
 
     def advance(carry: Any, key: jax.Array) -> tuple[Any, None]:
         params, state = carry
@@ -144,7 +148,7 @@ def raw_change(config: Config, scene: Scene) -> float:
     return float(change(start))
 
 
-def raw_density(config: SceneConfig, density: jax.Array) -> jax.Array:
+def raw_density(config: SceneOptions, density: jax.Array) -> jax.Array:
     """Undoes the density's activation (not its blob, which a difference takes out)."""
     activated = jnp.maximum(density / config.density_scale, 1e-30)
     if config.density_activation == "exp":
@@ -163,6 +167,9 @@ def gradient_shares(config: Config, run: loop.Run, params: Any, at: int) -> dict
     """|gradient of each loss| / |gradient of the residual| in the field at step `at`.
 
     Norms are root mean squares over `SHARE_DRAWS` steps' draws. "residual" is that norm itself.
+
+    Args:
+      params: the scene's and the objective's.
     """
     residual = _gradient_norm(config, run, params, at, of_residual=True)
     shares = {"residual": residual}
@@ -181,30 +188,28 @@ def _with_this_term_alone(config: Config, term: str) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, **off))
 
 
-def _draws(config: Config, at: int, number: jax.Array) -> views.Draw:
-    """Those of one device's step; other numbers look at other views."""
-    count = config.train.views_per_device
-    indices = number * count + jnp.arange(count)
-    return jax.vmap(lambda i: views.draw_view(config, jnp.int32(at), i))(indices)
-
-
 def _gradient_norm(config: Config, run: loop.Run, params: Any, at: int, of_residual: bool) -> float:
     """The field's gradient by the residual alone, or by the weighted regularizers alone."""
+    setup, now, count = (
+        run.setup._replace(config=config),
+        jnp.int32(at),
+        config.train.views_per_device,
+    )
 
     @jax.jit
-    def norm(params: Any, weights: Any, number: jax.Array) -> jax.Array:
-        draws = _draws(config, at, number)
-        forward = step.make_forward(config, run.scene, run.prior, weights, jnp.int32(at), draws)
-        (z, penalty), pull, _ = jax.vjp(forward, params, has_aux=True)
+    def norm(params: Any, prior_params: PriorParams, number: jax.Array) -> jax.Array:
+        # Those of one device's step; other numbers look at other views.
+        draws = step.draw_views(setup, now, number * count + jnp.arange(count))
+        forward = step.make_forward(setup, prior_params, now, draws)
+        (z, penalty), pull, _ = jax.vjp(forward, params["scene"], has_aux=True)
         residual = jnp.zeros_like(z)
         if of_residual:
-            noised = step.add_draws(config, run.table, draws, z)
-            options = step.distillation(config.prior)
-            residual, _ = latent_gradient(run.prior, weights, noised, options)
+            batch = step.make_batch(setup, run.table, draws, z, now)
+            residual, _ = setup.objective.gradient(params["objective"], prior_params, batch)
         (gradient,) = pull((residual / len(z), jnp.full_like(penalty, not of_residual)))
         return optax.global_norm(gradient["field"])
 
-    found = [float(norm(params, run.weights, jnp.int32(number))) for number in range(SHARE_DRAWS)]
+    found = [float(norm(params, run.prior_params, jnp.int32(n))) for n in range(SHARE_DRAWS)]
     return float(np.sqrt(np.mean(np.square(found))))
 
 
@@ -216,7 +221,7 @@ def main(_: list[str]) -> None:
     config = configs.config_from_flags(**given)
     folder = Path(values.output)
     folder.mkdir(parents=True, exist_ok=True)
-    run = loop.prepare(config)
+    run = loop.prepare(config, SCHEMES)
     change = raw_change(config, run.scene)
     print(f"raw density, mean change over {COTANGENTS} steps: {change:.3g}", flush=True)
     report: dict[str, Any] = {"preset": values.preset, "raw_change": change, "seeds": {}}
@@ -234,7 +239,7 @@ def main(_: list[str]) -> None:
             "skipped": seen.skipped,
         }
         print(measure.table(("seed", "opacity", "border", "gradient", "skipped"), rows), flush=True)
-    untrained = run.scene.init(jax.random.key(short.train.seed))
+    untrained = init_state(run.scene, run.optimizer, short.train.seed, run.setup.objective).params
     for name, params, at in (
         ("first step", untrained, 0),
         (f"step {values.observe}", seen.params, values.observe),
@@ -242,7 +247,7 @@ def main(_: list[str]) -> None:
         shares = gradient_shares(short, run, params, at)
         report[f"shares, {name}"] = shares
         print(f"gradient of the field at the {name}, as a share of the residual's: {shares}")
-    render.write_png(folder / f"{values.preset}.png", render.to_uint8(np.concatenate(strips)))
+    write_png(folder / f"{values.preset}.png", images.to_uint8(np.concatenate(strips)))
     measure.write_json(str(folder / f"{values.preset}.json"), report)
     print(f"In {folder}: {values.preset}.png, {values.preset}.json")
 

@@ -33,9 +33,11 @@ import numpy as np
 from absl import flags
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from dreamfusion_jax import entry
-from dreamfusion_jax.diffusion import unet as unet_module
-from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.weights import load_module
+from dreamfusion_jax.diffusion.models import unet as unet_module
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.diffusion.schedule import (
     Schedule,
@@ -45,9 +47,7 @@ from dreamfusion_jax.diffusion.schedule import (
     time_index,
     to_epsilon,
 )
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.weights import load_module
-from dreamfusion_jax.training.loop import TOYBOX
+from dreamfusion_jax.runs.open_prior import TOYBOX
 from tests import pipelines
 from tests.benchmarks import measure
 
@@ -244,13 +244,15 @@ def loaded(directory: Path) -> Subject:
     unet, params = load_module(
         directory / "unet", UNet2DConditionModel, np.float32, "", jnp.asarray
     )
-    text, empty = prior.encode_text(PROMPTS), prior.encode_text([""] * len(PROMPTS))
+    text = prior.encode_text(PROMPTS)
+    empty = prior.encode_text([""] * len(PROMPTS))
     draw = jax.jit(lambda w, key: ddim_sample(prior, w, text, empty, key, 25, 6.0))
     times, texts = (np.ravel(x) for x in np.meshgrid(TIMES, np.arange(len(PROMPTS))))
     z, t = draw(weights, jax.random.key(0))[texts], jnp.asarray(times, jnp.float32)
     eps = jax.random.normal(jax.random.key(1), z.shape)
     z_t = add_noise(z, eps, *alpha_sigma(prior.schedule, t))
-    return Subject(unet, params, prior.schedule, z_t, t, text[texts], empty[texts])
+    tokens, none = text.tokens[texts], empty.tokens[texts]
+    return Subject(unet, params, prior.schedule, z_t, t, tokens, none)
 
 
 def random(config: Mapping[str, Any], side: int, seed: int = 0) -> Subject:
@@ -349,4 +351,4 @@ if __name__ == "__main__":
     flags.DEFINE_multi_enum("format", list(FORMATS), FORMATS, "which; may be given repeatedly")
     flags.DEFINE_integer("side", 0, "of the random networks' latents (0: as they are trained for)")
     flags.DEFINE_string("json", "", "also write the numbers to this file")
-    entry.run(main)
+    cli.run(main)

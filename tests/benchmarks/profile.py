@@ -13,16 +13,16 @@ import collections
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax.training import loop, step
-from dreamfusion_jax.training.state import init_state
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from tests.benchmarks import measure
-from tests.benchmarks.step import first_dear_step
+from tests.benchmarks.step import first_dear_step, step_arguments
 
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = (.*?op_name="([^"]*)"|.*)', re.MULTILINE)
 # They hold other instructions, whose time would count twice.
@@ -51,20 +51,17 @@ def milliseconds(folder: Path, names: dict[str, str]) -> collections.Counter[str
 
 def main(_: list[str]) -> None:
     config, repeats = configs.config_from_flags(), flags.FLAGS.repeats
-    run = loop.prepare(config)
-    state = init_state(run.scene, run.optimizer, config.train.seed)
-    state = state._replace(step=jnp.int32(first_dear_step(config)))
-    state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
-    index = step.place_input(run.devices)
-    train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    program = train_step.lower(index, state, weights, table).compile()
+    run = loop.prepare(config, SCHEMES)
+    device, state, *frozen = step_arguments(run, first_dear_step(config))
+    train_step: Any = run.step
+    program = train_step.lower(device, state, *frozen).compile()
     names = instruction_names(program.as_text())
     for _ in range(3):
-        state, _metrics = program(index, state, weights, table)
+        state, _metrics = program(device, state, *frozen)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(repeats):
-                state, _metrics = program(index, state, weights, table)
+                state, _metrics = program(device, state, *frozen)
             jax.block_until_ready(state)
         spent = milliseconds(Path(folder), names)
     by_code: collections.Counter[str] = collections.Counter()

@@ -9,7 +9,6 @@ weights (tests.benchmarks.random_pipeline).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,11 +16,14 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.distillation import latent_gradient
-from dreamfusion_jax.nerf.scene import View
-from dreamfusion_jax.training import loop, step, views
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.priors.prior import PriorParams
+from dreamfusion_jax.distillation.view_prompts import TextTable
+from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
+from dreamfusion_jax.training import step
 from dreamfusion_jax.training.state import TrainState, init_state
 from tests.benchmarks import measure
 
@@ -40,32 +42,33 @@ def first_dear_step(config: Config) -> int:
     return max(config.train.shading_start_step, config.train.half_size_steps)
 
 
-def parts(config: Config, run: loop.Run) -> dict[str, Part]:
+def parts(run: loop.Run) -> dict[str, Part]:
     """The pieces of a step, for one view, each compiled by itself."""
-    scene, prior = run.scene, run.prior
+    setup, prior_params = run.setup, run.prior_params
+    config, scene, prior, objective, _ = setup
     size, now = step.render_size(config, prior), jnp.int32(first_dear_step(config))
-    params = scene.init(jax.random.key(0))
-    draw = views.draw_view(config, now, jnp.int32(0))
+    state = init_state(scene, run.optimizer, 0, objective)
+    params, own = state.scene_params, state.params["objective"]
+    draws = step.draw_views(setup, now, jnp.arange(1))
+    draw = jax.tree.map(lambda x: x[0], draws)
 
     def rendered(params: Any, view: View) -> jax.Array:
         return scene.render(params, view, size, size, now, draw.render_key).image
 
-    def latent(params: Any, weights: Any, view: View) -> jax.Array:
-        return prior.encode(weights, rendered(params, view)[None], None)
+    def encoded(prior_params: PriorParams, rgb: jax.Array) -> jax.Array:
+        return prior.encode(prior_params, rgb, None)
 
-    def pulled(params: Any, weights: Any, view: View, residual: jax.Array) -> Any:
-        return jax.vjp(lambda params: latent(params, weights, view), params)[1](residual)
+    def pulled(params: Any, prior_params: PriorParams, view: View, residual: jax.Array) -> Any:
+        latent = lambda params: encoded(prior_params, rendered(params, view)[None])  # noqa: E731
+        return jax.vjp(latent, params)[1](residual)
 
     whole = draw.view._replace(half_size=jnp.asarray(False))
     unlit = whole._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
     lit = whole._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
     half = unlit._replace(half_size=jnp.asarray(True))
-    weights = run.weights
-    image = jax.jit(rendered)(params, unlit)
-    z = jax.jit(prior.encode, static_argnums=2)(weights, image[None], None)
-    noised = step.add_draws(config, run.table, jax.tree.map(lambda x: x[None], draw), z)
-    denoise = functools.partial(latent_gradient, prior, options=step.distillation(config.prior))
-    optimizer_state = run.optimizer.init(params)
+    image = jax.jit(rendered)(params, unlit)[None]
+    z = jax.jit(encoded)(prior_params, image)
+    batch = step.make_batch(setup, run.table, draws, z.astype(jnp.float32), now)
 
     def update(params: Any, grads: Any, opt_state: Any) -> Any:
         return run.optimizer.update(grads, opt_state, params)
@@ -73,47 +76,52 @@ def parts(config: Config, run: loop.Run) -> dict[str, Part]:
     return {
         "render, unlit": Part(rendered, (params, unlit)),
         "render, lit": Part(rendered, (params, lit)),
-        "encode": Part(
-            lambda weights, rgb: prior.encode(weights, rgb, None), (weights, image[None])
-        ),
-        "U-Net, guided": Part(denoise, (weights, noised)),
-        "render + encode + pull-back, unlit": Part(pulled, (params, weights, unlit, z)),
-        "render + encode + pull-back, lit": Part(pulled, (params, weights, lit, z)),
-        "the same of half the side, unlit": Part(pulled, (params, weights, half, z)),
-        "optimiser": Part(update, (params, params, optimizer_state)),
+        "encode": Part(encoded, (prior_params, image)),
+        "U-Net, guided": Part(objective.gradient, (own, prior_params, batch)),
+        "render + encode + pull-back, unlit": Part(pulled, (params, prior_params, unlit, z)),
+        "render + encode + pull-back, lit": Part(pulled, (params, prior_params, lit, z)),
+        "the same of half the side, unlit": Part(pulled, (params, prior_params, half, z)),
+        "optimiser": Part(update, (state.params, state.params, state.opt_state)),
     }
 
 
-def training(config: Config, run: loop.Run, first: int) -> Callable[[], TrainState]:
-    """The training's own program from step `first` on: each call takes one step."""
-    train_step = step.make_train_step(config, run.scene, run.prior, run.optimizer, run.devices)
-    index = step.place_input(run.devices)
-    state = init_state(run.scene, run.optimizer, config.train.seed)
+def step_arguments(
+    run: loop.Run, first: int
+) -> tuple[step.DeviceInput, TrainState, PriorParams, TextTable]:
+    """What `run.step` takes at step `first` of an untrained scene, on the run's devices."""
+    config, scene, _, objective, _ = run.setup
+    state = init_state(scene, run.optimizer, config.train.seed, objective)
     state = state._replace(step=jnp.int32(first))
-    state, weights, table = step.replicate((state, run.weights, run.table), run.devices)
+    shared = step.replicate((state, run.prior_params, run.table), run.devices)
+    return step.place_input(run.devices), *shared
+
+
+def training(run: loop.Run, first: int) -> Callable[[], TrainState]:
+    """The training's own program from step `first` on: each call takes one step."""
+    device, state, *frozen = step_arguments(run, first)
 
     def advance() -> TrainState:
         nonlocal state
-        state, _ = train_step(index, state, weights, table)
+        state, _ = run.step(device, state, *frozen)
         return state
 
     return advance
 
 
-def whole_step(config: Config, run: loop.Run, repeats: int) -> list[float]:
+def whole_step(run: loop.Run, repeats: int) -> list[float]:
     """Seconds of each of `repeats` of the dearest steps."""
-    return measure.seconds(training(config, run, first_dear_step(config)), repeats)
+    return measure.seconds(training(run, first_dear_step(run.setup.config)), repeats)
 
 
 def main(_: list[str]) -> None:
-    config, repeats = configs.config_from_flags(), flags.FLAGS.repeats
-    run = loop.prepare(config)
-    dtype = jax.tree.leaves(run.weights["unet"])[0].dtype
+    repeats = flags.FLAGS.repeats
+    run = loop.prepare(configs.config_from_flags(), SCHEMES)
+    dtype = jax.tree.leaves(run.prior_params["unet"])[0].dtype
     ceilings = measure.ceilings(dtype)
-    times = whole_step(config, run, max(repeats, 2))
+    times = whole_step(run, max(repeats, 2))
     peak = measure.peak_gigabytes()
     rows, numbers = [], {}
-    for name, part in parts(config, run).items():
+    for name, part in parts(run).items():
         cost = measure.xla_cost(part.function, *part.arguments)
         jitted = jax.jit(part.function)
         ms = measure.median_ms(lambda: jitted(*part.arguments), repeats)  # noqa: B023

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from dreamfusion_jax.config import Config
+from dreamfusion_jax.config.flags import Config
 
 PROPOSAL_GAIN = 10.0
 
@@ -204,7 +204,7 @@ class TorchStep:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> None:
-        self.scale, self.dtype = config.prior.guidance_scale, dtype
+        self.scale, self.dtype = config.distillation.guidance_scale, dtype
         self.renderer = Renderer(config, params).to(device)
         how = {"torch_dtype": dtype, "variant": config.prior.variant or None}
         vae = AutoencoderKL.from_pretrained(weights / "vae", **how)

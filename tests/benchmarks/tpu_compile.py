@@ -26,12 +26,12 @@ from typing import Any
 import jax
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax import entry
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.diffusion.weights import read_config
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.training.loop import TOYBOX
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.loading.weights import read_config
+from dreamfusion_jax.runs.open_prior import TOYBOX
+from dreamfusion_jax.runtime.errors import UserError
 from tests import pipelines, tpu
 from tests.benchmarks import measure
 
@@ -41,19 +41,12 @@ HEADERS = (
     *("collectives, MB", "XLA's estimate, ms", "compiled in, s"),
 )
 
-_TOPOLOGIES = flags.DEFINE_multi_enum(
-    "topology", list(tpu.TOPOLOGIES), list(tpu.TOPOLOGIES), "Which TPUs; may be given repeatedly."
-)
-_STEPS = flags.DEFINE_multi_enum("step", STEPS, STEPS, "Whose step; may be given repeatedly.")
-_DTYPE = flags.DEFINE_string("prior_dtype", "auto", "Of the U-Net, as of the main program.")
-_JSON = flags.DEFINE_string("json", "", "Also write the numbers to this file.")
-
 
 def config_of(step: str) -> Config:
     """The settings of a preset."""
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    asked = [f"--preset={step}", "--prompt=a red chair", f"--prior_dtype={_DTYPE.value}"]
+    asked = [f"--preset={step}", "--prompt=a red chair", f"--prior_dtype={flags.FLAGS.prior_dtype}"]
     configs.parse_flags(["", *asked], values)
     return configs.config_from_flags(values)
 
@@ -98,24 +91,29 @@ def row(step: str, topology: str, numbers: dict[str, float]) -> tuple[Any, ...]:
 
 
 def main() -> int:
-    if not Path(_JSON.value).parent.is_dir():
-        raise UserError(f"--json={_JSON.value} is in no folder that exists.")
+    steps, path = flags.FLAGS.step, flags.FLAGS.json
+    if not Path(path).parent.is_dir():
+        raise UserError(f"--json={path} is in no folder that exists.")
     tpu.require_libtpu()
     versions = {"jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}
-    numbers: dict[str, Any] = {step: {} for step in _STEPS.value}
+    numbers: dict[str, Any] = {step: {} for step in steps}
     rows = []
-    for step in _STEPS.value:
-        for topology in _TOPOLOGIES.value:
+    for step in steps:
+        for topology in flags.FLAGS.topology:
             numbers[step][topology] = measured(step, topology)
             rows.append(row(step, topology, numbers[step][topology]))
             # Each is minutes of work: what is known is kept.
-            if _JSON.value:
-                text = json.dumps({**versions, **numbers}, indent=2)
-                Path(_JSON.value).write_text(text + "\n")
+            if path:
+                Path(path).write_text(json.dumps({**versions, **numbers}, indent=2) + "\n")
     print(versions)
     print(measure.table(HEADERS, rows))
     return 0
 
 
 if __name__ == "__main__":
-    entry.run(main)
+    topologies = list(tpu.TOPOLOGIES)
+    flags.DEFINE_multi_enum("topology", topologies, topologies, "which TPUs; may be repeated")
+    flags.DEFINE_multi_enum("step", STEPS, STEPS, "whose step; may be repeated")
+    configs.define_flags(("prior_dtype",))
+    flags.DEFINE_string("json", "", "also write the numbers to this file")
+    cli.run(main)

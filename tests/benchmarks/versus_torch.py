@@ -21,19 +21,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import torch
 from absl import app, flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.diffusion.hub import locate
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.diffusion.priors.prior import PriorParams
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
-from dreamfusion_jax.distillation import timestep_weight
+from dreamfusion_jax.distillation.objective import draw_noise
+from dreamfusion_jax.distillation.view_prompts import TextTable
+from dreamfusion_jax.distillation.weighting import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
-from dreamfusion_jax.nerf.field import Blur, Sharpening
-from dreamfusion_jax.training import loop, step, views
+from dreamfusion_jax.nerf.fields.density import Sharpening
+from dreamfusion_jax.nerf.fields.mip import Blur
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.runs.open_prior import TOYBOX
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
+from dreamfusion_jax.training import step
 from dreamfusion_jax.training.state import TrainState
+from dreamfusion_jax.training.views import Draw
 from tests.benchmarks import measure
 from tests.benchmarks.step import training
 from tests.benchmarks.torch_step import TorchStep, TorchView
@@ -42,29 +49,26 @@ from tests.benchmarks.torch_step import TorchStep, TorchView
 LIT = (False, True, False, True, False)
 
 
-def draw(config: Config, now: jax.Array, index: int, lit: bool) -> views.Draw:
+def draw(setup: step.Setup, now: jax.Array, index: int, lit: bool) -> Draw:
     """One view, [1] a leaf; without a key its samples lie in the middle of their strata."""
-    drawn = views.draw_view(config, now, jnp.int32(index))
-    diffuse = jnp.float32(0.7 if lit else 0.0)
-    view = drawn.view._replace(
-        ambient=1.0 - diffuse,
-        diffuse=diffuse,
-        textureless=jnp.asarray(False),
-        half_size=jnp.asarray(False),
-    )
-    drawn = drawn._replace(view=view, render_key=None)
-    return jax.tree.map(lambda x: x[None], drawn)
+    drawn = step.draw_views(setup, now, jnp.array([index]))
+    diffuse, no = jnp.full(1, 0.7 if lit else 0.0), jnp.zeros(1, bool)
+    view = drawn.view._replace(ambient=1.0 - diffuse, diffuse=diffuse, textureless=no, half_size=no)
+    return drawn._replace(view=view, render_key=None)
 
 
-def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -> TorchView:
+def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:
     """The same view as tensors."""
-    size = step.render_size(config, run.prior)
+    config, prior = run.setup.config, run.prior
+    size = step.render_size(config, prior)
     view = jax.tree.map(lambda x: x[0], drawn.view)
-    noised = step.add_draws(config, run.table, drawn, jnp.zeros((1, *run.prior.latent_shape)))
+    batch = step.make_batch(run.setup, run.table, drawn, jnp.zeros((1, *prior.latent_shape)), now)
     # diffusers knows only whole timesteps; ours is rounded alike.
-    alpha, sigma = alpha_sigma(run.prior.schedule, noised.t)
-    weight = timestep_weight(config.prior.weighting, alpha, sigma, config.prior.weight_cap)
-    index = round(float(noised.t[0]) * (len(run.prior.schedule.alphas_cumprod) - 1))
+    alpha, sigma = alpha_sigma(prior.schedule, batch.t)
+    weight = timestep_weight(
+        config.distillation.weighting, alpha, sigma, config.distillation.weight_cap
+    )
+    index = round(float(batch.t[0]) * (len(prior.schedule.alphas_cumprod) - 1))
     tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
     rays = (tensor(x).reshape(size * size, -1) for x in pixel_rays(view.camera, size, size))
     scene = config.scene
@@ -79,8 +83,8 @@ def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -
         lit=bool(view.diffuse > 0.0),
         ambient=tensor(view.ambient),
         diffuse=tensor(view.diffuse),
-        eps=tensor(noised.eps).permute(0, 3, 1, 2).contiguous(),
-        text=torch.cat([tensor(noised.empty_text), tensor(noised.text)]),
+        eps=tensor(draw_noise(batch)).permute(0, 3, 1, 2).contiguous(),
+        text=torch.cat([tensor(batch.negative.tokens), tensor(batch.cond.tokens)]),
         index=torch.tensor([index]),
         alpha=tensor(alpha[0]),
         sigma=tensor(sigma[0]),
@@ -90,21 +94,23 @@ def as_torch(config: Config, run: loop.Run, drawn: views.Draw, now: jax.Array) -
     )
 
 
-def make_step(config: Config, run: loop.Run) -> Callable[..., Any]:
-    """state, weights, table, draws -> next state, gradient: the step without its drawing."""
+def make_step(run: loop.Run) -> Callable[..., Any]:
+    """state, prior params, table, draws -> next state, gradient: the step without its drawing.
 
-    def advance(state: TrainState, weights: Any, table: Any, draws: views.Draw) -> Any:
-        grads, _ = step.sds_gradient(config, run.scene, run.prior, weights, table, state, draws)
-        updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return state._replace(params=params, opt_state=opt_state), grads
+    All of them are the same step of the schedules.
+    """
+
+    def advance(state: TrainState, prior_params: PriorParams, table: TextTable, draws: Draw) -> Any:
+        grads, _ = step.gradients(run.setup, prior_params, table, state, draws)
+        after = step.apply_gradients(run.optimizer, state, grads, jnp.asarray(True))
+        return after._replace(step=state.step), grads
 
     return jax.jit(advance)
 
 
-def trained_state(config: Config, run: loop.Run, steps: int) -> TrainState:
+def trained_state(run: loop.Run, steps: int) -> TrainState:
     """The scene after some steps of training: from its start it would be a mere ball."""
-    advance = training(config, run, first=0)
+    advance = training(run, first=0)
     for _ in range(steps):
         state = advance()
     return jax.device_get(state)
@@ -138,20 +144,20 @@ def pairs(
 
 def main(_: list[str]) -> None:
     config = configs.config_from_flags()
-    run = loop.prepare(config)
-    state = trained_state(config, run, flags.FLAGS.scene_steps)
-    draws = [draw(config, state.step, i, lit) for i, lit in enumerate(LIT)]
-    tensors = [as_torch(config, run, drawn, state.step) for drawn in draws]
-    advance = make_step(config, run)
+    run = loop.prepare(config, SCHEMES)
+    state = trained_state(run, flags.FLAGS.scene_steps)
+    draws = [draw(run.setup, state.step, i, lit) for i, lit in enumerate(LIT)]
+    tensors = [as_torch(run, drawn, state.step) for drawn in draws]
+    advance = make_step(run)
     errors, numbers = [], {"threads": torch.get_num_threads()}
     how = torch_side(config, run)
     tensors = [TorchView(*(on_device(x, how["device"]) for x in view)) for view in tensors]
     for name, compiled in (("eager", False), ("compiled", True)):
-        torch_step = TorchStep(config, state.params, compiled=compiled, **how)
+        torch_step = TorchStep(config, state.scene_params, compiled=compiled, **how)
         for drawn, view in zip(draws, tensors, strict=True):
             torch_step.gradient(view)
-            _, gradient = advance(state, run.weights, run.table, drawn)
-            errors.append(gradient_error(gradient, torch_step.gradients()))
+            _, grads = advance(state, run.prior_params, run.table, drawn)
+            errors.append(gradient_error(grads["scene"], torch_step.gradients()))
         numbers[name] = compare(advance, state, run, draws, tensors, torch_step)
         numbers[f"ratio_{name}"] = numbers[name]["ratio"]
     numbers["gradient_error"] = max(errors)
@@ -164,11 +170,11 @@ def main(_: list[str]) -> None:
 def torch_side(config: Config, run: loop.Run) -> dict[str, Any]:
     """Where and in what torch is to compute: as JAX does."""
     if config.prior.prior == "toybox":
-        weights = loop.TOYBOX
+        weights = TOYBOX
     else:
         weights = locate(config.prior.prior, config.prior.revision, config.prior.variant)
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, jax.tree.leaves(run.weights["unet"])[0].dtype.name)
+    dtype = getattr(torch, jax.tree.leaves(run.prior_params["unet"])[0].dtype.name)
     return {"weights": weights, "dtype": dtype, "device": device}
 
 
@@ -180,17 +186,17 @@ def compare(
     advance: Callable[..., Any],
     state: TrainState,
     run: loop.Run,
-    draws: Sequence[views.Draw],
+    draws: Sequence[Draw],
     tensors: Sequence[TorchView],
     torch_step: TorchStep,
 ) -> dict[str, Any]:
     """Times blocks of len(LIT) steps of both."""
-    place = jax.device_put((state, run.weights, run.table))
+    place = jax.device_put((state, run.prior_params, run.table))
 
     def ours() -> None:
-        now, weights, table = place
+        now, *frozen = place
         for drawn in draws:
-            now, _ = advance(now, weights, table, drawn)
+            now, _ = advance(now, *frozen, drawn)
         jax.block_until_ready(now)
 
     def theirs() -> None:

@@ -7,10 +7,10 @@ import functools
 
 from absl import app, flags, logging
 
-from dreamfusion_jax.files import as_path
-from dreamfusion_jax.viewer.follow import Follower
-from dreamfusion_jax.viewer.painter import Look, Painter
+from dreamfusion_jax.runtime.files import as_path
+from dreamfusion_jax.viewer.renderer import Look, Painter
 from dreamfusion_jax.viewer.window import Window, pass_sizes
+from dreamfusion_jax.viewer.workdir_watcher import Follower
 from tests.benchmarks.measure import ceilings, median_ms
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a run's folder", required=True)

@@ -11,7 +11,8 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from dreamfusion_jax.diffusion.prior import Prior, load_prior
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.priors.prior import Prior
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)

@@ -14,10 +14,10 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.clip import CLIPModel, CLIPTextModel
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.weights import check_params, modern_names, params_from_torch
+from dreamfusion_jax.diffusion.loading.weights import check_params, modern_names, params_from_torch
+from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from tests.pipelines import (
     CLIP_B16,
     CLIP_B32,

@@ -29,13 +29,14 @@ import numpy as np
 from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
-from dreamfusion_jax import main as program
-from dreamfusion_jax.config import Config, read_config, to_dict, validate
-from dreamfusion_jax.diffusion.prior import load_prior, load_tokenizer
-from dreamfusion_jax.errors import PriorError, UserError
-from dreamfusion_jax.settings import TrainConfig
-from dreamfusion_jax.training.metrics import _drop_lines_after
-from dreamfusion_jax.training.workdir import check_places
+from dreamfusion_jax.config.flags import Config, read_config, to_dict, validate
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
+from dreamfusion_jax.runs import outputs
+from dreamfusion_jax.runs.metrics import _drop_lines_after
+from dreamfusion_jax.runs.workdir import check_places
+from dreamfusion_jax.runtime.errors import PriorError, UserError
+from dreamfusion_jax.training.options import TrainOptions
 
 PIPELINE = flags.DEFINE_string("pipeline", None, "a small pipeline, as diffusers saves it")
 WORKSPACE = flags.DEFINE_string("workspace", None, "an empty folder")
@@ -319,12 +320,12 @@ def lay_out(pipeline: Path, folder: Path) -> list[Path]:
         (folder / SECRET).mkdir(exist_ok=True)
         (folder / SECRET / name).write_text("{}")
     run.mkdir()
-    config = validate(Config(train=TrainConfig(prompt="a red chair")))
+    config = validate(Config(train=TrainOptions(prompt="a red chair")))
     (run / "config.json").write_text(json.dumps(to_dict(config)))
     (run / "outputs.json").write_text('{"step": 3, "files": ["mesh.glb"]}')
     lines = [json.dumps({"step": step, "opacity_mean": 0.5}) for step in range(20)]
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    for name in program.SCENE_FILES:
+    for name in outputs.SCENE_FILES:
         (run / name).touch()
     return [whole, parts, run]
 
@@ -367,7 +368,7 @@ def read_prior(folder: Path) -> None:
 def read_run(folder: Path) -> None:
     check_places(folder)
     config = read_config(folder / "config.json")
-    program.outputs_made(folder, config)
+    outputs.outputs_made(folder, config)
     _drop_lines_after(folder / "metrics.jsonl", 10)
 
 
@@ -468,6 +469,11 @@ def bound_memory() -> None:
 
 
 def peak_mb() -> float:
+    """Returns this process's own peak: ru_maxrss is at least what its parent held at the fork."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [x for x in status.read_text().splitlines() if x.startswith("VmHWM:")]
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -3,13 +3,14 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.guidance import (
-    Against,
+    PerpNeg,
     classifier_free,
     guided_prediction,
-    perp_neg,
+    perpendicular_part,
     rescale,
 )
-from dreamfusion_jax.diffusion.prior import analytic_prior
+from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
+from dreamfusion_jax.diffusion.priors.prior import Condition
 
 
 def test_scale_goes_from_the_empty_text_through_the_text_and_on():
@@ -35,13 +36,14 @@ def test_rescaling_gives_back_the_spread_of_the_prediction_with_text():
 def test_both_texts_are_asked_in_one_call():
     calls = []
 
-    def predict(weights, z_t, t, text):
+    def predict(params, z_t, t, cond):
         calls.append(z_t.shape)
-        return z_t * t[:, None, None, None] + weights * text.mean((1, 2))[:, None, None, None]
+        text = cond.tokens.mean((1, 2))[:, None, None, None]
+        return z_t * t[:, None, None, None] + params * text
 
     prior = analytic_prior(0.0, 1.0)._replace(predict=predict)
     z_t, t = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jnp.array([0.2, 0.7])
-    text, empty = jnp.array([[[1.0]], [[2.0]]]), jnp.array([[[-1.0]]])
+    text, empty = Condition(jnp.array([[[1.0]], [[2.0]]])), Condition(jnp.array([[[-1.0]]]))
     out = guided_prediction(prior, 10.0, z_t, t, text, empty, 3.0)
     assert calls == [(4, 4, 4, 3)]
     guided_text = jnp.array([-1.0 + 3.0 * 2.0, -1.0 + 3.0 * 3.0])
@@ -54,17 +56,19 @@ def test_perp_neg_takes_the_part_of_the_unwanted_that_is_across_the_wanted():
     towards = jax.random.normal(keys[0], (2, 4, 4, 3))
     away = jax.random.normal(keys[1], (2, 3, 4, 4, 3))
     weights = jax.random.uniform(keys[2], (2, 3))
-    taken = perp_neg(towards, away, weights)
+    taken = perpendicular_part(towards, away, weights)
     chex.assert_trees_all_close(jnp.sum(taken * towards, axis=(1, 2, 3)), jnp.zeros(2), atol=1e-4)
     # What lies along the wanted direction, and how long that is, makes no difference.
     shifted = away + jnp.array([2.0, -1.0, 0.5])[None, :, None, None, None] * towards[:, None]
-    chex.assert_trees_all_close(perp_neg(9.0 * towards, shifted, weights), taken, atol=1e-4)
+    chex.assert_trees_all_close(
+        perpendicular_part(9.0 * towards, shifted, weights), taken, atol=1e-4
+    )
     across = away - jnp.sum(away * towards[:, None], (2, 3, 4), keepdims=True) * towards[
         :, None
     ] / jnp.sum(towards**2, (1, 2, 3)).reshape(2, 1, 1, 1, 1)
     expected = jnp.sum(weights[:, :, None, None, None] * across, axis=1)
     chex.assert_trees_all_close(taken, expected, atol=1e-5)
-    nothing = perp_neg(jnp.zeros_like(towards), away, weights)
+    nothing = perpendicular_part(jnp.zeros_like(towards), away, weights)
     chex.assert_tree_all_finite(nothing)
 
 
@@ -72,17 +76,17 @@ def test_guidance_leads_away_from_the_unwanted_texts_of_each_view():
     """A prior that draws its text's two numbers, one to the left and one to the right."""
     calls = []
 
-    def predict(weights, z_t, t, text):
+    def predict(params, z_t, t, cond):
         calls.append(len(z_t))
-        return jnp.broadcast_to(text[:, None, :, 0, None], z_t.shape)
+        return jnp.broadcast_to(cond.tokens[:, None, :, 0, None], z_t.shape)
 
     prior = analytic_prior(0.0, 1.0, image_size=2)._replace(predict=predict)
     z_t, t = jnp.zeros((2, 2, 2, 3)), jnp.array([0.2, 0.7])
     pair = lambda *numbers: jnp.array(numbers)[:, :, None]  # noqa: E731
-    text, empty = pair((2.0, 1.0), (1.0, 3.0)), pair((1.0, 1.0))
+    text, empty = Condition(pair((2.0, 1.0), (1.0, 3.0))), Condition(pair((1.0, 1.0)))
     unwanted = jnp.stack([pair((5.0, 2.0), (1.0, 1.0)), pair((1.0, 1.0), (4.0, 1.0))], axis=1)
-    against = Against(unwanted, jnp.array([[0.5, 1.0], [1.0, 0.1]]))
-    out = guided_prediction(prior, {}, z_t, t, text, empty, 10.0, 0.0, against)
+    unwanted = PerpNeg(Condition(unwanted), jnp.array([[0.5, 1.0], [1.0, 0.1]]))
+    out = guided_prediction(prior, {}, z_t, t, text, empty, 10.0, 0.0, unwanted)
     assert calls == [8]
     # First view: towards (1, 0), away (4, 1), of which (0, 1) is across. Second: (0, 2), (3, 0).
     expected = jnp.array([[1.0 + 10.0, 1.0 - 10.0 * 0.5], [1.0 - 10.0 * 0.3, 1.0 + 20.0]])

@@ -10,13 +10,13 @@ import pytest
 from jax.extend.core import ClosedJaxpr
 from safetensors.numpy import load_file, save_file
 
-from dreamfusion_jax.diffusion.layers import ResnetBlock2D
-from dreamfusion_jax.diffusion.prior import load_prior
-from dreamfusion_jax.diffusion.transformer import Transformer2DModel
-from dreamfusion_jax.diffusion.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.weights import load_module
-from dreamfusion_jax.errors import PriorError
-from dreamfusion_jax.platform import compiling_for
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.weights import load_module
+from dreamfusion_jax.diffusion.models.layers import ResnetBlock2D
+from dreamfusion_jax.diffusion.models.transformer import Transformer2DModel
+from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.runtime.device import compiling_for
+from dreamfusion_jax.runtime.errors import PriorError
 from tests.benchmarks import prior_precision
 from tests.benchmarks.prior_precision import PRODUCTS, Format
 
@@ -86,7 +86,8 @@ def test_texts_are_encoded_in_float32_whatever_the_prior_computes_in(pipeline_di
     prompts = ["a red chair", ""]
     for dtype in (jnp.float16, jnp.bfloat16):
         half, _ = load_prior(pipeline_dir, dtype)
-        said, expected = half.encode_text(prompts), loaded[0].encode_text(prompts)
+        said = half.encode_text(prompts).tokens
+        expected = loaded[0].encode_text(prompts).tokens
         assert said.dtype == jnp.float32
         np.testing.assert_array_equal(said, expected)
     with compiling_for("tpu"):

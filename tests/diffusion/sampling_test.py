@@ -9,10 +9,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from dreamfusion_jax.diffusion.prior import analytic_prior, load_prior
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample, ddim_step
 from dreamfusion_jax.diffusion.schedule import schedule_from_config
-from dreamfusion_jax.errors import UserError
+from dreamfusion_jax.runtime.errors import ValueError
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -28,7 +29,7 @@ def test_the_steps_are_diffusers(spacing, steps):
 
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_out_of_range_is_refused(steps):
-    with pytest.raises(UserError, match="steps"):
+    with pytest.raises(ValueError, match="steps"):
         ddim_indices(schedule_from_config({}), steps)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.errors import PriorError
+from dreamfusion_jax.runtime.errors import PriorError
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012}
 CONFIGS = [

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_jax.distillation import Distillation, Noised, latent_gradient
+from dreamfusion_jax.distillation.objective import draw_noise
+from dreamfusion_jax.distillation.objectives import make_objective
+from dreamfusion_jax.distillation.options import DistillationOptions
+from tests.distillation.conftest import make_batch
 
 RENDER = 6  # pixels; not the prior's 16
 
@@ -17,15 +20,17 @@ def test_the_residual_is_torchs(
 ):
     prior, weights = loaded
     draw = np.random.default_rng(0).standard_normal
-    z, eps = draw((2, 2, *prior.latent_shape)).astype(np.float32)
+    z = draw((2, *prior.latent_shape)).astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 2)
     index, scale = torch.tensor([120, 870]), 7.5
     text, empty_text = prior.encode_text(["a red chair", "a blue car"]), prior.encode_text([""])
 
+    eps = draw_noise(make_batch(jnp.asarray(z), jnp.zeros(2), keys))
     noise = channels_first(eps)
     z_t = pipeline.scheduler.add_noise(channels_first(z), noise, index)
     said = [
         pipeline.unet(z_t, index, torch.from_numpy(np.array(words))).sample
-        for words in (jnp.broadcast_to(empty_text, text.shape), text)
+        for words in (jnp.broadcast_to(empty_text.tokens, text.tokens.shape), text.tokens)
     ]
     guided = said[0] + scale * (said[1] - said[0])
     rescaled = guided * said[1].std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
@@ -36,12 +41,16 @@ def test_the_residual_is_torchs(
     theirs = channels_last(sigma_squared * (eps_hat - noise))
 
     t = jnp.array([120, 870]) / 999
-    options = Distillation(scale, guidance_rescale, weighting="sigma2")
-    ours = jax.jit(
-        lambda z, eps: latent_gradient(prior, weights, Noised(z, t, eps, text, empty_text), options)
-    )
-    assert relative_error(ours(z, eps)[0], theirs) < 1e-4
-    assert relative_error(ours(z, eps[::-1])[0], theirs) > 1e-2
+    options = DistillationOptions(scale, guidance_rescale, weighting="sigma2", weight_cap=1e9)
+    objective = make_objective(prior, options)
+
+    @jax.jit
+    def ours(keys):
+        batch = make_batch(jnp.asarray(z), t, keys, cond=text, negative=empty_text)
+        return objective.gradient({}, weights, batch)[0]
+
+    assert relative_error(ours(keys), theirs) < 1e-4
+    assert relative_error(ours(keys[::-1]), theirs) > 1e-2
 
 
 @pytest.mark.parametrize("size", [RENDER, 16])

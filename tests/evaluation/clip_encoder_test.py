@@ -9,9 +9,9 @@ import torch
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from dreamfusion_jax.errors import PriorError
 from dreamfusion_jax.evaluation.clip_encoder import Preprocessing, load_clip, read_preprocessing
-from dreamfusion_jax.render import to_uint8
+from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runtime.errors import PriorError
 
 SIZE = 28
 STANDARD = {

@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from dreamfusion_jax.errors import PriorError, UserError
 from dreamfusion_jax.evaluation.judges import find_judge, load_judge, prompt_pair
 from dreamfusion_jax.evaluation.score import r_precision
+from dreamfusion_jax.runtime.errors import PriorError, UserError
 from dreamfusion_jax.toybox import captions, judge
 
 # In the manner of the paper's: sentences, of which two are the same beyond what is read.

@@ -6,16 +6,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamfusion_jax.config import Config
+from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.evaluation import score
 from dreamfusion_jax.evaluation.judges import Candidates, Judge, prompt_pair
 from dreamfusion_jax.evaluation.score import Score, ScoredRun
 from dreamfusion_jax.evaluation.views import BACKGROUND, AssetViews, asset_views, views_of_run
+from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.scene import SceneOptions, make_scene
-from dreamfusion_jax.render import Orbit
-from dreamfusion_jax.settings import CameraConfig, TrainConfig
+from dreamfusion_jax.rendering.images import Orbit
+from dreamfusion_jax.runs.checkpoint import SavedRun
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.training.checkpoint import SavedRun
+from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import TrainState
 
 PAIRS, KINDS = captions.all_pairs(), captions.KINDS
@@ -101,8 +102,8 @@ def test_the_three_views_of_an_asset_differ_in_light_and_texture_alone():
 def test_a_run_is_seen_from_where_it_was_trained():
     scene, params = tiny_scene()
     zero = jnp.int32(0)
-    state = TrainState(zero, params, None, zero, zero)
-    far = Config(camera=CameraConfig(distance=(4.0, 6.0), fov_deg=(20.0, 40.0)))
+    state = TrainState(zero, {"scene": params}, None, zero, zero)
+    far = Config(camera=CameraRanges(distance=(4.0, 6.0), fov_deg=(20.0, 40.0)))
     seen = views_of_run(SavedRun(far, scene, state), 12)
     expected = asset_views(scene, params, 0, 12, Orbit(5.0, 30.0))
     chex.assert_trees_all_equal(seen, expected)
@@ -115,11 +116,13 @@ def test_the_floor_is_the_scene_before_its_first_step_over_all_prompts(monkeypat
     seen = []
 
     def views_of_run(run, size):
-        seen.append((run.state.step, run.state.params, size))
+        seen.append((run.state.step, run.state.scene_params, size))
         return AssetViews(*(named_as("blue", "robot", right) for right in (8, 6, 4)))
 
     monkeypatch.setattr(score, "views_of_run", views_of_run)
-    state = TrainState(jnp.int32(7), jax.tree.map(jnp.zeros_like, params), None, None, None)
+    state = TrainState(
+        jnp.int32(7), {"scene": jax.tree.map(jnp.zeros_like, params)}, None, None, None
+    )
     run = SavedRun(Config(), scene, state)
     floor = score.score_untrained(judge(lambda *_: np.zeros(8)), run, ["a blue robot", "a red bed"])
     assert floor == Score(0.5, 0.375, 0.25, 8.0)
@@ -131,7 +134,7 @@ def test_a_scored_run_tells_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr(score, "score_views", lambda *_: Score(1.0, 1.0, 1.0, 1))
     monkeypatch.setattr(score, "views_of_run", lambda *_: None)
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "seconds": 61.5, "device_seconds": 62}\n')
-    config = Config(train=TrainConfig(prompt="a cyan mug", seed=3, steps=7))
+    config = Config(train=TrainOptions(prompt="a cyan mug", seed=3, steps=7))
     state = TrainState(np.int32(7), None, None, None, None)
     run = score.score_run(judge(), tmp_path, SavedRun(config, None, state))
     assert run[:-1] == ("a cyan mug", 3, str(tmp_path), True, 7, 61.5, {"steps": 7})

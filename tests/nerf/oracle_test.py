@@ -13,7 +13,7 @@ import pytest
 
 from dreamfusion_jax.nerf.cameras import Rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians, integrated_positional_encoding
-from dreamfusion_jax.nerf.rendering import compositing_weights
+from dreamfusion_jax.nerf.volume_rendering import compositing_weights
 
 _RNG = np.random.default_rng(0)
 

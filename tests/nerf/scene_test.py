@@ -1,5 +1,6 @@
 """The whole renderer: orientation, closed forms, light, blocks, and who learns from what."""
 
+import dataclasses
 import functools
 
 import chex
@@ -9,19 +10,14 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from dreamfusion_jax.errors import UserError
-from dreamfusion_jax.nerf import blocks
+from dreamfusion_jax.nerf import ray_chunks
 from dreamfusion_jax.nerf import scene as scene_module
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
-from dreamfusion_jax.nerf.field import Density, proposal_grid
-from dreamfusion_jax.nerf.intervals import sphere_bounds
-from dreamfusion_jax.nerf.scene import (
-    Render,
-    SceneOptions,
-    albedo_view,
-    lit_view,
-    make_scene,
-)
+from dreamfusion_jax.nerf.fields.density import Density
+from dreamfusion_jax.nerf.fields.proposal import proposal_grid
+from dreamfusion_jax.nerf.ray_sampling import sphere_bounds
+from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
+from dreamfusion_jax.nerf.view import albedo_view, lit_view
 
 _BACKGROUND = jnp.array([0.2, 0.4, 0.6])
 _GRID = SceneOptions(
@@ -60,8 +56,8 @@ def _learner(options, block_points=2**20):
             return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key)
 
         with pytest.MonkeyPatch.context() as patch:  # read while tracing
-            patch.setattr(blocks, "_BLOCK_POINTS_CPU", block_points)
-            patch.setattr(blocks, "_BLOCK_POINTS", block_points)
+            patch.setattr(ray_chunks, "_BLOCK_POINTS_CPU", block_points)
+            patch.setattr(ray_chunks, "_BLOCK_POINTS", block_points)
             drawn, pull = jax.vjp(draw, params)
         return drawn, pull(cotangent)[0]
 
@@ -126,7 +122,7 @@ def test_the_front_hides_the_back(azimuth, red, depth):
 
 def test_constant_density_gives_the_exponential_law_of_the_chord():
     """Through all of sampling, field and compositing: opacity is 1 - exp(-tau chord)."""
-    options = _GRID._replace(proposal_samples=0, density_scale=0.5)
+    options = dataclasses.replace(_GRID, proposal_samples=0, density_scale=0.5)
     params = {"field": {"grid": jnp.zeros((9, 9, 9, 4))}}
     camera = _camera()
     near, far = sphere_bounds(pixel_rays(camera, 9, 9), 1.0)
@@ -162,7 +158,9 @@ def test_an_untrained_scene_is_a_ball_with_normals_outward():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera()
     analytic, differences = (
-        _draw(_MIP._replace(normal_spacing=spacing), params, lit_view(camera, _BACKGROUND))
+        _draw(
+            dataclasses.replace(_MIP, normal_spacing=spacing), params, lit_view(camera, _BACKGROUND)
+        )
         for spacing in (0.0, 1e-2)
     )
     np.testing.assert_allclose(analytic.normals[4, 4], camera.pose[:, 2], atol=0.05)
@@ -171,7 +169,7 @@ def test_an_untrained_scene_is_a_ball_with_normals_outward():
     points = jax.random.uniform(jax.random.key(1), (10, 3), minval=-0.5, maxval=0.5)
     outward = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
     chex.assert_trees_all_close(jax.jit(scene.normals)(params, points, 0), outward, atol=1e-3)
-    density, albedo = jax.jit(scene.density_albedo)(
+    density, albedo = jax.jit(lambda *given: scene.query(*given)[:2])(
         params, jnp.array([[0.9, 0.0, 0.0], [0.9, 0.9, 0.0]]), 0
     )
     np.testing.assert_allclose(density, [20.0 * np.log1p(np.exp(-3.2)), 0.0], rtol=1e-4)
@@ -186,8 +184,8 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
     rays = pixel_rays(_camera(), 5, 5)
     distances, last = [], []
     for rounds in (1, 2):
-        options = _GRID._replace(
-            proposal_resolution=33, proposal_samples=12, proposal_rounds=rounds
+        options = dataclasses.replace(
+            _GRID, proposal_resolution=33, proposal_samples=12, proposal_rounds=rounds
         )
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
@@ -253,7 +251,7 @@ def test_blocks_leave_picture_and_gradients(distance):
 
 def test_a_picture_keeps_less_for_its_gradient_than_one_layer_holds():
     """Be it one block: what both branches keep lies in memory while the prior runs."""
-    options = _MIP._replace(width=64, proposal_resolution=4)
+    options = dataclasses.replace(_MIP, width=64, proposal_resolution=4)
     scene, view = make_scene(options), lit_view(_camera(), _BACKGROUND)
 
     def pull_back(params):
@@ -355,7 +353,7 @@ def test_pictures_depend_on_the_key_only_if_there_is_one():
 
 
 def test_learned_background_can_be_switched_off():
-    options = _MIP._replace(background="mlp")
+    options = dataclasses.replace(_MIP, background="mlp")
     params = _init(options)
     solid = albedo_view(orbit_camera(0.0, 0.0, 4.0, 60.0), _BACKGROUND)
     learned = solid._replace(solid_background=jnp.asarray(False))
@@ -366,7 +364,7 @@ def test_learned_background_can_be_switched_off():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="--field=voxels"):
+    with pytest.raises(ValueError, match="'voxels' is not mip"):
         make_scene(SceneOptions(field="voxels"))
-    with pytest.raises(UserError, match="--background=sky"):
+    with pytest.raises(ValueError, match="'sky' is not solid"):
         make_scene(SceneOptions(background="sky"))

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from dreamfusion_jax.diffusion.clip import CLIPModel
-from dreamfusion_jax.diffusion.prior import load_tokenizer
+from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
+from dreamfusion_jax.diffusion.models.clip import CLIPModel
 from dreamfusion_jax.toybox import captions, dataset, judge_task, recipes, tokenizer
 
 SPHERES, PICTURES = 2, 30

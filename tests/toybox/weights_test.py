@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import toybox
-from dreamfusion_jax.diffusion.prior import load_prior
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.toybox import captions, judge, judge_task
 
 torch = pytest.importorskip("torch")
 
 HOME = Path(toybox.__file__).parent
-WEIGHTS, JUDGE, AZIMUTH = HOME / "weights", HOME / "judge", HOME / "azimuth"
+WEIGHTS, JUDGE, AZIMUTH = HOME / "weights", HOME / "clip_weights", HOME / "azimuth_weights"
 
 
 def test_all_weights_are_at_most_25_megabytes():

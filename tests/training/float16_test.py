@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import pytest
 
-from dreamfusion_jax.training.diagnostics import write_diagnostics
+from dreamfusion_jax.runs.diagnostics import write_diagnostics
 from dreamfusion_jax.training.state import init_state
 
 

@@ -5,14 +5,15 @@ import numpy as np
 import optax
 import pytest
 
-from dreamfusion_jax.settings import OptimizerConfig
 from dreamfusion_jax.training.optimizer import learning_rate, make_optimizer
+from dreamfusion_jax.training.options import OptimizerOptions
 
-_PARAMS = {
+_SCENE = {
     "field": {"tables": jnp.zeros((2, 3)), "network": {"kernel": jnp.zeros((3, 2))}},
     "proposal": {"grid": jnp.zeros(4)},
     "background": {"bias": jnp.zeros(2)},
 }
+_PARAMS = {"scene": _SCENE, "objective": {"field": jnp.zeros(3)}}
 _GRADIENTS = jax.tree.map(
     lambda leaf: 1.0 + jnp.arange(leaf.size, dtype=jnp.float32).reshape(leaf.shape), _PARAMS
 )
@@ -31,13 +32,13 @@ def test_the_default_is_adam_with_a_rate_that_falls_exponentially():
     state = theirs.init(_PARAMS)
     for _ in range(3):
         expected, state = theirs.update(_GRADIENTS, state)
-    chex.assert_trees_all_close(_updates(OptimizerConfig(), [_GRADIENTS] * 3), expected)
+    chex.assert_trees_all_close(_updates(OptimizerOptions(), [_GRADIENTS] * 3), expected)
 
 
 def test_the_papers_rate_rises_for_3000_steps_and_falls_as_a_cosine():
     """DreamFusion, appendix A.2: 1e-9 to 1e-4 over 3,000 steps, then to 1e-6 at 15,000."""
     rate = learning_rate(
-        OptimizerConfig(
+        OptimizerOptions(
             learning_rate=1e-4,
             learning_rate_final=1e-6,
             learning_rate_decay="cosine",
@@ -51,15 +52,21 @@ def test_the_papers_rate_rises_for_3000_steps_and_falls_as_a_cosine():
 
 
 def test_groups_have_rates_of_their_own():
-    plain = _updates(OptimizerConfig())
-    scaled = _updates(OptimizerConfig(proposal_rate=10.0, background_rate=0.5, network_rate=0.1))
+    plain = _updates(OptimizerOptions())
+    rates = {"proposal": 10.0, "background": 0.5, "network": 0.1, "objective": 3.0}
+    named = {f"{name}_rate": rate for name, rate in rates.items()}
+    scaled = _updates(OptimizerOptions(**named))
+    scene = plain["scene"]
     expected = {
-        "field": {
-            "tables": plain["field"]["tables"],
-            "network": {"kernel": 0.1 * plain["field"]["network"]["kernel"]},
+        "scene": {
+            "field": {
+                "tables": scene["field"]["tables"],
+                "network": {"kernel": 0.1 * scene["field"]["network"]["kernel"]},
+            },
+            "proposal": {"grid": 10.0 * scene["proposal"]["grid"]},
+            "background": {"bias": 0.5 * scene["background"]["bias"]},
         },
-        "proposal": {"grid": 10.0 * plain["proposal"]["grid"]},
-        "background": {"bias": 0.5 * plain["background"]["bias"]},
+        "objective": {"field": 3.0 * plain["objective"]["field"]},
     }
     chex.assert_trees_all_close(scaled, expected, rtol=1e-6)
 
@@ -70,9 +77,9 @@ def test_gradients_are_clipped_together():
     limit = 3.0
     norm = optax.global_norm(large)
     by_hand = jax.tree.map(lambda leaf: leaf * limit / norm, large)
-    clipped = _updates(OptimizerConfig(gradient_clip=limit), [small, large])
-    chex.assert_trees_all_close(clipped, _updates(OptimizerConfig(), [small, by_hand]), rtol=1e-5)
-    difference = optax.tree.sub(clipped, _updates(OptimizerConfig(), [small, large]))
+    clipped = _updates(OptimizerOptions(gradient_clip=limit), [small, large])
+    chex.assert_trees_all_close(clipped, _updates(OptimizerOptions(), [small, by_hand]), rtol=1e-5)
+    difference = optax.tree.sub(clipped, _updates(OptimizerOptions(), [small, large]))
     assert optax.global_norm(difference) > 1e-3 * optax.global_norm(clipped)
 
 
@@ -95,7 +102,7 @@ def _adan(gradients, eps):
 
 def _adan_updates(gradients, eps):
     """The updates [K, ...] that a leaf with gradients [K, ...] gets at the rate 1."""
-    config = OptimizerConfig("adan", learning_rate=1.0, learning_rate_final=1.0, adam_eps=eps)
+    config = OptimizerOptions("adan", learning_rate=1.0, learning_rate_final=1.0, adam_eps=eps)
     optimizer = make_optimizer(config, len(gradients))
 
     def step(state, gradient):
@@ -127,7 +134,7 @@ def test_adans_steps_do_not_shrink_with_the_gradients():
 
 @pytest.mark.parametrize("name", ["adam", "adan"])
 def test_every_optimizer_finds_the_bottom_of_a_bowl(name):
-    config = OptimizerConfig(optimizer=name, learning_rate=0.1, learning_rate_final=1e-3)
+    config = OptimizerOptions(optimizer=name, learning_rate=0.1, learning_rate_final=1e-3)
     optimizer = make_optimizer(config, 500)
 
     def step(carry, _):

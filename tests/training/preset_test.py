@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from dreamfusion_jax import config as configs
-from dreamfusion_jax.training import loop
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.runs import loop
 from tests.benchmarks import preset as benchmark
 
 # Fewer rows, samples and rays than the presets have, for time alone.

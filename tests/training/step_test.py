@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
-from dreamfusion_jax.nerf.cameras import orbit_camera
-from dreamfusion_jax.nerf.scene import albedo_view
-from dreamfusion_jax.render import render_image
-from dreamfusion_jax.settings import CameraConfig, OptimizerConfig, PriorConfig
+from dreamfusion_jax.distillation.options import DistillationOptions
+from dreamfusion_jax.nerf.cameras import CameraRanges, orbit_camera
+from dreamfusion_jax.nerf.view import albedo_view
+from dreamfusion_jax.rendering.images import render_image
+from dreamfusion_jax.training.options import OptimizerOptions
 from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import (
-    make_train_step,
+    gradients,
     place_input,
     regularization,
     replicate,
-    sds_gradient,
 )
 from dreamfusion_jax.training.views import draw_view
 
@@ -47,11 +47,9 @@ def test_the_gradient_is_the_residual_pulled_back_and_averaged_over_views(make_c
             total += 3.0 * render.regularizers["opacity"] + 2.0 * render.regularizers["interlevel"]
         return total / 2
 
-    grads, metrics = jax.jit(
-        lambda state: sds_gradient(config, run.scene, run.prior, {}, run.table, state, draws)
-    )(state)
+    grads, metrics = jax.jit(lambda state: gradients(run.setup, {}, run.table, state, draws))(state)
     chex.assert_trees_all_close(
-        grads, jax.jit(jax.grad(surrogate))(state.params), rtol=1e-3, atol=1e-5
+        grads["scene"], jax.jit(jax.grad(surrogate))(state.params["scene"]), rtol=1e-3, atol=1e-5
     )
     np.testing.assert_allclose(metrics["t"], draws.t.mean(), rtol=1e-6)
 
@@ -81,28 +79,31 @@ def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_hold
 ):
     config = make_config(steps=100, shading_start_step=1000)
     # Little noise: there the residual in x0 is all but z - 0.2.
-    prior = PriorConfig(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
+    distillation = DistillationOptions(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
     # Close up: where the random background shines past the object, the object would make up for it.
-    camera = CameraConfig(fov_deg=(15.0, 20.0))
-    optimizer = OptimizerConfig(learning_rate=2e-2)
-    config = dataclasses.replace(config, prior=prior, camera=camera, optimizer=optimizer)
+    camera = CameraRanges(fov_deg=(15.0, 20.0))
+    optimizer = OptimizerOptions(learning_rate=2e-2)
+    config = dataclasses.replace(
+        config, distillation=distillation, camera=camera, optimizer=optimizer
+    )
     run = make_run(config)
     counted = chex.assert_max_traces(n=1)(run.prior.predict)
     prior = run.prior._replace(predict=counted)
-    step = make_train_step(config, run.scene, prior, run.optimizer, run.devices)
+    run = make_run(config, prior)
+    step = run.step
     state = init_state(run.scene, run.optimizer, config.train.seed)
-    state, weights, table = replicate((state, run.weights, run.table), run.devices)
+    state, params, table = replicate((state, run.prior_params, run.table), run.devices)
     index = place_input(run.devices)
     with jax.transfer_guard("disallow"):
         for _ in range(config.train.steps):
             given = state
-            state, metrics = step(index, state, weights, table)
+            state, metrics = step(index, state, params, table)
     assert int(state.step) == config.train.steps
     assert given.step.is_deleted(), "the state is donated"
     chex.assert_tree_all_finite((state, metrics))
 
     view = albedo_view(orbit_camera(0.0, 10.0, 2.75, 20.0), jnp.array([1.0, 0.0, 1.0]))
-    image = render_image(run.scene, jax.device_get(state.params), view, 4, state.step).image
+    image = render_image(run.scene, jax.device_get(state.scene_params), view, 4, state.step).image
     np.testing.assert_allclose(image[1:3, 1:3].mean(), 0.2, atol=0.07)  # 0.5 at the start
 
 
@@ -112,35 +113,40 @@ from pathlib import Path
 import chex, jax, numpy as np, optax
 sys.path.insert(0, sys.argv[1])
 from conftest import SCENE
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.settings import RunConfig, TrainConfig
-from dreamfusion_jax.diffusion.prior import analytic_prior
-from dreamfusion_jax.prompts import TextOptions, text_table
-from dreamfusion_jax.training import loop
-from dreamfusion_jax.training.state import build_scene, init_state
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.training.options import TrainOptions
+from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
+from dreamfusion_jax.runs import loop
+from dreamfusion_jax.training.state import init_state
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from dreamfusion_jax.training.step import make_train_step, place_input, replicate
 
 ALL, RATE = jax.local_devices(), 0.1
 assert len(ALL) == 8
-scene, prior = build_scene(SCENE), analytic_prior(0.2, 0.05)
-table, descent = text_table(prior, "a cup", "", TextOptions()), optax.sgd(RATE)
-weights = {"unused": np.zeros(3)}
+prior, descent, params = analytic_prior(0.2, 0.05), optax.sgd(RATE), {"unused": np.zeros(3)}
 
 def configured(devices, workdir=""):
-    train = TrainConfig(prompt="a cup", steps=8, render_size=6, shading_start_step=2,
+    train = TrainOptions(prompt="a cup", steps=8, render_size=6, shading_start_step=2,
                         views_per_device=8 // devices)
-    return Config(scene=SCENE, train=train, run=RunConfig(workdir=workdir, log_every=1))
+    return Config(scene=SCENE, train=train, run=RunOptions(workdir=workdir, log_every=1))
+
+@functools.cache
+def setup_of(devices):
+    return loop.make_setup(configured(devices), prior, SCHEMES)
 
 @functools.cache
 def step_on(devices):
-    return make_train_step(configured(devices), scene, prior, descent, ALL[:devices])
+    return make_train_step(setup_of(devices), descent, ALL[:devices])
+
+scene, table = setup_of(1).scene, loop.embed_prompts(setup_of(1), configured(1))
 
 # Of one step of gradient descent: what the parameters lose is the gradient, times the rate.
 def gradient(devices):
     start = init_state(scene, descent, 0)
     start = start._replace(step=jax.numpy.int32(3))  # some views are lit
     copy = jax.tree.map(np.array, start)
-    state, told, placed = replicate((copy, weights, table), ALL[:devices])
+    state, told, placed = replicate((copy, params, table), ALL[:devices])
     state, metrics = step_on(devices)(place_input(ALL[:devices]), state, told, placed)
     lost = lambda a, b: (np.asarray(a) - np.asarray(b)) / RATE
     names = "t", "opacity_mean"
@@ -155,7 +161,7 @@ for devices in (2, 4, 8):
 
 # A run of 4 devices, undisturbed, and stopped after step 4 to go on with 2 or with 8.
 def train(devices, workdir):
-    run = loop.Run(Path(workdir), scene, prior, weights, table, descent, ALL[:devices],
+    run = loop.Run(Path(workdir), setup_of(devices), params, table, descent, ALL[:devices],
                    step_on(devices))
     return loop.train(configured(devices, str(workdir)), run, time.monotonic())
 
@@ -164,7 +170,7 @@ def preview(*_):
         os.kill(os.getpid(), signal.SIGTERM)
     return np.zeros((8, 32, 3), np.uint8)
 
-loop.render.preview, loop.FIRST_PREVIEW_STEP, loop.FIRST_PREVIEW_SECONDS = preview, 4, 1e9
+loop.images.preview, loop.FIRST_PREVIEW_STEP, loop.FIRST_PREVIEW_SECONDS = preview, 4, 1e9
 folder, stopping = Path(sys.argv[2]), False
 for name in ("4", "42", "48"):
     (folder / name).mkdir()

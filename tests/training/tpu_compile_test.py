@@ -16,13 +16,13 @@ COMPILE = """
 import json, sys
 import jax
 from conftest import SCENE
-from dreamfusion_jax.config import Config
-from dreamfusion_jax.settings import TrainConfig
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import build_scene
 from tests import tpu
 
 tpu.require_libtpu()
-train = TrainConfig(prompt="a cup", render_size=40, shading_start_step=0)
+train = TrainOptions(prompt="a cup", render_size=40, shading_start_step=0)
 unet = {
     "block_out_channels": [16],
     "down_block_types": ["CrossAttnDownBlock2D"],

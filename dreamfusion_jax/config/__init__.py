@@ -1,0 +1,1 @@
+"""Settings, flags, presets, and how commands start and end."""

@@ -1,0 +1,375 @@
+"""A whole run's configuration: one command-line flag a setting, checks, presets, config.json."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import math
+import numbers
+import os
+import re
+import types
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
+from dreamfusion_jax.nerf.cameras import CameraRanges
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import AnyPath, read_json
+from dreamfusion_jax.runtime.settings import Range
+from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    scene: SceneOptions = SceneOptions()
+    camera: CameraRanges = CameraRanges()
+    prior: PriorOptions = PriorOptions()
+    distillation: DistillationOptions = DistillationOptions()
+    view_prompts: ViewPromptOptions = ViewPromptOptions()
+    train: TrainOptions = TrainOptions()
+    optimizer: OptimizerOptions = OptimizerOptions()
+    run: RunOptions = RunOptions()
+
+
+SECTIONS: Mapping[str, type] = types.MappingProxyType(
+    {
+        "scene": SceneOptions,
+        "camera": CameraRanges,
+        "prior": PriorOptions,
+        "distillation": DistillationOptions,
+        "view_prompts": ViewPromptOptions,
+        "train": TrainOptions,
+        "optimizer": OptimizerOptions,
+        "run": RunOptions,
+    }
+)
+
+
+_PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESETS: Mapping[str, Path] = types.MappingProxyType(
+    {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
+)
+
+_SLUG_BYTES = 240  # most file systems allow 255
+
+
+class _RangeParser(flags.ArgumentParser):
+    """Reads "2.3,3.2" as the two ends of a range, and one number as both."""
+
+    syntactic_help = "one number, or two with a comma between them"
+
+    def parse(self, argument: Any) -> Range:
+        if isinstance(argument, str):
+            ends = [float(end) for end in argument.strip("()").split(",")]
+        else:
+            ends = [float(end) for end in argument]
+        if len(ends) not in (1, 2):
+            raise ValueError(f"expected {self.syntactic_help}")
+        return ends[0], ends[-1]
+
+    def flag_type(self) -> str:
+        return "range"
+
+
+class _RangeSerializer(flags.ArgumentSerializer):
+    def serialize(self, value: Range) -> str:
+        return f"{value[0]},{value[1]}"
+
+
+def define_flags(
+    names: Collection[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Defines one flag a setting, under its own name: those in `names`, or all, and `--preset`."""
+    if names is None:
+        help = "settings to start from: toybox (the defaults), the paper's, or Stable Diffusion's"
+        flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
+    for section in SECTIONS.values():
+        for setting in dataclasses.fields(section):
+            if names is None or setting.name in names:
+                _define_flag(setting, flag_values)
+
+
+def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> None:
+    name, help = setting.name, setting.metadata["help"]
+    default: Any = setting.default
+    if setting.metadata["choices"] is not None:
+        choices = setting.metadata["choices"]
+        flags.DEFINE_enum(name, default, choices, help, flag_values=flag_values)
+    elif isinstance(default, tuple):
+        flags.DEFINE(
+            _RangeParser(), name, default, help, flag_values, serializer=_RangeSerializer()
+        )
+    else:
+        define: dict[type, Any] = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+            bool: flags.DEFINE_bool,
+        }
+        define[type(default)](name, default, help, flag_values=flag_values)
+
+
+def parse_flags(arguments: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses `arguments`, the program's name first; returns those that are no flags.
+
+    A preset is a flagfile that comes before all other arguments, wherever it was named, so that
+    they overrule it.
+    """
+    rest = flag_values(arguments)
+    if "preset" not in flag_values or not flag_values["preset"].present:
+        return rest
+    flagfile = f"--flagfile={PRESETS[str(flag_values['preset'].value)]}"
+    for name in flag_values:
+        flag_values[name].unparse()
+    return flag_values([arguments[0], flagfile, *arguments[1:]])
+
+
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **given: Any) -> Config:
+    """The checked configuration that the parsed flags describe, but for the settings `given`."""
+    values = {
+        name: {
+            setting.name: given.get(setting.name, flag_values[setting.name].value)
+            for setting in dataclasses.fields(cls)
+        }
+        for name, cls in SECTIONS.items()
+    }
+    return validate(from_dict(values))
+
+
+def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
+    """The checked configuration of a preset but for these settings, named as their flags are.
+
+    A range may be given as one number, a folder as a path.
+
+    Raises:
+      UserError: there is no such preset or setting, or a value is wrong.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {preset!r:.80}.")
+    known = {s.name: s for section in SECTIONS.values() for s in dataclasses.fields(section)}
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "the class Config holds all there are."
+            raise UserError(f"There is no setting {name}; {hint}")
+    values = flags.FlagValues()
+    define_flags(flag_values=values)
+    parse_flags(["", f"--preset={preset}"], values)
+    given = {name: _as_declared(known[name], value) for name, value in settings.items()}
+    return config_from_flags(values, **given)
+
+
+def _as_declared(setting: dataclasses.Field, value: Any) -> Any:
+    """A value of Python's as the flag would hold it; what is neither is left to be refused."""
+    kind = type(setting.default)
+    if kind is tuple and isinstance(value, numbers.Real):
+        value = (value, value)
+    if isinstance(value, tuple | list):
+        return tuple(_plain(end, float) for end in value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else _plain(value, kind)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    """numpy's numbers, and whole ones where any are meant, as Python's own."""
+    if isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, numbers.Integral):
+        return int(value)
+    if kind is float and isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):  # Whole numbers may be beyond any float.
+            return float(value)
+    return value
+
+
+def override_run(
+    stored: Config, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> Config:
+    """The stored settings, their `run` section with the flags in `names` that the user gave."""
+    given: dict[str, Any] = {
+        name: flag_values[name].value for name in names if flag_values[name].present
+    }
+    return with_run(stored, given)
+
+
+def with_run(config: Config, given: Mapping[str, Any]) -> Config:
+    """The settings with others in the `run` section. Raises a UserError where one is wrong."""
+    run = dataclasses.replace(config.run, **given)
+    check_section(run)
+    return dataclasses.replace(config, run=run)
+
+
+def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The inverse of `to_dict`; settings that are not there keep their defaults."""
+    sections = {}
+    for name, section in SECTIONS.items():
+        given = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.get(name, {}).items()
+        }
+        sections[name] = section(**given)
+    return Config(**sections)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain nested dictionaries, as config.json holds them."""
+    return dataclasses.asdict(config)
+
+
+def read_config(path: AnyPath) -> Config:
+    """The configuration stored in a work folder's config.json."""
+    try:
+        return validate(from_dict(read_json(path)))
+    except FileNotFoundError:
+        raise UserError(f"There is no {path}; --workdir must name the folder of a run.") from None
+    except ImportError as error:  # of what reads buckets
+        raise UserError(
+            f"{path} needs a package that is not installed ({error}): pip install gcsfs, or s3fs."
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{path} cannot be read as a configuration ({error}); choose another --workdir."
+        ) from error
+
+
+def validate(config: Config) -> Config:
+    """Returns `config` with its blanks filled in, or says in one sentence what is wrong with it."""
+    for name in SECTIONS:
+        check_section(getattr(config, name))
+    if not config.train.prompt.strip():
+        raise UserError('--prompt is empty; say what to make, for example --prompt="a red chair".')
+    if is_flat(config):  # It looks the same from everywhere, so that no view is put into words.
+        words = dataclasses.replace(config.view_prompts, view_words="none")
+        config = dataclasses.replace(config, view_prompts=words)
+    for name in ("t_max_start", "t_max_end"):
+        if getattr(config.distillation, name) <= config.distillation.t_min:
+            raise UserError(f"--{name} must be greater than --t_min ({config.distillation.t_min}).")
+    if config.scene.max_degree <= config.scene.min_degree:
+        raise UserError(f"--max_degree must exceed --min_degree ({config.scene.min_degree}).")
+    if config.scene.hash_finest < config.scene.hash_coarsest:
+        raise UserError(f"--hash_finest must reach --hash_coarsest ({config.scene.hash_coarsest}).")
+    for name in ("negative_views", "perp_neg"):
+        if getattr(config.view_prompts, name) and config.view_prompts.view_words != "paper":
+            raise UserError(f"--{name} needs --view_words=paper.")
+    for name in ("revision", "variant"):
+        if getattr(config.prior, name) and config.prior.prior == "toybox":
+            raise UserError(f"--{name} needs another --prior than the toybox, which has but one.")
+    _check_processes(config.run)
+    config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
+    if config.run.workdir:
+        return config
+    workdir = str(Path("workdir") / slug(config.train.prompt))
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=workdir))
+
+
+def is_flat(config: Config) -> bool:
+    """Whether the run makes a flat picture instead of a scene."""
+    return config.scene.field == "image"
+
+
+def differing_flags(stored: Config, asked: Config) -> list[str]:
+    """The flags whose values make `asked` another run than `stored`, not its continuation.
+
+    The `run` section may change freely, as may the views a device, since there may be another
+    number of devices; and the number of steps may grow.
+    """
+    names = []
+    for section in (name for name in SECTIONS if name != "run"):
+        old, new = getattr(stored, section), getattr(asked, section)
+        for setting in dataclasses.fields(old):
+            before, after = getattr(old, setting.name), getattr(new, setting.name)
+            grown = setting.name == "steps" and after > before
+            if before != after and not grown and setting.name != "views_per_device":
+                names.append(setting.name)
+    return names
+
+
+def _check_processes(run: RunOptions) -> None:
+    if bool(run.coordinator) != bool(run.processes):
+        raise UserError("--coordinator and --processes are of use only together.")
+    if run.coordinator and run.distributed == "off":
+        raise UserError("--coordinator contradicts --distributed=off.")
+    if run.coordinator and not re.fullmatch(r"\S+:\d{1,5}", run.coordinator):
+        raise UserError(f"--coordinator must be host:port, not {run.coordinator!r:.80}.")
+    if run.process_index >= max(run.processes, 1):
+        raise UserError(f"--process_index must be less than --processes ({run.processes}).")
+
+
+def check_section(section: Any) -> None:
+    """Raises a UserError unless every setting is of its type and within its bounds."""
+    for setting in dataclasses.fields(section):
+        _check(setting, getattr(section, setting.name))
+    if isinstance(section, RunOptions) and section.turntable_size % 2:
+        raise UserError("--turntable_size must be even, as the MP4 format wants it.")
+
+
+def check_text(flag: str, text: str) -> None:
+    """Refuses what no file name, no tokenizer and no terminal can hold."""
+    if "\0" in text:
+        raise UserError(f"{flag} must not hold the character NUL.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # how Python keeps bytes of a command line that are no UTF-8
+        raise UserError(f"{flag} must be text in UTF-8.") from None
+
+
+def _check(setting: dataclasses.Field, value: Any) -> None:
+    flag, metadata = f"--{setting.name}", setting.metadata
+    kind = type(setting.default)
+    if not _is_of(kind, value):
+        raise UserError(f"{flag} must be {_KINDS[kind]}, not {value!r:.80}.")
+    if isinstance(value, str):
+        check_text(flag, value)
+        choices = metadata["choices"]
+        if choices is not None and value not in choices:
+            raise UserError(f"{flag} must be one of {', '.join(choices)}, not {value}.")
+        return
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{flag} must be a finite number, not {number}.")
+        for bound, words, wrong in (
+            (metadata["minimum"], "at least", lambda a, b: a < b),
+            (metadata["maximum"], "at most", lambda a, b: a > b),
+        ):
+            if bound is not None and wrong(number, bound):
+                raise UserError(f"{flag} must be {words} {_shown(bound)}, not {_shown(number)}.")
+    if isinstance(value, tuple) and value[0] > value[1]:
+        raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
+
+
+_KINDS: Mapping[type, str] = types.MappingProxyType(
+    {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a range"}
+)
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Whether a value, which may come from a file, is what the flag of that kind would hold."""
+    if kind is tuple:
+        return isinstance(value, tuple) and len(value) == 2 and all(_is_of(float, v) for v in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _shown(number: float) -> str:
+    """A number as a message tells it; a whole one may be beyond any float."""
+    if isinstance(number, int) and abs(number) >= 10**15:
+        return f"about {'-' * (number < 0)}1e{math.log10(abs(number)):.0f}"
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def slug(prompt: str) -> str:
+    """The prompt as a folder's name: lower-case words joined by hyphens."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    # A file system counts bytes, of which a letter may take four.
+    name = "-".join(words)[:80].encode()[:_SLUG_BYTES].decode(errors="ignore")
+    return name.strip("-") or "untitled"

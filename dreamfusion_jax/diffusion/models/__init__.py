@@ -1,0 +1,1 @@
+"""The networks, with diffusers' and transformers' names."""

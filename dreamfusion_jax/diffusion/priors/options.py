@@ -1,0 +1,33 @@
+"""Which frozen text-to-image model, and in which number format."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dreamfusion_jax.runtime.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorOptions:
+    """Names the frozen text-to-image model."""
+
+    prior: str = setting(
+        "toybox",
+        "'toybox' (embedded), or a Stable Diffusion in the diffusers layout: a folder or a hub id",
+    )
+    revision: str = setting("", "branch, tag or commit of a hub id (empty: its main branch)")
+    variant: str = setting(
+        "", "which of several precisions to read, such as fp16 (empty: the full one if it is there)"
+    )
+    prior_dtype: str = setting(
+        "auto",
+        "number format of the prior's U-Net (auto: float16 on GPU, float32 on TPU and CPU; guidance"
+        " multiplies rounding errors, and bfloat16's are up to a third of its direction)",
+        choices=("auto", "float32", "float16", "bfloat16"),
+    )
+    vae_dtype: str = setting(
+        "auto",
+        "number format of its autoencoder, whose errors nothing multiplies (auto: bfloat16 on GPU"
+        " and TPU, float32 on CPU)",
+        choices=("auto", "float32", "bfloat16"),
+    )

@@ -1,0 +1,96 @@
+"""A frozen text-to-image diffusion model as pure functions, and what it is conditioned on.
+
+Several kinds, one interface: latent (any Stable Diffusion in diffusers' layout, the embedded toybox
+among them), pixel (a pipeline without a VAE), and analytic (a Gaussian whose noise estimate is
+known in closed form: the oracle of the tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from dreamfusion_jax.diffusion.schedule import Schedule
+
+PriorParams = Any  # a pytree of arrays, passed as an argument and never closed over
+
+
+class Condition(NamedTuple):
+    """What a network is conditioned on; every leaf [B, ...].
+
+    Only its prior looks inside. Everybody else mixes, stacks and repeats it by tree maps.
+
+    Attributes:
+      tokens: [B, L, D] for cross-attention.
+      vector: [B, V] to be embedded and added to the time's embedding, or None.
+      image: [B, h, w, c] to be concatenated to z_t, or None.
+    """
+
+    tokens: jax.Array
+    vector: jax.Array | None = None
+    image: jax.Array | None = None
+
+
+class Pose(NamedTuple):
+    """Where a view is seen from; every leaf may carry leading batch axes.
+
+    Attributes:
+      camera_to_world: [..., 3, 4]; the columns are right, up, backward and the position.
+      fov_deg: [...] horizontal field of view.
+      azimuth_deg, elevation_deg: [...] the angles that were drawn, before any jitter.
+      distance: [...] from the origin.
+    """
+
+    camera_to_world: jax.Array
+    fov_deg: jax.Array
+    azimuth_deg: jax.Array
+    elevation_deg: jax.Array
+    distance: jax.Array
+
+
+EncodeText = Callable[[Sequence[str]], Condition]
+
+
+def without_pose(condition: Condition, pose: Pose) -> Condition:
+    """Returns the condition as it is: the network knows of no camera."""
+    del pose
+    return condition
+
+
+class Prior(NamedTuple):
+    """A frozen prior; its params travel beside it as an argument.
+
+    Attributes:
+      image_size: side in pixels of the square RGB image that it wants.
+      latent_shape: [h, w, c] of what it denoises.
+      schedule: t -> alpha, sigma, and what `predict` returns: noise, velocity or clean latent.
+      encode_text: prompts -> Condition of B. Runs on the host's schedule, once a prompt.
+      encode: params, rgb [B, H, W, 3] in [0, 1] of any size, key -> z [B, h, w, c]. With a key the
+        latent is sampled, with None it is the mean.
+      decode: params, z [B, h, w, c] -> rgb [B, image_size, image_size, 3] in [0, 1].
+      predict: params, z_t [B, h, w, c], t [B], Condition of B -> the network's own prediction
+        [B, h, w, c], float32. Not yet the noise: at zero signal a velocity says what z is, and the
+        noise that it implies no longer does. `schedule.to_epsilon` and its like convert.
+      joint_views: how many views the network sees together; those of a group lie one after another
+        in the batch.
+      with_pose: Condition and Pose of B -> the condition of those cameras.
+    """
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    schedule: Schedule
+    encode_text: EncodeText
+    encode: Callable[[PriorParams, jax.Array, jax.Array | None], jax.Array]
+    decode: Callable[[PriorParams, jax.Array], jax.Array]
+    predict: Callable[[PriorParams, jax.Array, jax.Array, Condition], jax.Array]
+    joint_views: int = 1
+    with_pose: Callable[[Condition, Pose], Condition] = without_pose
+
+
+def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
+    """rgb [B, H, W, 3] -> [B, size, size, 3], smoothed where it shrinks."""
+    if rgb.shape[1:3] == (size, size):
+        return rgb
+    return jax.image.resize(rgb, (rgb.shape[0], size, size, rgb.shape[3]), "bilinear")

@@ -1,0 +1,141 @@
+"""What an objective is: a pure function from a batch of rendered latents to their cotangent.
+
+A rendered latent z is noised to z_t = alpha z + sigma eps; the frozen prior estimates the noise;
+and an objective makes of that a constant, which is pulled back through the encoder and the renderer
+as if it were the gradient with respect to z. Each objective has a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.diffusion.guidance import PerpNeg, guided_prediction
+from dreamfusion_jax.diffusion.priors.prior import Condition, Pose, Prior, PriorParams
+from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_epsilon, to_x0
+from dreamfusion_jax.distillation.options import DistillationOptions
+
+Params = Any  # a pytree of an objective's own arrays
+Metrics = dict[str, jax.Array]  # scalars to log
+
+
+class Batch(NamedTuple):
+    """What one step distills: B views, those of one joint group one after another.
+
+    Attributes:
+      z: [B, h, w, c] latents of the renders.
+      t: [B] diffusion times in (0, 1).
+      key: [B] typed keys, of which an objective draws its noise.
+      step: [] int32.
+      pose: where each view is seen from.
+      cond: the prompt with words for each view.
+      uncond: the empty prompt.
+      negative: what guidance leads away from: the negative prompt, or the empty one.
+      view_independent: the prompt without words for views.
+      perp_neg: the views that Perp-Neg leads away from, if it is asked for.
+    """
+
+    z: jax.Array
+    t: jax.Array
+    key: jax.Array
+    step: jax.Array
+    pose: Pose
+    cond: Condition
+    uncond: Condition
+    negative: Condition
+    view_independent: Condition
+    perp_neg: PerpNeg | None = None
+
+
+class Objective(NamedTuple):
+    """A triple of pure functions.
+
+    Attributes:
+      init: key -> the objective's own trainable params; {} for most.
+      gradient: params, prior params, batch -> a constant cotangent [B, h, w, c] for z, and metrics.
+      loss: params, prior params, batch -> a scalar that the objective's own params descend.
+    """
+
+    init: Callable[[jax.Array], Params]
+    gradient: Callable[[Params, PriorParams, Batch], tuple[jax.Array, Metrics]]
+    loss: Callable[[Params, PriorParams, Batch], jax.Array]
+
+
+def without_params(
+    gradient: Callable[[PriorParams, Batch], tuple[jax.Array, Metrics]],
+) -> Objective:
+    """Makes an objective that trains nothing of its own."""
+    return Objective(
+        init=lambda key: {},
+        gradient=lambda params, prior_params, batch: gradient(prior_params, batch),
+        loss=lambda params, prior_params, batch: jnp.zeros(()),
+    )
+
+
+def draw_noise(batch: Batch) -> jax.Array:
+    """Draws standard normal noise [B, h, w, c], each view's from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, batch.z.shape[1:]))(batch.key)
+
+
+def predict_eps_x0(
+    prior: Prior, prior_params: PriorParams, batch: Batch, eps: jax.Array, options: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the guided estimates of eps and of z, each [B, h, w, c].
+
+    Args:
+      options: the `guidance_scale` and `guidance_rescale` of DistillationOptions.
+    """
+    alpha, sigma = alpha_sigma(prior.schedule, batch.t)
+    z_t = add_noise(batch.z, eps, alpha, sigma)
+    prediction = guided_prediction(
+        prior,
+        prior_params,
+        z_t,
+        batch.t,
+        batch.cond,
+        batch.negative,
+        options.guidance_scale,
+        options.guidance_rescale,
+        batch.perp_neg,
+    )
+    args = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
+    return to_epsilon(*args), to_x0(*args)
+
+
+def finish(
+    gradient: jax.Array,
+    batch: Batch,
+    eps: jax.Array,
+    eps_hat: jax.Array,
+    x0: jax.Array,
+    weight: jax.Array,
+    options: DistillationOptions,
+) -> tuple[jax.Array, Metrics]:
+    """Clips the cotangent as `options` ask for, and measures it; constants from here on.
+
+    None of the numbers is the value of a loss that would mean anything.
+    """
+    if options.residual_clip:
+        gradient = clip_pixels(gradient, options.residual_clip)
+    metrics = {
+        "residual_rms": _rms(gradient),
+        "noise_error_rms": _rms(eps_hat - eps),
+        "x0_rms": _rms(x0),
+        "z_rms": _rms(batch.z),
+        "t": jnp.mean(batch.t),
+        "timestep_weight": jnp.mean(weight),
+    }
+    return jax.lax.stop_gradient((gradient, metrics))
+
+
+def clip_pixels(gradient: jax.Array, limit: float) -> jax.Array:
+    """Shortens each latent pixel's vector [..., c] to a norm of at most `limit`."""
+    norm = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+    return gradient * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
+
+
+def _rms(x: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.mean(x**2))

@@ -1,0 +1,1 @@
+"""From position to density and albedo."""

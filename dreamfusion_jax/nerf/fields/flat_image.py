@@ -1,0 +1,45 @@
+"""A flat picture in a scene's place: the generator is the identity (`--field=image`).
+
+Its parameters are its pixels, so what distillation makes of them is what the prior and its settings
+pull towards, without a renderer in between (Poole et al. 2023, section 3.1 and figure 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.nerf.scene import Render, Scene
+from dreamfusion_jax.nerf.view import View
+
+
+def image_scene(size: int) -> Scene:
+    """A picture [size, size], middle grey to begin with, that looks the same from everywhere.
+
+    Its pixels are not bounded; whoever shows them cuts them off at 0 and 1. A render of another
+    size is interpolated.
+    """
+
+    def init(key: jax.Array) -> Any:
+        return {"field": {"image": jnp.full((size, size, 3), 0.5)}}
+
+    def render(
+        params: Any, view: View, height: int, width: int, step: jax.Array, key: jax.Array | None
+    ) -> Render:
+        image = params["field"]["image"]
+        if image.shape[:2] != (height, width):
+            image = jax.image.resize(image, (height, width, 3), "linear")
+        return Render(
+            image=image,
+            opacity=jnp.ones((height, width)),
+            depth=jnp.zeros((height, width)),
+            normals=jnp.zeros((height, width, 3)),
+            regularizers={},
+        )
+
+    def nothing_solid(params: Any, points: jax.Array, step: jax.Array) -> NoReturn:
+        raise ValueError("a flat image has no surface")
+
+    return Scene(init, render, nothing_solid, nothing_solid, flat=True)

@@ -1,0 +1,78 @@
+"""A view: all that decides one image of a given scene."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.nerf.cameras import Camera
+
+
+class View(NamedTuple):
+    """All that decides one picture of a given scene.
+
+    Attributes:
+      camera: where from.
+      light_position: [3].
+      ambient: [] l_ambient.
+      diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed unless
+        `with_normals` asks for them.
+      textureless: [] bool; albedo 1 everywhere.
+      background: [3] solid colour.
+      solid_background: [] bool; use `background` even where the scene has learned one.
+      with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
+      half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
+    """
+
+    camera: Camera
+    light_position: jax.Array
+    ambient: jax.Array
+    diffuse: jax.Array
+    textureless: jax.Array
+    background: jax.Array
+    solid_background: jax.Array
+    with_normals: jax.Array
+    half_size: jax.Array
+
+
+def albedo_view(camera: Camera, background: jax.Array) -> View:
+    """The view that shows the albedo alone over a solid `background` [3]."""
+    return _view(camera, camera.pose[:, 3], background, ambient=1.0, diffuse=0.0)
+
+
+def lit_view(
+    camera: Camera,
+    background: jax.Array,
+    light_position: jax.Array | None = None,
+    textureless: bool = False,
+    ambient: float = 0.3,
+    diffuse: float = 0.7,
+) -> View:
+    """A view under a point light [3]; None puts the light a little above the camera."""
+    if light_position is None:
+        position, up = camera.pose[:, 3], camera.pose[:, 1]
+        light_position = position + 0.3 * jnp.linalg.norm(position) * up
+    return _view(camera, light_position, background, ambient, diffuse, textureless)
+
+
+def _view(
+    camera: Camera,
+    light_position: jax.Array,
+    background: jax.Array,
+    ambient: float,
+    diffuse: float,
+    textureless: bool = False,
+) -> View:
+    return View(
+        camera=camera,
+        light_position=jnp.asarray(light_position, jnp.float32),
+        ambient=jnp.float32(ambient),
+        diffuse=jnp.float32(diffuse),
+        textureless=jnp.asarray(textureless),
+        background=jnp.asarray(background, jnp.float32),
+        solid_background=jnp.asarray(True),
+        with_normals=jnp.asarray(False),
+        half_size=jnp.asarray(False),
+    )

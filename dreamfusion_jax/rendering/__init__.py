@@ -1,0 +1,1 @@
+"""A scene -> images and films, as arrays."""

@@ -1,0 +1,190 @@
+"""The scene as a mesh: GLB and OBJ with a texture, PLY with vertex colors, and an image of it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import trimesh
+
+from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.mesh import formats, surface, texture
+from dreamfusion_jax.mesh.drawing import draw
+from dreamfusion_jax.nerf.cameras import Camera
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.view import albedo_view
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.runs import memory_advice
+from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runtime import oom
+from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.progress import Progress
+
+PREVIEW_SIZE = 192
+PICTURE = "mesh_preview.png"
+MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", PICTURE)
+# The views (azimuth, elevation in degrees) whose silhouettes the automatic threshold matches.
+_SILHOUETTES_DEG = tuple(
+    (90.0 * i + turn, up) for turn, up in ((0.0, 5.0), (30.0, 35.0), (60.0, 65.0)) for i in range(4)
+)
+_SILHOUETTE_SIZE = 64
+_POINTS = 2**13  # that the field is asked for at a time: what they make stays in a CPU's caches
+_SUPERSAMPLING = 2
+_PATIENCE_S = 5  # before a progress bar appears
+
+
+class Mesh(NamedTuple):
+    """One surface twice.
+
+    Attributes:
+      surface: closed, in world coordinates.
+      colour: [V, 3] uint8 albedo at its vertices.
+      textured: the same surface, cut open along the seams of its texture.
+    """
+
+    surface: trimesh.Trimesh
+    colour: np.ndarray
+    textured: texture.TexturedMesh
+
+
+def make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
+    """Marching cubes on the density inside the bounding sphere; colours from the field.
+
+    Raises:
+      UserError: there is no surface.
+      RunError: memory runs out, or the scene is empty.
+    """
+    with oom.explained("the mesh was made", lambda: memory_advice.mesh_remedies(config.run)):
+        return _make_mesh(scene, params, step, config)
+
+
+def _make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
+    settings, radius = config.run, config.scene.bound_radius
+    field = functools.partial(ask, scene, params, step)
+    density = surface.density_grid(field, radius, settings.mesh_resolution)
+    check_density(density, settings.mesh_threshold)
+    level = (
+        settings.mesh_threshold
+        or scene.level_set.level
+        or automatic_level(
+            density, scene, params, step, radius, images.training_orbit(config.camera)
+        )
+    )
+    found = surface.extract_surface(density, radius, level)
+    if settings.mesh_faces:
+        found = surface.decimate(found, settings.mesh_faces)
+    _tell(level, len(found.faces), settings)
+    below = texture.layers(found, field, radius)
+    textured = texture.add_texture(found, below, field, settings.texture_size)
+    return Mesh(found, images.to_uint8(texture.mean_albedo(below, field)), textured)
+
+
+def check_density(density: np.ndarray, threshold: float) -> None:
+    """Raises a UserError unless there is a surface at this density (0: at any)."""
+    greatest = float(density.max())
+    if not np.isfinite(greatest) or greatest <= 0.0:
+        fault = "empty" if greatest <= 0.0 else "not finite"
+        raise RunError(
+            f"The scene in --workdir is {fault}, so that there is no mesh to export; run it again"
+            " with another --seed."
+        )
+    if threshold >= greatest:
+        raise UserError(
+            f"--mesh_threshold={threshold:g} must be less than the scene's greatest density,"
+            f" {greatest:.4g}; choose a lower one, or 0 for an automatic one."
+        )
+
+
+def automatic_level(
+    density: np.ndarray, scene: Scene, params: Any, step: int, radius: float, orbit: images.Orbit
+) -> float:
+    """The density at which the mesh's silhouettes are those of the opaque part of the renders.
+
+    Where nothing is opaque, half of the greatest density.
+    """
+    cameras = [orbit.camera(*angles) for angles in _SILHOUETTES_DEG]
+    views = (albedo_view(camera, jnp.zeros(3)) for camera in cameras)
+    opacity = [
+        images.render_image(scene, params, view, _SILHOUETTE_SIZE, step).opacity for view in views
+    ]
+    level = surface.silhouette_threshold(density, radius, cameras, opacity)
+    if level is not None:
+        return level
+    print("Note: nothing in the scene is opaque; the mesh shows its densest part.", file=sys.stderr)
+    return 0.5 * float(density.max())
+
+
+def _tell(level: float, faces: int, settings: RunOptions) -> None:
+    """Says what is being made before that takes its time."""
+    size = settings.texture_size
+    print(
+        f"Mesh: surface at density {level:.3g}, {faces} triangles; unwrapping them for a texture of"
+        f" {size} x {size} ...",
+        flush=True,
+    )
+
+
+def ask(scene: Scene, params: Any, step: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Density [N] and albedo [N, 3] at points [N, 3], by one compiled program for every N."""
+    params = jax.device_put(params)  # once, not with every block of points
+    density, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
+    starts = range(0, len(points), _POINTS)
+    asking = ("asking the field", "block")
+    with Progress(len(starts), *asking, patience_s=_PATIENCE_S, leave=False) as bar:
+        for first in starts:
+            piece = np.asarray(points[first : first + _POINTS], np.float32)
+            padded = np.pad(piece, [(0, _POINTS - len(piece)), (0, 0)])
+            tau, rho = jax.device_get(_level_albedo(scene, params, padded, step))
+            density[first : first + _POINTS] = tau[: len(piece)]
+            albedo[first : first + _POINTS] = rho[: len(piece)]
+            bar.update()
+    return density, albedo
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _level_albedo(
+    scene: Scene, params: Any, points: jax.Array, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    out = scene.query(params, points, step)
+    return scene.level_set.value(out), out.albedo
+
+
+def mesh_picture(mesh: texture.TexturedMesh, camera: Camera, size: int) -> np.ndarray:
+    """The mesh alone on white, [size, size, 3] uint8, under a light at the camera."""
+    fine = _SUPERSAMPLING * size
+    drawing = draw(mesh, camera, fine)
+    to_camera = np.asarray(camera.pose)[:, 3] - drawing.points
+    to_camera /= np.linalg.norm(to_camera, axis=-1, keepdims=True)
+    facing = np.maximum(np.sum(drawing.normals * to_camera, axis=-1, keepdims=True), 0.0)
+    picture = np.ones((fine, fine, 3))
+    picture[drawing.covered] = drawing.albedo * (images.AMBIENT + images.DIFFUSE * facing)
+    blocks = picture.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, 3)
+    return images.to_uint8(blocks.mean(axis=(1, 3)))
+
+
+def write_mesh(
+    workdir: AnyPath,
+    scene: Scene,
+    params: Any,
+    step: int,
+    config: Config,
+) -> list[AnyPath]:
+    """Writes the mesh in all formats and its picture from four sides; returns their paths."""
+    mesh = make_mesh(scene, params, step, config)
+    orbit = images.training_orbit(config.camera)
+    cameras = [orbit.camera(azimuth_deg) for azimuth_deg in images.PREVIEW_AZIMUTHS_DEG]
+    sides = [mesh_picture(mesh.textured, camera, PREVIEW_SIZE) for camera in cameras]
+    files = {
+        "mesh.glb": formats.glb_bytes(mesh.textured),
+        **formats.obj_files(mesh.textured),
+        "mesh.ply": formats.ply_bytes(mesh.surface, mesh.colour),
+        PICTURE: formats.png_bytes(np.concatenate(sides, axis=1)),
+    }
+    for name in MESH_FILES:
+        write_whole(workdir / name, files[name])
+    return [workdir / name for name in MESH_FILES]

@@ -1,0 +1,57 @@
+"""Opens the prior that the settings name, in the number formats that suit the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.weights import Place
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.diffusion.priors.prior import Prior
+from dreamfusion_jax.runs import memory_advice
+from dreamfusion_jax.runtime import oom
+from dreamfusion_jax.runtime.device import platform
+from dreamfusion_jax.runtime.errors import UserError
+
+TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
+
+
+def open_prior(config: PriorOptions, place: Place = jax.device_put) -> tuple[Prior, Any]:
+    """Reads the prior in the number formats that suit the machine.
+
+    Args:
+      place: puts each array of its weights where the steps will want it.
+    """
+    embedded = config.prior == "toybox"
+    path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
+    dtype, vae_dtype = prior_dtypes(config)
+    with oom.explained("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
+        return load_prior(path, dtype, vae_dtype, config.variant, place)
+
+
+def prior_dtypes(config: PriorOptions) -> tuple[Any, Any]:
+    """The number formats of the prior's U-Net and of its autoencoder.
+
+    Guidance multiplies what is small, the difference that the text makes. "auto" keeps its error
+    below 6 % where it is 3 % of the noise, which bfloat16 does not (measured by
+    tests/benchmarks/prior_precision.py): a GPU multiplies in float16, a TPU, which cannot, in
+    float32 (see `float32_products`).
+
+    Raises:
+      UserError: the platform does not multiply in the format asked for.
+    """
+    here = platform()
+    if config.prior_dtype == "float16" and here == "tpu":
+        raise UserError(
+            "--prior_dtype=float16: a TPU does not multiply in it. auto is float32 there; bfloat16"
+            " takes half the memory and costs accuracy."
+        )
+    dtypes = {"float32": jnp.float32, "float16": jnp.float16, "bfloat16": jnp.bfloat16}
+    auto = {"cpu": jnp.float32, "tpu": jnp.float32}.get(here, jnp.float16)
+    vae_auto = jnp.float32 if here == "cpu" else jnp.bfloat16
+    return dtypes.get(config.prior_dtype, auto), dtypes.get(config.vae_dtype, vae_auto)

@@ -1,0 +1,185 @@
+"""Builds a run's page from what its work folder holds.
+
+The page is one file, asks the network for nothing, and says so to the browser (its content security
+policy), so that even words that were not escaped could neither run nor call home.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from dreamfusion_jax.config import reproduce
+from dreamfusion_jax.config.flags import SECTIONS, Config, is_flat
+from dreamfusion_jax.runs import metrics
+from dreamfusion_jax.runs.page import curves, media
+from dreamfusion_jax.runs.workdir import MACHINE
+from dreamfusion_jax.runtime.files import AnyPath, read_json, write_whole
+from dreamfusion_jax.runtime.progress import duration
+
+FILE = "index.html"
+RUNNING, STOPPED, FINISHED = "running", "stopped", "finished"
+REFRESH_S = 10  # while the run goes on
+_FOLDER = Path(__file__).parent
+_POINTS = 300  # of a curve
+
+# What a page shows of each kind of run, the most important one first.
+_UNFINISHED = ("preview.png",)
+_FLAT = ("picture.png", "comparison.png", "progress.png")
+_SCENE = (
+    *("poster.png", "turntable.mp4", "mesh.glb", "contact_sheet.png", "progress.png"),
+    *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png"),
+)
+# Files that lie beside it.
+_FILES = {
+    "mesh.glb": "the mesh with its texture, for viewers, engines and browsers",
+    "mesh.obj": "the same as OBJ, with mesh.mtl and mesh.png",
+    "mesh.ply": "the same with colours at its vertices",
+    "turntable.mp4": "once around",
+    "turntable.gif": "the same, for where no film plays",
+    "depth_turntable.mp4": "depth",
+    "normals_turntable.mp4": "normals",
+    "poster.png": "one large view",
+    "picture.png": "the picture that was distilled",
+    "comparison.png": "it, and samples of the prior",
+    "contact_sheet.png": "all sides",
+    "progress.png": "how it grew",
+    "config.json": "every setting",
+    "metrics.jsonl": "the numbers behind the curves",
+}
+
+
+class Setting(NamedTuple):
+    """One row of the table of settings."""
+
+    name: str
+    value: str
+    default: str
+    help: str
+
+
+def write_page(
+    workdir: AnyPath, config: Config, state: str, step: int, numbers: AnyPath | None = None
+) -> None:
+    """Writes index.html, whole or not at all.
+
+    Args:
+      state: `RUNNING`, `STOPPED` or `FINISHED`. Only the last shows more than the newest preview;
+        only while running does a browser look for a newer page.
+      step: the steps done.
+      numbers: the metrics.jsonl, where it is not (yet) the work folder's.
+    """
+    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _POINTS)
+    write_whole(workdir / FILE, page(workdir, config, state, step, lines).encode())
+
+
+def rewrite_page(workdir: AnyPath, config: Config, step: int) -> None:
+    """Writes it again for a run that nobody goes on with now, `step` steps of which are done."""
+    write_page(workdir, config, FINISHED if step >= config.train.steps else STOPPED, step)
+
+
+def page(
+    workdir: AnyPath, config: Config, state: str, step: int, lines: list[dict[str, float]]
+) -> str:
+    """The page as text; `write_page` tells of the arguments."""
+    finished, flat = state == FINISHED, is_flat(config)
+    shown = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
+    embedded, left_out = media.embed(workdir, shown)
+    changed, unchanged = settings(config)
+    style, script = _asset("style.css"), _asset("viewer.js")
+    return _template().render(
+        prompt=config.train.prompt,
+        state=state,
+        step=step,
+        steps=config.train.steps,
+        flat=flat,
+        refresh_s=REFRESH_S if state == RUNNING else 0,
+        facts=facts(workdir, config, metrics.spent(lines)),
+        media=embedded,
+        left_out=left_out,
+        charts=curves.charts(lines),
+        chart_width=curves.WIDTH,
+        chart_height=curves.HEIGHT,
+        files={n: why for n, why in _FILES.items() if finished and (workdir / n).exists()},
+        changed=changed,
+        unchanged=unchanged,
+        command=reproduce.quoted(config),
+        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
+    )
+
+
+def facts(workdir: AnyPath, config: Config, spent: metrics.Spent) -> dict[str, str]:
+    """What a run is told by beside its prompt: label -> value."""
+    told = {"Prior": config.prior.prior, "Scene": config.scene.field}
+    if spent.seconds:
+        told["Optimised for"] = duration(spent.seconds)
+        told["Device-hours"] = curves.short(spent.device_seconds / 3600)
+    machine = _machine(workdir)
+    if "device_kind" in machine:
+        told["Devices"] = f"{machine.get('devices')} × {machine['device_kind']}"
+    for name in ("dreamfusion_jax", "jax"):
+        if name in machine:
+            told[name] = str(machine[name])
+    return told
+
+
+def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
+    """The settings that are not the defaults, and all others."""
+    default = Config()
+    suited = default.optimizer.suited_to(default.scene)
+    default = dataclasses.replace(default, optimizer=suited)
+    changed: list[Setting] = []
+    unchanged: list[Setting] = []
+    for section, kind in SECTIONS.items():
+        for setting in dataclasses.fields(kind):
+            value, usual = (getattr(getattr(c, section), setting.name) for c in (config, default))
+            shown = reproduce.spelled(value), reproduce.spelled(usual)
+            row = Setting(setting.name, *shown, setting.metadata["help"])
+            (unchanged if value == usual else changed).append(row)
+    return changed, unchanged
+
+
+def _machine(workdir: AnyPath) -> dict[str, Any]:
+    try:
+        found = read_json(workdir / MACHINE)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(_FOLDER)
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["thousands"] = "{:,}".format
+    return environment.get_template("template.html")
+
+
+@functools.cache
+def _asset(name: str) -> Markup:
+    """A file of ours that stands in the page as it is."""
+    return Markup((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    """How the content security policy names what it allows."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,70 @@
+"""How an asset grew: some of its previews in a row, each under its step.
+
+Made from the pictures in a run's previews/ alone, so it needs neither scene nor checkpoint.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dreamfusion_jax.runtime.files import AnyPath
+
+FILE = "progress.png"
+MOST = 8  # previews
+_WIDEST = 128  # pixels of a column
+_HEADING = 22
+_NAME = re.compile(r"step_(\d+)\.png")
+
+
+def growth_strip(workdir: AnyPath) -> np.ndarray:
+    """The strip [H, W, 3] uint8: a column a preview, with its sides one below the other.
+
+    Where no preview is left or can be read, it is one white cell.
+    """
+    steps, columns = [], []
+    for step, path in evenly(previews(workdir), MOST):
+        column = _read_column(path)
+        if column is not None:
+            steps.append(step)
+            columns.append(column)
+    side = min(max((column.width for column in columns), default=_WIDEST), _WIDEST)
+    # A run that goes on may make previews of another size.
+    columns = [c.resize((side, side * c.height // c.width), Image.Resampling.BOX) for c in columns]
+    height = max((column.height for column in columns), default=side)
+    strip = Image.new("RGB", (side * max(len(columns), 1), _HEADING + height), "white")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
+    for i, (step, column) in enumerate(zip(steps, columns, strict=True)):
+        strip.paste(column, (i * side, _HEADING))
+        middle = ((i + 0.5) * side, _HEADING / 2)
+        pen.text(middle, f"{step:,}", "black", font, anchor="mm")
+    return np.asarray(strip)
+
+
+def previews(workdir: AnyPath) -> list[tuple[int, AnyPath]]:
+    """All previews by their steps, the first one first."""
+    found = ((_NAME.fullmatch(path.name), path) for path in (workdir / "previews").glob("*"))
+    return sorted(((int(match[1]), path) for match, path in found if match), key=lambda p: p[0])
+
+
+def evenly(items: list, most: int) -> list:
+    """At most so many of the items, the first and the last among them."""
+    if len(items) <= most:
+        return items
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, most)]
+
+
+def _read_column(path: AnyPath) -> Image.Image | None:
+    """A preview whose sides, which stand in a row, are put one below the other."""
+    try:
+        row = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None  # cut short, or no picture at all: the others tell enough
+    side, count = row.height, max(row.width // row.height, 1)
+    column = Image.new("RGB", (side, side * count))
+    for i in range(count):
+        column.paste(row.crop((i * side, 0, (i + 1) * side, side)), (0, i * side))
+    return column

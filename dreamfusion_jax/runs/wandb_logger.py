@@ -1,0 +1,85 @@
+"""Metrics and previews to Weights & Biases, where `--wandb=project` asks for it; never needed.
+
+Whatever wandb's own environment variables say holds, such as WANDB_MODE=offline. A run that goes on
+in its work folder goes on there: its id is kept in wandb.json.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamfusion_jax.config.flags import Config, to_dict
+from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json, write_whole
+
+FILE = "wandb.json"
+
+
+def require_wandb() -> Any:
+    """The module.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "--wandb needs a package that is not installed: pip install wandb."
+        ) from error
+    return wandb
+
+
+class WandbRun:
+    """One run of the project `config.run.wandb`, named as its prompt.
+
+    Raises:
+      RunError: wandb does not start, as where nobody has logged in.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._wandb, workdir = require_wandb(), as_path(config.run.workdir)
+        here = {"dir": workdir} if isinstance(workdir, Path) else {}
+        try:
+            self._run = self._wandb.init(
+                project=config.run.wandb,
+                id=_id(workdir),
+                resume="allow",
+                name=config.train.prompt[:128],
+                config=to_dict(config),
+                **here,
+            )
+        except Exception as error:  # of many kinds: no login, no network, no such project
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"--wandb={config.run.wandb} does not start ({reason:.300}): mend that, set"
+                " WANDB_MODE=offline, or leave --wandb out."
+            ) from error
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Finite numbers of a step."""
+        self._run.log(dict(values), step=step)
+
+    def write_preview(self, step: int, picture: np.ndarray) -> None:
+        """A picture [H, W, 3] uint8 of the scene after a step."""
+        self._run.log({"preview": self._wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        """Waits until all is sent, or written."""
+        self._run.finish()
+
+
+def _id(workdir: AnyPath) -> str:
+    """What wandb knows the run in this folder by."""
+    try:
+        return str(read_json(workdir / FILE)["id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        made = uuid.uuid4().hex[:12]
+        write_whole(workdir / FILE, (json.dumps({"id": made}) + "\n").encode())
+        return made

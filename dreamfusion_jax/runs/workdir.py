@@ -1,0 +1,123 @@
+"""The work folder, here or in a bucket, looked at before anything is written there: it may be
+anybody's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+from dreamfusion_jax import __version__
+from dreamfusion_jax.config.flags import Config, differing_flags, read_config, to_dict
+from dreamfusion_jax.runs.lock import LOCK
+from dreamfusion_jax.runs.metrics import FILE as METRICS
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import AnyPath, as_path, copy_folder, write_whole
+
+# What a run writes; whatever else lies in the folder is not its own.
+FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
+SUFFIXES = (
+    *(".json", ".jsonl", ".html", ".part"),
+    *(".png", ".mp4", ".gif", ".glb", ".obj", ".mtl", ".ply"),
+)
+PROBE = ".writable"
+MACHINE = "machine.json"
+
+
+def prepare_workdir(config: Config) -> AnyPath:
+    """Makes the folder, and refuses one that holds another run.
+
+    Raises:
+      UserError: it cannot be written to, or holds what it should not.
+    """
+    workdir = as_path(config.run.workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        check_places(workdir)
+        probe = workdir / PROBE
+        probe.write_bytes(b"")
+        probe.unlink()
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"--workdir={workdir} needs a package that is not installed ({error}): pip install"
+            " gcsfs, or s3fs."
+        ) from error
+    except Exception as error:  # of a bucket of many kinds, none of which is the program's fault
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UserError(
+            f"--workdir={workdir} cannot be written to ({reason:.300}); name another folder."
+        ) from error
+    if (workdir / "config.json").exists():
+        differing = differing_flags(read_config(workdir / "config.json"), config)
+        if differing:
+            names = ", ".join(f"--{name}" for name in differing)
+            raise UserError(
+                f"{workdir} holds a run with other settings ({names}); give the same, or name"
+                " another --workdir."
+            )
+    return workdir
+
+
+def store_config(config: Config) -> None:
+    """Writes the resolved configuration, which a later run in this folder must match."""
+    text = json.dumps(to_dict(config), indent=2) + "\n"
+    write_whole(as_path(config.run.workdir) / "config.json", text.encode())
+
+
+def store_machine(workdir: AnyPath, devices: Sequence[jax.Device]) -> None:
+    """Writes on what, and by which versions, the newest session of the run is made."""
+    record = {
+        "device_kind": devices[0].device_kind,
+        "devices": len(devices),
+        "jax": jax.__version__,
+        "dreamfusion_jax": __version__,
+    }
+    write_whole(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def copy_record(source: AnyPath, target: AnyPath) -> None:
+    """Copies what tells how the run went, if it is another folder and there still."""
+    if str(source) == str(target) or not isinstance(source, Path):
+        return
+    for name in ("previews", "tensorboard"):
+        copy_folder(source / name, target / name)
+    for name in (METRICS, MACHINE, "preview.png"):
+        if (source / name).exists():
+            (target / name).write_bytes((source / name).read_bytes())
+
+
+def check_places(workdir: AnyPath) -> None:
+    """Raises a UserError where a run's file or folder is a link that leads out, or is neither."""
+    if not isinstance(workdir, Path):
+        return  # Buckets have no links.
+    inside, mend = workdir.resolve(), "remove it, or choose another --workdir."
+    for path in _places_written(workdir):
+        if path.is_symlink() and not _target(path).is_relative_to(inside):
+            raise UserError(f"{path} is a link that leads out of --workdir: {mend}")
+        if path.parent == workdir and path.exists():
+            kind = "folder" if path.name in FOLDERS else "file"
+            if not (path.is_dir() if kind == "folder" else path.is_file()):
+                raise UserError(f"{path} is not a {kind}, as a run wants it: {mend}")
+
+
+def _places_written(workdir: Path) -> Iterator[Path]:
+    if not workdir.is_dir():
+        return
+    for path in workdir.iterdir():
+        if path.name in (*FOLDERS, PROBE, LOCK) or path.suffix in SUFFIXES:
+            yield path
+    for folder in FOLDERS:
+        for parent, folders, files in os.walk(workdir / folder):
+            yield from (Path(parent) / name for name in (*folders, *files))
+
+
+def _target(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # a link to itself leads nowhere
+        return Path("/")

@@ -1,0 +1,1 @@
+"""Errors, files, progress, devices: what knows nothing of the field."""

@@ -1,0 +1,101 @@
+"""Draws the NeRF as a window sees it, in the ways in which a viewer may want to see it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.rendering import images
+from dreamfusion_jax.viewer.window import Size, Window, window_camera
+
+MODES = ("shaded", "albedo", "normals", "opacity", "depth")
+# What a picture may take while the camera moves.
+_MOVING_SECONDS = 0.1
+_LARGE = 4096  # pixels of a side; its tiles are as large as they get
+_FORGETTING = 0.7  # share of what was known of the speed that a new picture leaves
+
+
+class Look(NamedTuple):
+    """What is to be seen.
+
+    Attributes:
+      mode: one of `MODES`.
+      window: from where.
+      background: [3] RGB in [0, 1]; None where the scene's own, learned one is to be seen.
+    """
+
+    mode: str
+    window: Window
+    background: tuple[float, ...] | None
+
+
+class Painter:
+    """Draws pictures of one scene, all by one compiled program, and knows how fast it is."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene, self._side = scene, images.tile_side(_LARGE)
+        self._pixel_seconds = {True: 0.0, False: 0.0}  # lit, unlit
+
+    def compile(self, params: Any) -> None:
+        """Compiles the program, and measures it lit and unlit.
+
+        Args:
+          params: any parameters of the scene.
+        """
+        size = self._side, self._side
+        for mode in ("shaded", "albedo"):
+            view = images.view_to_show(mode, images.Orbit().camera(0.0))
+            for _ in range(2):  # the first time it is compiled
+                started = time.monotonic()
+                images.render_tiles(self._scene, params, view, size, self._side, 0)
+            seconds = time.monotonic() - started
+            self._pixel_seconds[_is_lit(mode)] = seconds / self._side**2
+
+    def moving_pixels(self, mode: str) -> float:
+        """How many pixels are drawn fast enough for a camera that moves."""
+        return _MOVING_SECONDS / max(self._pixel_seconds[_is_lit(mode)], 1e-9)
+
+    def draw(
+        self, look: Look, size: Size, params: Any, step: int, is_wanted: Callable[[], bool]
+    ) -> np.ndarray | None:
+        """The picture [*size, 3] uint8; None if it was no longer wanted before it was done."""
+
+        def tick() -> None:
+            if not is_wanted():
+                raise _Unwanted
+
+        started = time.monotonic()
+        try:
+            view = look_view(look)
+            picture = images.render_tiles(self._scene, params, view, size, self._side, step, tick)
+        except _Unwanted:
+            return None
+        self._learn_speed(look.mode, (time.monotonic() - started) / (size[0] * size[1]))
+        return images.as_colours(look.mode, picture)
+
+    def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
+        lit = _is_lit(mode)
+        before = self._pixel_seconds[lit]
+        self._pixel_seconds[lit] = before + (1.0 - _FORGETTING) * (pixel_seconds - before)
+
+
+class _Unwanted(Exception):
+    """There is something newer to draw."""
+
+
+def look_view(look: Look) -> View:
+    """The view that a mode needs; only lit ones have normals."""
+    view = images.view_to_show(look.mode, window_camera(look.window))
+    if look.background is None:
+        return view._replace(solid_background=jnp.asarray(False))
+    return view._replace(background=jnp.asarray(look.background, jnp.float32))
+
+
+def _is_lit(mode: str) -> bool:
+    return mode not in images.UNLIT

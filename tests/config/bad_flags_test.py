@@ -1,0 +1,264 @@
+"""Every flag has a range or choices; what is beyond is refused in one sentence that names it."""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+from absl import flags
+from hypothesis import strategies as st
+
+from dreamfusion_jax import main as program
+from dreamfusion_jax.config import cli
+from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.distillation import view_prompts
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
+from dreamfusion_jax.training.optimizer import make_optimizer
+
+SETTINGS = {
+    setting.name: setting
+    for section in configs.SECTIONS.values()
+    for setting in dataclasses.fields(section)
+}
+NUMBERS = [s for s in SETTINGS.values() if type(s.default) in (int, float, tuple)]
+# What may be any text: names of files and folders, and words for the prior.
+FREE_TEXT = {
+    *(
+        "prompt",
+        "negative_prompt",
+        "prior",
+        "revision",
+        "variant",
+        "workdir",
+        "compilation_cache",
+        "coordinator",
+        "wandb",
+    ),
+}
+REPEATED = {"derandomize": True, "database": None, "deadline": None}
+
+
+def parse(*arguments: str) -> configs.Config:
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    configs.parse_flags(["program", *arguments], values)
+    return configs.config_from_flags(values)
+
+
+def names(setting: dataclasses.Field) -> str:
+    return setting.name
+
+
+def test_every_flag_has_a_range_or_choices_or_is_text():
+    for setting in SETTINGS.values():
+        limits = setting.metadata
+        if setting in NUMBERS:
+            assert limits["minimum"] < limits["maximum"], setting.name
+        elif isinstance(setting.default, str) and setting.name not in FREE_TEXT:
+            assert len(limits["choices"]) > 1, setting.name
+    assert FREE_TEXT == {
+        s.name for s in SETTINGS.values() if type(s.default) is str and not s.metadata["choices"]
+    }
+
+
+def beyond(setting: dataclasses.Field, side: str) -> str:
+    """The next value on the other side of a bound."""
+    bound, sign = setting.metadata[side], {"minimum": -1, "maximum": 1}[side]
+    if isinstance(setting.default, int):
+        return str(bound + sign)
+    return repr(math.nextafter(bound, sign * math.inf))
+
+
+@pytest.mark.parametrize("side", ["minimum", "maximum"])
+@pytest.mark.parametrize("setting", NUMBERS, ids=names)
+def test_a_number_just_beyond_its_bound_is_refused_by_name(setting, side):
+    words = {"minimum": "at least", "maximum": "at most"}[side]
+    with pytest.raises(UserError, match=f"^--{setting.name} must be {words} "):
+        parse("--prompt=x", f"--{setting.name}={beyond(setting, side)}")
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=names)
+def test_the_bounds_themselves_are_accepted(setting):
+    section = next(s for s in configs.SECTIONS.values() if setting in dataclasses.fields(s))
+    for bound in (setting.metadata["minimum"], setting.metadata["maximum"]):
+        value = (float(bound),) * 2 if isinstance(setting.default, tuple) else bound
+        configs.check_section(dataclasses.replace(section(), **{setting.name: value}))
+
+
+@pytest.mark.parametrize("setting", NUMBERS, ids=names)
+def test_no_number_is_refused_by_name_however_long(setting):
+    for value in ("", "many", "nan", "inf", "-inf", "1e999", "9" * 400, "-0x" + "f" * 9000, "1,x"):
+        with pytest.raises((UserError, flags.Error), match=f"--{setting.name}\\b"):
+            parse("--prompt=x", f"--{setting.name}={value}")
+
+
+@pytest.mark.parametrize(
+    "setting", [s for s in SETTINGS.values() if s.metadata["choices"]], ids=names
+)
+def test_no_choice_but_those_that_there_are(setting):
+    for value in ("", "nothing", setting.default.upper(), setting.default + " "):
+        with pytest.raises(flags.Error, match=f"--{setting.name}=.*should be one of"):
+            parse("--prompt=x", f"--{setting.name}={value}")
+
+
+@pytest.mark.parametrize("name", sorted(FREE_TEXT))
+def test_no_text_holds_what_cannot_be_written(name):
+    for value in ("a\0b", "\udcff", "a\ud83d"):
+        with pytest.raises(UserError, match=f"^--{name} must"):
+            parse("--prompt=x", f"--{name}={value}")
+
+
+CONFLICTS = {
+    ("--t_min=0.6",): ("--t_max_end", "--t_min"),
+    ("--t_max_start=0.01",): ("--t_max_start", "--t_min"),
+    ("--max_degree=3", "--min_degree=3"): ("--max_degree", "--min_degree"),
+    ("--hash_finest=15",): ("--hash_finest", "--hash_coarsest"),
+    ("--negative_views",): ("--negative_views", "--view_words"),
+    ("--perp_neg", "--view_words=none"): ("--perp_neg", "--view_words"),
+    ("--perp_neg", "--view_words=paper", "--field=image"): ("--perp_neg", "--view_words"),
+    ("--variant=fp16",): ("--variant", "--prior"),
+    ("--revision=main",): ("--revision", "--prior"),
+    ("--preset=sd", "--prior=toybox"): ("--variant", "--prior"),
+}
+
+
+@pytest.mark.parametrize("arguments", CONFLICTS, ids=" ".join)
+def test_flags_that_contradict_each_other_are_both_named(arguments):
+    with pytest.raises(UserError) as told:
+        parse("--prompt=x", *arguments)
+    assert all(name in str(told.value) for name in CONFLICTS[arguments])
+
+
+# Any command line: it works, or ends in one sentence.
+
+
+def tame(setting: dataclasses.Field) -> st.SearchStrategy[str]:
+    """Values that a flag accepts."""
+    limits, default = setting.metadata, setting.default
+    if limits["choices"]:
+        return st.sampled_from(limits["choices"])
+    if isinstance(default, bool):
+        return st.sampled_from(("true", "false", "1", "0"))
+    if isinstance(default, str):
+        return st.sampled_from(("a red chair", "x", "\u6771\u4eac", "caf\u00e9/../..", "~"))
+    if isinstance(default, int):
+        return st.integers(limits["minimum"], limits["maximum"]).map(str)
+    number = st.floats(limits["minimum"], limits["maximum"])
+    if isinstance(default, tuple):
+        return st.tuples(number, number).map(sorted).map(lambda ends: f"{ends[0]!r},{ends[1]!r}")
+    return number.map(repr)
+
+
+ODD_VALUES = (
+    *("", "nan", "-inf", "1e999", "9" * 400, "0x" + "f" * 9000, "1_0", "\u0663", "1,2", "2,1"),
+    *("(1,2)", "1,2,3", "None", "true", "x" * 10_000, "../" * 50, "\0", "\n", "\x1b[2J", "\u2028"),
+    *("\ud800", "~nobody/x", "@x", "%s%n", "{0}"),
+)
+
+STRANGE = st.one_of(
+    st.text(),
+    st.text(st.characters()),  # lone surrogates among them
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.sampled_from(ODD_VALUES),
+)
+
+
+def argument(setting: dataclasses.Field) -> st.SearchStrategy[str]:
+    return st.builds(
+        "--{}={}".format, st.just(setting.name), tame(setting) | tame(setting) | STRANGE
+    )
+
+
+TAME = st.sampled_from(sorted(SETTINGS)).flatmap(
+    lambda name: tame(SETTINGS[name]).map(f"--{name}={{}}".format)
+)
+WILD = st.sampled_from(sorted(SETTINGS)).flatmap(lambda name: STRANGE.map(f"--{name}={{}}".format))
+ODD_ARGUMENTS = (
+    *("--", "-", "---", "--=", "--prompt", "-prompt=y", "--noperp_neg", "--nowidth", "--perp_neg"),
+    *("--preset=paper", "--preset=sd", "--preset=none", "--undefok=x", "--undefok"),
+    *("--flagfile=/dev/null", "--flagfile=/", "--verbosity=x"),
+)
+NO_FLAG = st.one_of(
+    STRANGE.filter(lambda text: not text.startswith("-")),
+    STRANGE.map("--no_such_flag={}".format),
+    STRANGE.map("--flagfile={}".format),
+    st.sampled_from(ODD_ARGUMENTS),
+)
+COMMAND_LINES = st.lists(TAME, max_size=8) | st.lists(
+    st.one_of(TAME, TAME, TAME, WILD, NO_FLAG), max_size=6
+)
+
+
+@pytest.fixture(scope="module")
+def command():
+    """Runs a command line up to its checked configuration: exit code, stderr, configuration."""
+    if "prompt" not in flags.FLAGS:
+        program.define_flags()
+
+    def run(arguments: list[str]) -> tuple[int, str, configs.Config | None]:
+        made: list[configs.Config] = []
+
+        def main() -> int:
+            made.append(configs.config_from_flags())
+            return 0
+
+        flags.FLAGS.unparse_flags()
+        argv, sys.argv, said = sys.argv, ["main", *arguments], io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+                cli.run(main)
+        finally:
+            sys.argv = argv
+        return ended.value.code, said.getvalue(), made[0] if made else None
+
+    return run
+
+
+def assert_one_sentence(code: int, said: str) -> None:
+    lines = [line for line in said.splitlines() if not line.startswith("Warning: Hit circular")]
+    assert code in (1, 2) and len(lines) == 1, said
+    assert lines[0].startswith("Error: ") and len(lines[0]) > 15 and lines[0].isprintable()
+
+
+def assert_works(config: configs.Config, folder: Path) -> None:
+    """What a run makes of a configuration before it looks at its prior."""
+    (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
+    assert configs.read_config(folder / "config.json") == config
+    assert configs.differing_flags(config, config) == []
+    assert make_optimizer(config.optimizer, config.train.steps)
+    scheme = SCHEMES.get(config.view_prompts.view_words, view_prompts.PAPER)
+    assert all(view_prompts.table_prompts(config.train.prompt, scheme))
+    assert view_prompts.negative_prompts(config.view_prompts, scheme)
+
+
+@pytest.mark.parametrize(
+    "count", [150, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"]
+)
+def test_any_command_line_works_or_is_refused_in_one_sentence(
+    count, command, tmp_path, record_property
+):
+    came = collections.Counter()
+
+    @hypothesis.settings(max_examples=count, **REPEATED)
+    @hypothesis.given(COMMAND_LINES)
+    def look(arguments):
+        code, said, config = command(["--prompt=a cup", *arguments])
+        came["worked" if config else "told"] += 1
+        if config:
+            assert (code, said) == (0, "")
+            assert_works(config, tmp_path)
+        else:
+            assert_one_sentence(code, said)
+
+    look()
+    record_property("outcomes", dict(came))
+    print(dict(came))
+    assert sum(came.values()) >= count and min(came["worked"], came["told"]) > count / 5

@@ -1,0 +1,157 @@
+"""Where a prior is looked for, which files are fetched, and what is said when there are none."""
+
+from fnmatch import fnmatch
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, locate, needed_files
+from dreamfusion_jax.runtime.errors import UserError
+
+# What lies in a real repository of Stable Diffusion 1.x.
+REPOSITORY = """
+.gitattributes README.md model_index.json v1-5-pruned.ckpt v1-5-pruned-emaonly.safetensors
+feature_extractor/preprocessor_config.json safety_checker/config.json
+safety_checker/model.safetensors safety_checker/pytorch_model.bin scheduler/scheduler_config.json
+text_encoder/config.json text_encoder/model.fp16.safetensors text_encoder/model.safetensors
+text_encoder/pytorch_model.bin text_encoder/pytorch_model.fp16.bin tokenizer/merges.txt
+tokenizer/special_tokens_map.json tokenizer/tokenizer_config.json tokenizer/vocab.json
+unet/config.json unet/diffusion_pytorch_model.bin unet/diffusion_pytorch_model.fp16.safetensors
+unet/diffusion_pytorch_model.non_ema.safetensors unet/diffusion_pytorch_model.safetensors
+vae/config.json vae/diffusion_pytorch_model.fp16.safetensors vae/diffusion_pytorch_model.safetensors
+""".split()
+
+
+def fetched(variant: str) -> set[str]:
+    patterns = needed_files(variant)
+    return {name for name in REPOSITORY if any(fnmatch(name, pattern) for pattern in patterns)}
+
+
+def test_only_the_needed_files_are_fetched():
+    common = {
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/config.json",
+        "tokenizer/merges.txt",
+        "tokenizer/special_tokens_map.json",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/vocab.json",
+        "unet/config.json",
+        "vae/config.json",
+    }
+    assert fetched("") == common | {
+        "text_encoder/model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    }
+    assert fetched("fp16") == common | {
+        "text_encoder/model.fp16.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+    }
+
+
+def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
+    tokenizer = {"merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
+    wanted = {"config.json", "model.safetensors", "preprocessor_config.json", *tokenizer}
+    others = {"README.md", "flax_model.msgpack", "pytorch_model.bin", "onnx/config.json", "x.json"}
+    patterns = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *_, allow_patterns, **__: patterns.extend(allow_patterns) or str(tmp_path),
+    )
+    assert locate("owner/name", model=CLIP) == tmp_path
+    found = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
+    assert found == wanted
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "owner/name", __file__])
+def test_messages_name_the_flag_that_names_the_judge(name, monkeypatch):
+    def refuse(*arguments, **options):
+        raise http(errors.RepositoryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=f"^--judge={name} is ") as told:
+        locate(name, model=CLIP)
+    assert "prior" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_shards_are_needed_with_their_index():
+    names = ("-00001-of-00002.safetensors", ".safetensors.index.json")
+    for name in names:
+        path = f"unet/diffusion_pytorch_model{name}"
+        assert any(fnmatch(path, pattern) for pattern in needed_files())
+        assert not any(fnmatch(path, pattern) for pattern in needed_files("fp16"))
+
+
+def test_a_directory_is_itself(tmp_path):
+    assert locate(str(tmp_path)) == tmp_path
+
+
+def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(repository, **options):
+        asked.update(options, repository=repository)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert locate("owner/name", "v2", "fp16") == tmp_path
+    assert asked == {
+        "repository": "owner/name",
+        "revision": "v2",
+        "allow_patterns": needed_files("fp16"),
+    }
+
+
+@pytest.mark.parametrize("name", ["no such folder", "a/b/c", "/nowhere", "./nowhere", ""])
+def test_what_is_no_directory_and_no_id_is_told_in_one_sentence(name):
+    with pytest.raises(UserError, match="is not a directory.*hub id"):
+        locate(name)
+
+
+def test_a_single_file_is_told_what_to_become(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(UserError, match="one file.*from_single_file"):
+        locate(str(path))
+
+
+def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
+    return error("refused", response=SimpleNamespace(headers={}, request=None))
+
+
+REFUSALS = {
+    "gated": (http(errors.GatedRepoError), "is gated: accept its licence"),
+    "unknown": (http(errors.RepositoryNotFoundError), "nor a repository on the hub"),
+    "revision": (http(errors.RevisionNotFoundError), "--revision=v2 does not exist"),
+    "offline": (errors.LocalEntryNotFoundError("no"), "HF_HUB_OFFLINE"),
+    "server": (http(errors.HfHubHTTPError), "could not be downloaded"),
+    "disk": (OSError("no space left"), "could not be downloaded .no space left"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_every_refusal_of_the_hub_is_explained(case, monkeypatch):
+    error, message = REFUSALS[case]
+
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=message) as told:
+        locate("owner/name", "v2")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("retired", RETIRED)
+def test_retired_repositories_say_where_to_look_now(retired, monkeypatch):
+    def refuse(*arguments, **options):
+        raise http(errors.RepositoryNotFoundError)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=f"taken down.*--prior={RETIRED[retired]}"):
+        locate(retired)

@@ -1,0 +1,96 @@
+"""Two jobs never work in one folder, and no dead one keeps the living out."""
+
+import multiprocessing
+import threading
+import time
+
+import pytest
+
+from dreamfusion_jax.runs import lock
+from dreamfusion_jax.runtime.errors import UserError
+
+MESSAGE = r"Another job \(process \d+ on .+\) is at work in .*run"
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return folder
+
+
+def test_a_second_job_is_refused_until_the_first_is_done(workdir):
+    with lock.locked(workdir):
+        with pytest.raises(UserError, match=MESSAGE):
+            with lock.locked(workdir):
+                pytest.fail("two jobs in one folder")
+    with lock.locked(workdir):
+        pass
+
+
+def hold(workdir, taken):
+    with lock.locked(workdir):
+        taken.set()
+        time.sleep(600)
+
+
+def test_a_killed_job_leaves_no_lock_behind(workdir):
+    spawn = multiprocessing.get_context("spawn")
+    taken = spawn.Event()
+    job = spawn.Process(target=hold, args=(workdir, taken))
+    job.start()
+    assert taken.wait(60)
+    with pytest.raises(UserError, match=f"process {job.pid} "):
+        with lock.locked(workdir):
+            pytest.fail("two jobs in one folder")
+    job.kill()
+    job.join()
+    with lock.locked(workdir):
+        pass
+
+
+def heartbeat(workdir, beat=0.05, silent=1.0):
+    return lock.held_by_heartbeat(workdir, beat, silent)
+
+
+def test_by_heartbeat_a_living_job_is_heard_and_a_silent_one_is_dead(workdir, capsys):
+    with heartbeat(workdir):
+        with pytest.raises(UserError, match=MESSAGE):
+            with heartbeat(workdir):
+                pytest.fail("two jobs in one folder")
+    assert not (workdir / lock.LOCK).exists(), "given back"
+    assert "waiting" in capsys.readouterr().err
+
+    (workdir / lock.LOCK).write_text("process 7 on elsewhere, abc\n12\n")
+    before = time.monotonic()
+    with heartbeat(workdir):
+        assert time.monotonic() - before > 1.0, "it had its time to be heard"
+
+
+def test_by_heartbeat_a_job_that_ends_while_it_is_watched_lets_the_next_one_in(workdir):
+    path = workdir / lock.LOCK
+    path.write_text("process 7 on elsewhere, abc\n12\n")
+    threading.Timer(0.3, path.unlink).start()
+    with heartbeat(workdir, silent=30.0):
+        pass
+
+
+def test_by_heartbeat_one_of_two_that_come_at_once_gets_in(workdir):
+    inside, refused = [], []
+    start = threading.Barrier(2)
+
+    def come():
+        start.wait()
+        try:
+            with heartbeat(workdir, beat=0.5, silent=2.0):
+                inside.append(1)
+                time.sleep(4.0)
+        except UserError:
+            refused.append(1)
+
+    jobs = [threading.Thread(target=come) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert (len(inside), len(refused)) == (1, 1)
