@@ -12,6 +12,7 @@ from absl import flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.runs import loop
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from tests.benchmarks import preset as benchmark
 
 # Fewer rows, samples and rays than the presets have, for time alone.
@@ -26,7 +27,7 @@ def _prepared(name):
     configs.parse_flags(["program", f"--preset={name}", "--prior=toybox", *small], values)
     given = {"prompt": "a red chair", "variant": "", "view_words": "toybox"}
     config = configs.config_from_flags(values, **given)
-    return config, loop.prepare(config)
+    return config, loop.prepare(config, SCHEMES)
 
 
 def _check_alive(name, seed, size, steps):
