@@ -15,8 +15,11 @@ from dreamfusion_jax.runs import loop
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from tests.benchmarks import preset as benchmark
 
-# Fewer rows, samples and rays than the presets have, for time alone.
-_SMALL = ("--hash_log2_rows=14", "--proposal_samples=24", "--fine_samples=12")
+# Fewer rows, samples and views than the presets have, for time alone.
+_SMALL = (
+    *("--hash_log2_rows=14", "--proposal_samples=24", "--fine_samples=12"),
+    "--views_per_device=1",
+)
 
 
 @functools.cache
@@ -42,7 +45,7 @@ def _check_alive(name, seed, size, steps):
 
 @pytest.mark.parametrize("name", configs.PRESETS)
 def test_a_presets_scene_is_alive_after_its_first_steps(name):
-    _check_alive(name, seed=0, size=16, steps=75)
+    _check_alive(name, seed=0, size=16, steps=60)
 
 
 @pytest.mark.slow
