@@ -77,4 +77,4 @@ def test_where_it_is_missing_or_does_not_start_there_is_one_sentence(
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     monkeypatch.setattr(loop, "open_prior", lambda *_: pytest.fail("told too late"))
     with pytest.raises(UserError, match="--wandb needs .* pip install wandb"):
-        loop.prepare(logged)
+        loop.prepare(logged, {})
