@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +41,6 @@ from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import Setup, TrainStep, make_train_step, place_input, replicate
-
-TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
 # The first preview comes after so many steps, or sooner where so many seconds have gone by.
 FIRST_PREVIEW_STEP = 20

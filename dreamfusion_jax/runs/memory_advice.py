@@ -1,6 +1,6 @@
 """Names the settings of a run that lower what it holds, for the sentence that ends it.
 
-Only what was measured to help is named (WORKSPACE.md), the most effective first, with the size of
+Only what was measured to help (tests/benchmarks) is named, most effective first, with the size of
 its effect and, where there is one, its price. Much does not: views are rendered one after another,
 rays block by block and pictures tile by tile, so samples, hidden units and sizes of renders hardly
 change what a device holds. On a CPU half precision does not help either: XLA turns the weights back
