@@ -58,7 +58,7 @@ def save(workdir, step, params):
     config, devices = CONFIG, jax.local_devices()[:1]
     optimizer = make_optimizer(config.optimizer, STEPS)
     state = init_state(build_scene(config.scene), optimizer, 0)
-    state = state._replace(step=jnp.int32(step), params=params)
+    state = state._replace(step=jnp.int32(step), params={**state.params, "scene": params})
     checkpoints = Checkpoints(workdir, devices)
     checkpoints.save(replicate(state, devices))
     checkpoints.close()

@@ -13,7 +13,6 @@ from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
 from dreamfusion_jax.diffusion.sampling import ddim_indices, ddim_sample, ddim_step
 from dreamfusion_jax.diffusion.schedule import schedule_from_config
-from dreamfusion_jax.runtime.errors import ValueError
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
