@@ -1,4 +1,4 @@
-"""The paper's ablation on the toybox: what each part of the recipe does for form and colour.
+"""The paper's ablation on the toybox: what each part of the recipe does for form and color.
 
   python -m dreamfusion_jax.ablation --workdir=workdir/ablation
 
@@ -143,9 +143,9 @@ def main() -> int:
     return 0
 
 
-def _write(canvas: Image.Image, text: str, centre: tuple[int, int]) -> None:
+def _write(canvas: Image.Image, text: str, center: tuple[int, int]) -> None:
     font = ImageFont.load_default(size=16)
-    ImageDraw.Draw(canvas).text(centre, text, "black", font, anchor="mm")
+    ImageDraw.Draw(canvas).text(center, text, "black", font, anchor="mm")
 
 
 if __name__ == "__main__":

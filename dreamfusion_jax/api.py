@@ -49,7 +49,7 @@ from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
 # What only a command can do: join other processes.
 _OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
-_LARGEST = 8192  # side of a picture
+_MAX_SIZE = 8192  # side of a picture
 _PATIENCE_S = 2  # before a progress bar appears
 # trimesh's axes are its files': glTF's y up. Or the world's, in which cameras and fields are.
 _AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
@@ -64,7 +64,7 @@ def text_to_3d(
     preset: str = "toybox",
     **settings: Any,
 ) -> Asset:
-    """Optimises a scene until it looks like the prompt from every side.
+    """Optimizes a scene until it looks like the prompt from every side.
 
     The same call with the same `workdir` goes on with a run that was stopped, and only reads one
     that is finished. Calls that differ in prompt and folder alone share one prior and one compiled
@@ -74,7 +74,7 @@ def text_to_3d(
       prompt: what to make, for example "a red chair".
       prior: "toybox" (embedded), or a Stable Diffusion in the diffusers layout: a folder or a hub
         id. None: the preset's.
-      steps: optimisation steps. None: the preset's, 1,000 of the toybox.
+      steps: optimization steps. None: the preset's, 1,000 of the toybox.
       workdir: folder of the run, or a bucket's: checkpoints, metrics, previews. None: a temporary
         one, which is deleted with the asset, or when Python ends.
       preset: settings to start from: "toybox", "paper" or "sd".
@@ -105,13 +105,13 @@ def text_to_3d(
             folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
             config = dataclasses.replace(config, run=run)
-        asset = Asset(as_path(config.run.workdir), _optimised(config, temporary))
+        asset = Asset(as_path(config.run.workdir), _optimized(config, temporary))
     if temporary:
         weakref.finalize(asset, shutil.rmtree, config.run.workdir, ignore_errors=True)
     return asset
 
 
-def _optimised(config: Config, temporary: bool) -> SavedRun:
+def _optimized(config: Config, temporary: bool) -> SavedRun:
     own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if not own:  # A program's own choice stands.
         cli.use_compilation_cache(config.run.compilation_cache)
@@ -208,7 +208,7 @@ class Asset:
 
     @property
     def step(self) -> int:
-        """How many steps it was optimised for."""
+        """How many steps it was optimized for."""
         return int(self.saved.state.step)
 
     def __repr__(self) -> str:
@@ -225,7 +225,7 @@ class Asset:
         elevation_deg: float = images.ELEVATION_DEG,
         size: int = 256,
         *,
-        show: str = "colour",
+        show: str = "color",
         distance: float | None = None,
         fov_deg: float | None = None,
         background: Sequence[float] = images.WHITE,
@@ -237,12 +237,12 @@ class Asset:
             from above.
           elevation_deg: its height: 90 looks straight down.
           size: side of the picture in pixels.
-          show: "colour" (softly lit), "albedo", "normals", "depth" or "opacity".
+          show: "color" (softly lit), "albedo", "normals", "depth" or "opacity".
           distance, fov_deg: of the camera, in units of the scene and degrees; None: the middle of
             those that it was trained from.
-          background: RGB in [0, 1], behind colour and albedo.
+          background: RGB in [0, 1], behind color and albedo.
         """
-        _check_whole("size", size, 1, _LARGEST)
+        _check_whole("size", size, 1, _MAX_SIZE)
         _check_choice("show", show, images.SHOWN)
         config, scene, state = self.saved
         orbit = images.training_orbit(config.camera)
@@ -252,19 +252,21 @@ class Asset:
             orbit.distance if distance is None else distance,
             orbit.fov_deg if fov_deg is None else fov_deg,
         )
-        return images.still(scene, state.scene_params, camera, size, self.step, show, background)
+        return images.render_view(
+            scene, state.scene_params, camera, size, self.step, show, background
+        )
 
     def turntable(
-        self, size: int = 128, frames: int = 48, *, show: str = "colour"
+        self, size: int = 128, frames: int = 48, *, show: str = "color"
     ) -> list[np.ndarray]:
         """The scene once around: `frames` pictures [size, size, 3] uint8.
 
         `dreamfusion_jax.rendering.images` has `encode_gif` and `encode_mp4` for them.
 
         Args:
-          show: "colour", "depth" or "normals".
+          show: "color", "depth" or "normals".
         """
-        _check_whole("size", size, 1, _LARGEST)
+        _check_whole("size", size, 1, _MAX_SIZE)
         _check_whole("frames", frames, 1, 3600)
         _check_choice("show", show, images.Turntable._fields)
         self._require_sides()

@@ -13,9 +13,9 @@ on where it was stopped, and leaves in --workdir a table, all numbers and a pict
 R-precision is the share of views (eight azimuths, 30 degrees up) that a CLIP matches to the
 prompt's own caption among all candidates. Its name says of what, among what and by whom:
 
-  r_precision/albedo/260 pairs/toybox-clip                 colours alone
-  r_precision/shaded/260 pairs/toybox-clip                 colours under a light
-  r_precision/textureless/26 kinds/toybox-clip             grey under that light
+  r_precision/albedo/260 pairs/toybox-clip                 colors alone
+  r_precision/shaded/260 pairs/toybox-clip                 colors under a light
+  r_precision/textureless/26 kinds/toybox-clip             gray under that light
   r_precision/albedo/153 prompts/openai/clip-vit-base-patch32@0123abcd
                                                            a CLIP of --judge, by its weights' digest
 
@@ -52,7 +52,7 @@ from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.runs.checkpoint import steps_done
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write
 from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox import captions
@@ -99,7 +99,7 @@ def main() -> int:
     cli.use_compilation_cache("auto")
     numbers = _MEASURE[asked.measure]()
     if asked.json:
-        write_whole(Path(asked.json), _json(numbers))
+        atomic_write(Path(asked.json), _json(numbers))
     return 0
 
 
@@ -126,16 +126,16 @@ def measure_assets() -> Numbers:
     workdirs = finished_runs(asked.workdirs)
     prompts = [read_config(workdir / "config.json").train.prompt for workdir in workdirs]
     candidates = read_prompts(asked.prompts_file) if asked.prompts_file else prompts
-    strangers = [prompt for prompt in prompts if prompt not in candidates]
-    if strangers:
-        raise UserError(f"--prompts_file={asked.prompts_file} lacks {strangers[0]!r}, of a run.")
+    unknown = [prompt for prompt in prompts if prompt not in candidates]
+    if unknown:
+        raise UserError(f"--prompts_file={asked.prompts_file} lacks {unknown[0]!r}, of a run.")
     candidates = list(dict.fromkeys(candidates))
     directory = find_judge(asked.judge, asked.judge_revision, candidates)
     judge = load_judge(asked.judge, directory, candidates)
     runs, untrained, shown = score_all(judge, workdirs)
     print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}")
     if asked.pictures:
-        write_whole(Path(asked.pictures), encode_png(gallery.gallery(shown)))
+        atomic_write(Path(asked.pictures), encode_png(gallery.gallery(shown)))
     return report.report(judge, runs, untrained)
 
 
@@ -160,9 +160,9 @@ def measure_benchmark() -> Numbers:
         GALLERY: encode_png(gallery.gallery(shown)),
     }
     for name, data in files.items():
-        write_whole(workdir / name, data)
+        atomic_write(workdir / name, data)
     if asked.pictures:
-        write_whole(Path(asked.pictures), files[GALLERY])
+        atomic_write(Path(asked.pictures), files[GALLERY])
     print(summary)
     print(f"{', '.join(files)} are in {workdir}")
     return numbers

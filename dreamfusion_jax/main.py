@@ -45,15 +45,15 @@ def main() -> int:
     distributed.start(config.run)
     device.require(config.run.platform)
     try:
-        with distributed.watched():
+        with distributed.abort_on_peer_failure():
             if many:
                 return job.make_assets(many, SCHEMES)
             job.make_asset(config, SCHEMES)
             return 0
     except loop.Interrupted as stopped:
-        distributed.say(f"Stopped {stopped}; it is saved. To go on:", file=sys.stderr)
+        distributed.print_primary(f"Stopped {stopped}; it is saved. To go on:", file=sys.stderr)
         again = shlex.join(sys.argv[1:])
-        distributed.say(f"  python -m dreamfusion_jax.main {again}", file=sys.stderr)
+        distributed.print_primary(f"  python -m dreamfusion_jax.main {again}", file=sys.stderr)
         return cli.EXIT_INTERRUPTED
 
 

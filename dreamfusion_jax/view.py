@@ -19,8 +19,8 @@ from dreamfusion_jax.runs.lock import LOCK
 from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
-from dreamfusion_jax.viewer.renderer import Painter
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.renderer import Renderer
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 _POLL_S = 0.5
 
@@ -52,10 +52,10 @@ def view(workdir_name: str, port: int) -> None:
     cli.use_compilation_cache("auto")
     cli.use_platform(flags.FLAGS.platform)
     _await_config(workdir)
-    follower = Follower(workdir)
+    follower = WorkdirWatcher(workdir)
     print("Compiling the renderer ...", flush=True)
-    painter = Painter(follower.scene)
-    painter.compile(follower.unborn)
+    painter = Renderer(follower.scene)
+    painter.compile(follower.init_params)
     follower.refresh()
     server = Server(follower, painter, images.training_orbit(follower.config.camera), port)
     try:

@@ -62,7 +62,7 @@ def test_the_table_shows_the_mean_over_the_prompts():
 
 @pytest.mark.parametrize(("recipe", "prompt"), [(0, 0), (1, 0), (0, 1), (1, 1)])
 def test_the_grid_has_a_column_a_recipe_and_a_row_a_prompt(recipe, prompt):
-    """One asset is white from the front left and red from behind, grey without texture."""
+    """One asset is white from the front left and red from behind, gray without texture."""
     black, seen = np.zeros((8, 4, 4, 3)), np.zeros((8, 4, 4, 3))
     seen[ablation.SHOWN_AZIMUTHS[0]], seen[ablation.SHOWN_AZIMUTHS[1]] = 1.0, (1.0, 0.0, 0.0)
     views = {r: {p: AssetViews(black, black, black) for p in "pq"} for r in ("base", "full")}

@@ -23,7 +23,7 @@ DOCUMENTS = (
     "tests/benchmarks/README.md",
     "dreamfusion_jax/toybox/weights/README.md",
 )
-LONGEST_LINE = 120
+MAX_LINE_LENGTH = 120
 # Two commands that set up everything at once, to be copied as they are.
 SETUP = "python3 -m venv .venv && "
 MOST = {"README.md": (180, 1600), "WORKSPACE.md": (200, None)}  # lines, words
@@ -191,7 +191,7 @@ def test_python_compiles(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_lines_are_short(document):
-    long = [line for line in text_of(document).splitlines() if len(line) > LONGEST_LINE]
+    long = [line for line in text_of(document).splitlines() if len(line) > MAX_LINE_LENGTH]
     assert [line for line in long if not line.startswith(SETUP)] == []
 
 

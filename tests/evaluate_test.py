@@ -102,7 +102,7 @@ def test_the_benchmark_makes_judges_and_tells(
     assert imageio.imread(workdir / "gallery.png").shape[1] == 2 * (2 * 12 + 8)
 
     # The same runs, once more and by another judge.
-    with pytest.raises(UserError, match="colour and kind in the prompt 'A blue bicycle"):
+    with pytest.raises(UserError, match="color and kind in the prompt 'A blue bicycle"):
         program("--measure=assets", f"--workdirs={workdir}/seed_3/*")
     picture, file = tmp_path / "p.png", tmp_path / "n.json"
     pattern = f"--workdirs={workdir}/seed_3/a-blue*"

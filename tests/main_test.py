@@ -118,7 +118,7 @@ def test_a_flat_picture_is_left_beside_samples_of_the_prior(program, tmp_path, t
     )
     assert code == 0 and "picture.png" in said and "mesh" not in said
     picture = imageio.imread(workdir / "picture.png")
-    assert picture.shape == (12, 12, 3) and picture.std() > 0.0, "no longer grey"
+    assert picture.shape == (12, 12, 3) and picture.std() > 0.0, "no longer gray"
     assert imageio.imread(workdir / "comparison.png").shape == (8, 5 * 8, 3)
     assert imageio.imread(workdir / "preview.png").shape == (8, 8, 3)
 

@@ -43,14 +43,14 @@ CONFIG = Config(
 )
 
 
-def crane(colour):
+def crane(color):
     """A post with an arm to one side: seen from anywhere, neither side nor end is like another."""
     x, y, z = np.meshgrid(*[np.linspace(-1.0, 1.0, SIDE)] * 3, indexing="ij")
     post = (np.abs(x + 0.1) < 0.2) & (np.abs(y + 0.2) < 0.2) & (np.abs(z) < 0.6)
     arm = (np.abs(x + 0.1) < 0.2) & (y > 0.0) & (y < 0.6) & (z > 0.2) & (z < 0.6)
     grid = np.empty((SIDE,) * 3 + (4,), np.float32)
     grid[..., 0] = np.where(post | arm, 3.0, -12.0)
-    grid[..., 1:] = colour
+    grid[..., 1:] = color
     return {"field": {"grid": jnp.asarray(grid)}}
 
 
@@ -95,7 +95,7 @@ def address(process) -> str:
 
 
 def shape(page, channel):
-    """Where the middle of the window, which has no controls, is mostly of one colour: [H, W]."""
+    """Where the middle of the window, which has no controls, is mostly of one color: [H, W]."""
     shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     shown = np.asarray(shown).astype(int)[:, 330:560]
     return shown[..., channel] - np.delete(shown, channel, -1).max(-1) > 110
@@ -111,7 +111,7 @@ def await_shape(page, channel, is_right):
         elif time.monotonic() - since > STILL_S and now.any() and is_right(now):
             return now
         page.wait_for_timeout(200)
-    raise AssertionError(f"colour {channel} covers {now.mean():.3f} of the picture")
+    raise AssertionError(f"color {channel} covers {now.mean():.3f} of the picture")
 
 
 def overlap(one, other):

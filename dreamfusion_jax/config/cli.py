@@ -40,15 +40,15 @@ def run(main: Callable[[], int]) -> None:
         try:
             return main()
         except UserError as error:
-            return complain(error)
+            return print_error(error)
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise
-            return complain(not_writable(error))
+            return print_error(not_writable(error))
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not oom.ran_out(error):
+            if not oom.is_oom(error):
                 raise
-            return complain(oom.lack(error, "it ran"))
+            return print_error(oom.oom_error(error, "it ran"))
         except KeyboardInterrupt:
             print("\nStopped; the same command goes on from what was saved.", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -81,12 +81,12 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = parse_flags(argv)
     except flags.Error as error:
-        sys.exit(complain(UserError(error)))
+        sys.exit(print_error(UserError(error)))
     except (ValueError, RecursionError) as error:  # absl looks into a --flagfile without care
-        sys.exit(complain(UserError(f"--flagfile cannot be read ({error}).")))
+        sys.exit(print_error(UserError(f"--flagfile cannot be read ({error}).")))
     if len(rest) > 1:
         stray = UserError(f"{rest[1]} is not a flag; write flags as --name=value.")
-        sys.exit(complain(stray))
+        sys.exit(print_error(stray))
     return rest
 
 
@@ -99,7 +99,7 @@ def not_writable(error: OSError) -> RunError:
     )
 
 
-def complain(error: UserError) -> int:
+def print_error(error: UserError) -> int:
     """Prints the message in one line, in which nothing that it quotes can command the terminal."""
     line = " ".join(str(error).split())
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

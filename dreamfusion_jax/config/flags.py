@@ -97,6 +97,8 @@ def define_flags(
         for setting in dataclasses.fields(section):
             if names is None or setting.name in names:
                 _define_flag(setting, flag_values)
+                if former := setting.metadata["former_name"]:
+                    flags.DEFINE_alias(former, setting.name, flag_values=flag_values)
 
 
 def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> None:
@@ -157,6 +159,8 @@ def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
     if preset not in PRESETS:
         raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {preset!r:.80}.")
     known = {s.name: s for section in SECTIONS.values() for s in dataclasses.fields(section)}
+    current = {s.metadata["former_name"]: name for name, s in known.items()}
+    settings = {current.get(name, name): value for name, value in settings.items()}
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -165,11 +169,11 @@ def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
     values = flags.FlagValues()
     define_flags(flag_values=values)
     parse_flags(["", f"--preset={preset}"], values)
-    given = {name: _as_declared(known[name], value) for name, value in settings.items()}
+    given = {name: _coerce(known[name], value) for name, value in settings.items()}
     return config_from_flags(values, **given)
 
 
-def _as_declared(setting: dataclasses.Field, value: Any) -> Any:
+def _coerce(setting: dataclasses.Field, value: Any) -> Any:
     """A value of Python's as the flag would hold it; what is neither is left to be refused."""
     kind = type(setting.default)
     if kind is tuple and isinstance(value, numbers.Real):

@@ -18,16 +18,16 @@ def arguments(config: Config) -> list[str]:
 
     Parsing them gives `config` again, but for the settings in `OF_A_PROCESS`.
     """
-    shortest = min((_beyond(config, preset) for preset in PRESETS), key=len)
+    shortest = min((_extra_flags(config, preset) for preset in PRESETS), key=len)
     return [f"--prompt={config.train.prompt}", *shortest]
 
 
-def quoted(config: Config) -> str:
+def shell_command(config: Config) -> str:
     """The whole command, as a shell reads it."""
     return shlex.join(["python", "-m", "dreamfusion_jax.main", *arguments(config)])
 
 
-def differing(config: Config, base: Config) -> dict[str, Any]:
+def diff(config: Config, base: Config) -> dict[str, Any]:
     """The settings that are not as in `base`, by name, but for the prompt."""
     return {
         setting.name: getattr(getattr(config, section), setting.name)
@@ -39,7 +39,7 @@ def differing(config: Config, base: Config) -> dict[str, Any]:
     }
 
 
-def spelled(value: Any) -> str:
+def format_flag_value(value: Any) -> str:
     """A setting's value as its flag wants it."""
     if isinstance(value, tuple):
         return ",".join(map(repr, value))
@@ -48,15 +48,15 @@ def spelled(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _beyond(config: Config, preset: str) -> list[str]:
+def _extra_flags(config: Config, preset: str) -> list[str]:
     """What is to be said beside the prompt where one starts from a preset."""
-    values = differing(config, _preset(preset))
+    values = diff(config, _preset(preset))
     if values.get("workdir") == f"workdir/{slug(config.train.prompt)}":
         del values["workdir"]
     if config.scene.field == "image":  # for which it is set anyway
         values.pop("view_words", None)
     start = [] if preset == "toybox" else [f"--preset={preset}"]
-    said = [f"--{n}={spelled(v)}" for n, v in values.items() if n not in OF_A_PROCESS]
+    said = [f"--{n}={format_flag_value(v)}" for n, v in values.items() if n not in OF_A_PROCESS]
     return start + said
 
 

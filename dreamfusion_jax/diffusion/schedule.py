@@ -37,14 +37,14 @@ DEFAULTS: dict[str, Any] = {
     "clip_sample": False,
     "clip_sample_range": 1.0,
 }
-FIXED: dict[str, Any] = {
+REQUIRED: dict[str, Any] = {
     "thresholding": False,
     "timestep_type": "discrete",
     "use_dynamic_shifting": False,
     "use_flow_sigmas": False,
 }
 # How samplers other than ours step; the noise that the network was trained on is the same.
-INERT = (
+IGNORED = (
     *("algorithm_type", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio"),
     *("euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type"),
     *("lambda_min_clipped", "lower_order_final", "noise_sampler_seed", "original_inference_steps"),
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """Reads a diffusers scheduler_config.json; refuses what it does not implement."""
-    options = DEFAULTS | module_options(NAME, config, DEFAULTS, FIXED, INERT)
+    options = DEFAULTS | module_options(NAME, config, DEFAULTS, REQUIRED, IGNORED)
     require_members(NAME, "_class_name", [config.get("_class_name", "DDIMScheduler")], CLASSES)
     for key, allowed in (
         ("prediction_type", PREDICTION_TYPES),

@@ -21,7 +21,7 @@ from dreamfusion_jax.config.cli import EXIT_INTERRUPTED
 from dreamfusion_jax.config.flags import slug
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 
 PROMPTS = "prompts_made.txt"
 # Each asset has its own.
@@ -74,7 +74,7 @@ def make_assets(
     folders = asset_folders(workdir, prompts, seed)
     root = folders[0].parent
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts).encode())
+    atomic_write(root / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts).encode())
     if read_prompts(str(root / PROMPTS)) != list(prompts):
         raise UserError("A prompt must be one line, not begin with #, and be given once.")
     command = [sys.executable, "-m", "dreamfusion_jax.main", f"--prompts_file={root / PROMPTS}"]

@@ -2,7 +2,7 @@
 
 The networks are in diffusion/clip.py; here is what stands before them. Pictures are made ready as
 by transformers' CLIPImageProcessor, in the same library: the shorter side resized (bicubic), the
-middle cut out, normalised.
+middle cut out, normalized.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import numpy as np
 from PIL import Image
 
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
-from dreamfusion_jax.diffusion.loading.weights import blamed_on, load_module, read_config
+from dreamfusion_jax.diffusion.loading.weights import (
+    load_module,
+    read_config,
+    reraise_as_prior_error,
+)
 from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
 from dreamfusion_jax.rendering.images import to_uint8
 from dreamfusion_jax.runtime.errors import PriorError
@@ -100,7 +104,7 @@ def read_preprocessing(directory: Path, size: int) -> Preprocessing:
     if not (directory / _PICTURES).exists():
         return Preprocessing(size)
     config = read_config(directory, _PICTURES)
-    with blamed_on(directory / _PICTURES):
+    with reraise_as_prior_error(directory / _PICTURES):
         return _preprocessing(config, size)
 
 

@@ -16,7 +16,7 @@ COLUMNS = 8  # of assets; 1,600 pixels across
 _GAP = 8
 _LINE = 17  # pixels, and how large its letters are
 _LETTERS = 14
-_MOST_LINES = 3
+_MAX_LINES = 3
 
 
 class Shown(NamedTuple):
@@ -57,8 +57,8 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> l
             lines[-1] = longer
         else:
             lines.append(word)
-    if len(lines) > _MOST_LINES:
-        lines = [*lines[: _MOST_LINES - 1], lines[_MOST_LINES - 1] + " ..."]
+    if len(lines) > _MAX_LINES:
+        lines = [*lines[: _MAX_LINES - 1], lines[_MAX_LINES - 1] + " ..."]
     return [_cut(line, font) for line in lines]
 
 

@@ -51,7 +51,7 @@ class Judge(NamedTuple):
       sha256: of its weights.
       render_size: side in pixels of the views that it is shown.
       embed: rgb [N, S, S, 3] in [0, 1] -> [N, P] unit vectors.
-      coloured, textureless: the candidates for views with and without their colours.
+      colored, textureless: the candidates for views with and without their colors.
       name_side: names the azimuth of the toybox's kinds; None where nobody can.
     """
 
@@ -59,15 +59,15 @@ class Judge(NamedTuple):
     sha256: str
     render_size: int
     embed: Callable[[np.ndarray], np.ndarray]
-    coloured: Candidates
+    colored: Candidates
     textureless: Candidates
     name_side: NameSide | None
 
     def metrics(self) -> Mapping[str, str]:
         """Those fields of a `Score` that it fills in: measure/views/candidates/judge."""
         names = {
-            "albedo": f"r_precision/albedo/{self.coloured.name}/{self.name}",
-            "shaded": f"r_precision/shaded/{self.coloured.name}/{self.name}",
+            "albedo": f"r_precision/albedo/{self.colored.name}/{self.name}",
+            "shaded": f"r_precision/shaded/{self.colored.name}/{self.name}",
             "textureless": f"r_precision/textureless/{self.textureless.name}/{self.name}",
         }
         if self.name_side:
@@ -88,7 +88,7 @@ def find_judge(name: str, revision: str, prompts: Sequence[str]) -> Path:
                 f"--judge={name} chooses among the prompts, and would be right by necessity where"
                 " there is one: give a --prompts_file of all that it is to choose among."
             )
-        directory = hub.locate(name, revision, model=hub.CLIP)
+        directory = hub.resolve_model(name, revision, model=hub.CLIP)
         check_layout(directory)
         return directory
     if revision:
@@ -106,7 +106,7 @@ def load_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
 def toybox_judge() -> Judge:
     """The judge that the package carries: it chooses among all that the toybox can say.
 
-    For views with colours those are all (colour, kind) pairs, for those without the kinds.
+    For views with colors those are all (color, kind) pairs, for those without the kinds.
     """
     judge = toybox_clip.load_judge()
     pairs = captions.all_pairs()
@@ -122,7 +122,7 @@ def toybox_judge() -> Judge:
 
 
 def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
-    """A CLIPModel that chooses among the prompts, for views with colours and without.
+    """A CLIPModel that chooses among the prompts, for views with colors and without.
 
     What is beyond the tokenizer's length (77 tokens of the published ones) is cut, as transformers
     cuts it; prompts that are then the same, or that the tokenizer does not tell apart, are one
@@ -149,11 +149,11 @@ def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
 
 
 def prompt_pair(prompt: str) -> tuple[str, str]:
-    """The colour and the kind that a prompt asks for."""
+    """The color and the kind that a prompt asks for."""
     pair = captions.pair_in(prompt)
     if pair is None:
         raise UserError(
-            f"{TOYBOX} knows no single colour and kind in the prompt {prompt!r}: leave it out, or"
+            f"{TOYBOX} knows no single color and kind in the prompt {prompt!r}: leave it out, or"
             " name a --judge that knows more words."
         )
     return pair

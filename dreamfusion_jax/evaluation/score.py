@@ -47,9 +47,9 @@ class ScoredRun(NamedTuple):
     """One asset, as it was made and judged.
 
     Attributes:
-      held_out: whether the toybox never saw the prompt's (colour, kind) pair; None where the prompt
+      held_out: whether the toybox never saw the prompt's (color, kind) pair; None where the prompt
         names none.
-      steps: of optimisation, and `seconds`, what they took, by its metrics.jsonl; None where that
+      steps: of optimization, and `seconds`, what they took, by its metrics.jsonl; None where that
         does not tell.
       settings: those that differ from the defaults, without prompt, seed and work folder.
     """
@@ -67,7 +67,7 @@ class ScoredRun(NamedTuple):
 def score_run(judge: Judge, workdir: AnyPath, run: SavedRun) -> ScoredRun:
     """Renders and judges the asset of a run."""
     train = run.config.train
-    settings = reproduce.differing(run.config, Config())
+    settings = reproduce.diff(run.config, Config())
     pair = captions.pair_in(train.prompt)
     seconds = metrics.spent(metrics.read_metrics(workdir / metrics.FILE)).seconds
     return ScoredRun(
@@ -102,8 +102,8 @@ def score_views(judge: Judge, prompt: str, views: AssetViews) -> Score:
 def _score(judge: Judge, prompt: str, views: AssetViews, embeds: np.ndarray) -> Score:
     albedo, shaded, textureless = np.split(embeds, len(views))
     return Score(
-        r_precision(albedo, judge.coloured, prompt),
-        r_precision(shaded, judge.coloured, prompt),
+        r_precision(albedo, judge.colored, prompt),
+        r_precision(shaded, judge.colored, prompt),
         r_precision(textureless, judge.textureless, prompt),
         _fronts(judge, prompt, views.albedo),
     )

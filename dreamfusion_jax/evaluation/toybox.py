@@ -26,13 +26,13 @@ Numbers = dict[str, Any]
 
 
 def measure_judge(judge: Judge) -> Numbers:
-    """Top-1 accuracy on unseen true renders, and what is named on coloured spheres.
+    """Top-1 accuracy on unseen true renders, and what is named on colored spheres.
 
     The azimuth is one of eight, of kinds with a front, named by its own classifier given the kind.
     """
     seen = dataset.make(1040, UNSEEN_SEED)
     hidden = dataset.make(520, UNSEEN_SEED + 1, pairs="held_out")
-    colored, grey = (
+    colored, gray = (
         seen.take(np.flatnonzero(seen.color >= 0)),
         seen.take(np.flatnonzero(seen.color < 0)),
     )
@@ -41,7 +41,7 @@ def measure_judge(judge: Judge) -> Numbers:
     return {
         "pair_accuracy_seen_pairs": share(judge.name_pair(_rgb(colored)) == _pair(colored)),
         "pair_accuracy_held_out_pairs": share(judge.name_pair(_rgb(hidden)) == _pair(hidden)),
-        "kind_accuracy_grey": share(judge.name_kind(_rgb(grey)) == grey.kind),
+        "kind_accuracy_gray": share(judge.name_kind(_rgb(gray)) == gray.kind),
         "azimuth_accuracy": share(side == azimuth_of(sided)),
         "asked_kind_named_on_spheres": _sphere_rate(judge),
         "chance_of_a_kind": 1.0 / len(captions.KINDS),
@@ -92,7 +92,7 @@ def measure_prior(judge: Judge, pictures: Path | None = None, samples: int = 2) 
 def _sphere_rate(judge: Judge) -> float:
     """How often the kinds of the benchmark's prompts are named on plain spheres; chance is 1 / K.
 
-    An empty result, a coloured ball, must not score: a judge that guesses from colour would.
+    An empty result, a colored ball, must not score: a judge that guesses from color would.
     """
     named = judge.name_kind(_rgb(dataset.plain_spheres(520, UNSEEN_SEED + 2)))
     asked = [captions.KINDS.index(pair.split()[-1]) for pair in captions.benchmark_prompts()]

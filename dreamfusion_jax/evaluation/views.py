@@ -28,17 +28,17 @@ ELEVATION_DEG = 30.0
 AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
 FRONT_LEFT_DEG = 45.0
 BACKGROUND = (0.8, 0.8, 0.8)
-# A textureless view is painted grey; its background is to be the same as the others'.
-_GREY = np.array(captions.GREY, np.float32)
+# A textureless view is painted gray; its background is to be the same as the others'.
+_GRAY = np.array(captions.GRAY, np.float32)
 
 
 class AssetViews(NamedTuple):
     """One asset from the azimuths A; each [A, S, S, 3] in [0, 1].
 
     Attributes:
-      albedo: its colours alone.
+      albedo: its colors alone.
       shaded: the same under a light.
-      textureless: grey under that light.
+      textureless: gray under that light.
     """
 
     albedo: np.ndarray
@@ -86,7 +86,7 @@ def _pictures(
 ) -> np.ndarray:
     views = [_VIEWS[kind](camera) for camera in cameras]
     pictures = np.stack([render_image(scene, params, view, size, step).image for view in views])
-    return pictures * _GREY if kind == "textureless" else pictures
+    return pictures * _GRAY if kind == "textureless" else pictures
 
 
 def _albedo(camera: Camera) -> View:
@@ -94,7 +94,7 @@ def _albedo(camera: Camera) -> View:
 
 
 def _lit(camera: Camera, textureless: bool) -> View:
-    background = jnp.array(BACKGROUND / _GREY if textureless else BACKGROUND)
+    background = jnp.array(BACKGROUND / _GRAY if textureless else BACKGROUND)
     return lit_view(camera, background, ambient=0.4, diffuse=0.6, textureless=textureless)
 
 

@@ -60,13 +60,13 @@ def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
     return {f"{NAME}.obj": text.encode(), **files}
 
 
-def ply_bytes(surface: trimesh.Trimesh, colour: np.ndarray) -> bytes:
-    """Binary PLY of the closed surface with a colour [V, 3] uint8 at each vertex."""
+def ply_bytes(surface: trimesh.Trimesh, color: np.ndarray) -> bytes:
+    """Binary PLY of the closed surface with a color [V, 3] uint8 at each vertex."""
     mesh = trimesh.Trimesh(
         _turned(surface.vertices),
         surface.faces,
         vertex_normals=_turned(surface.vertex_normals),
-        vertex_colors=colour,
+        vertex_colors=color,
         process=False,
     )
     return trimesh.exchange.ply.export_ply(mesh, vertex_normal=True)

@@ -1,7 +1,7 @@
 """Triangles to pixels: an exact z-buffer in numpy, for texels as well as for pictures.
 
-A pixel shows the nearest triangle that its centre lies in; nothing is approximated. Pixel (row,
-column) has its centre at x = column + 1/2, y = row + 1/2; x points right, y down.
+A pixel shows the nearest triangle that its center lies in; nothing is approximated. Pixel (row,
+column) has its center at x = column + 1/2, y = row + 1/2; x points right, y down.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from dreamfusion_jax.nerf.cameras import Camera
 
 _CANDIDATES = 2**18  # pairs of a triangle and a pixel that are looked at at a time
-# Centres on the edge of two triangles must not fall between them by rounding.
+# Centers on the edge of two triangles must not fall between them by rounding.
 _TOLERANCE = 1e-6
 
 
@@ -108,5 +108,5 @@ def project(camera: Camera, points: np.ndarray, size: int) -> tuple[np.ndarray, 
     distance = -in_camera[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
         plane = focal * in_camera[..., :2] / distance[..., None]
-    plane = plane + np.asarray(camera.centre, np.float64)
+    plane = plane + np.asarray(camera.center, np.float64)
     return size * (0.5 + plane * [1.0, -1.0]), distance

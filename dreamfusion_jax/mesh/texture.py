@@ -1,6 +1,6 @@
-"""A surface's colours as a texture: what the light shows there, unwrapping, baking, reading back.
+"""A surface's colors as a texture: what the light shows there, unwrapping, baking, reading back.
 
-A NeRF has no surface: a camera sees a mean of the colours behind it, as deep as light comes. The
+A NeRF has no surface: a camera sees a mean of the colors behind it, as deep as light comes. The
 mesh takes over that mean. Letters as in `nerf.rendering`: tau density, rho albedo, s distance.
 
 Texture coordinates (u, v) are OBJ's and trimesh's: (0, 0) is the lower left corner of the picture,
@@ -21,10 +21,10 @@ from scipy import ndimage
 from dreamfusion_jax.mesh.raster import rasterize
 from dreamfusion_jax.mesh.surface import Field
 
-# Points below the surface whose mean colour is what light from there shows.
+# Points below the surface whose mean color is what light from there shows.
 LAYERS = 4
 # Where the light that comes down to the surface is followed: from above it to below it, in radii of
-# the scene; further down it is mist, and what is behind that is not the surface's colour.
+# the scene; further down it is mist, and what is behind that is not the surface's color.
 _ABOVE, _BELOW, _SAMPLES = 0.05, 0.5, 48
 # Texels between charts: as many as two halvings of the picture (mipmaps) still keep apart.
 PADDING = 4
@@ -49,11 +49,11 @@ class TexturedMesh(NamedTuple):
 
 
 def layers(surface: trimesh.Trimesh, field: Field, radius: float) -> np.ndarray:
-    """[K, V, 3] points straight below each vertex, whose mean albedo is the colour seen there.
+    """[K, V, 3] points straight below each vertex, whose mean albedo is the color seen there.
 
     Looking down the normal, the share 1 - exp(-integral of tau) of the light stops above depth s
     (Max 1995, as in NeRF). The points are the middles of K parts, each of which stops as much: of
-    an albedo that changes evenly with this share, their mean is the composited colour, and a field
+    an albedo that changes evenly with this share, their mean is the composited color, and a field
     that is asked K times tells it for any point between the vertices as well.
     """
     ways = np.linspace(-_ABOVE * radius, _BELOW * radius, _SAMPLES + 1)
@@ -76,7 +76,7 @@ def mean_albedo(points: Iterable[np.ndarray], field: Field) -> np.ndarray:
 def add_texture(
     surface: trimesh.Trimesh, below: np.ndarray, field: Field, size: int
 ) -> TexturedMesh:
-    """Unwraps a surface and bakes its colour into a texture of `size` x `size` texels.
+    """Unwraps a surface and bakes its color into a texture of `size` x `size` texels.
 
     Args:
       below: [K, V, 3] its `layers`.
@@ -112,7 +112,7 @@ def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray,
 def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndarray:
     """[size, size, 3] uint8: the mean albedo of the layers at each texel.
 
-    Texels of no chart take the colour of the nearest one of a chart, so that neither bilinear
+    Texels of no chart take the color of the nearest one of a chart, so that neither bilinear
     filtering nor smaller copies of the texture show anything else at the seams.
 
     Args:
@@ -130,7 +130,7 @@ def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndar
 
 
 def read_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """[P, 3] colours in [0, 1] at uv [P, 2], bilinear as every viewer's."""
+    """[P, 3] colors in [0, 1] at uv [P, 2], bilinear as every viewer's."""
     places = _texels(uv, len(texture)).T[::-1] - 0.5
     channels = [
         ndimage.map_coordinates(texture[..., i] / 255.0, places, order=1, mode="nearest")

@@ -23,13 +23,13 @@ class Camera(NamedTuple):
     Attributes:
       pose: [..., 3, 4] camera-to-world; the columns are right, up, backward and the position.
       focal: [...] focal length in units of the image's width.
-      centre: [..., 2] the principal point, where the optical axis meets the picture: so many image
+      center: [..., 2] the principal point, where the optical axis meets the picture: so many image
         widths right of its middle, and above it.
     """
 
     pose: jax.Array
     focal: jax.Array
-    centre: jax.Array
+    center: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,13 @@ class CameraRanges:
     azimuth_deg: Range = setting(
         (0.0, 360.0), "range of azimuths, in degrees (paper: 0,360)", -360, 360
     )
-    area_share: float = setting(
+    uniform_area_prob: float = setting(
         0.0,
         "share of cameras whose elevation is uniform by area, not by angle, between the same bounds"
         " (paper: 0.5, on the upper half-sphere)",
         0,
         1,
+        former_name="area_share",
     )
     focal_multiplier: Range = setting(
         (0.0, 0.0),
@@ -177,7 +178,7 @@ def sample_camera(
 
 
 def _sample_elevation(key: jax.Array, ranges: CameraRanges) -> jax.Array:
-    """Draws an angle [] uniformly, or with the odds `area_share` uniformly by area.
+    """Draws an angle [] uniformly, or with the odds `uniform_area_prob` uniformly by area.
 
     A band of a sphere has an area in proportion to its height (Archimedes), which is the sine.
     """
@@ -188,7 +189,7 @@ def _sample_elevation(key: jax.Array, ranges: CameraRanges) -> jax.Array:
     sines = math.sin(math.radians(low)), math.sin(math.radians(high))
     by_area = jnp.rad2deg(jnp.arcsin(_uniform(area_key, sines)))
     by_area = jnp.clip(by_area, low, high)  # which rounding may exceed
-    return jnp.where(jax.random.bernoulli(choice_key, ranges.area_share), by_area, by_angle)
+    return jnp.where(jax.random.bernoulli(choice_key, ranges.uniform_area_prob), by_area, by_angle)
 
 
 def _uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
@@ -196,13 +197,13 @@ def _uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
 
 
 def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
-    """The rays [height, width] through the pixels' centres of one camera (no batch axis).
+    """The rays [height, width] through the pixels' centers of one camera (no batch axis).
 
     Row 0 is the upper edge of the picture, column 0 its left edge; pixels are square.
     """
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5) / width - 0.5
     y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / width
-    x, y = jnp.meshgrid(x - camera.centre[0], y - camera.centre[1], indexing="xy")
+    x, y = jnp.meshgrid(x - camera.center[0], y - camera.center[1], indexing="xy")
     in_camera = jnp.stack([x, y, jnp.broadcast_to(-camera.focal, x.shape)], axis=-1)
     # By default a TPU would round both to bfloat16, and rays miss their pixels.
     in_world = jnp.matmul(in_camera, camera.pose[:, :3].T, precision=jax.lax.Precision.HIGHEST)
@@ -231,8 +232,8 @@ def crop(
     scale = width / side
     right = 0.5 * scale - column / side - 0.5
     above = row / side + 0.5 - 0.5 * height / side
-    centre = scale * camera.centre + jnp.stack([right, above], axis=-1)
-    return Camera(camera.pose, scale * camera.focal, centre)
+    center = scale * camera.center + jnp.stack([right, above], axis=-1)
+    return Camera(camera.pose, scale * camera.focal, center)
 
 
 def _normalize(vector: jax.Array) -> jax.Array:

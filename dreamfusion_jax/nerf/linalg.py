@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 
-def inner(a: jax.Array, b: jax.Array) -> jax.Array:
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     """Inner product [...] of [..., 3] and [..., 3].
 
     Written out: XLA on CPU may hand a sum over an axis to a library, which keeps its operand in
@@ -17,5 +17,5 @@ def inner(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
     """`vector` [..., 3] at unit length; below `floor` it fades to 0 with finite gradients."""
-    squared = inner(vector, vector)[..., None]
+    squared = dot(vector, vector)[..., None]
     return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))

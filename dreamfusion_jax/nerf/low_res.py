@@ -24,7 +24,7 @@ def idle_places(size: tuple[int, int]) -> jax.Array:
     return (jnp.arange(math.prod(size)) >= math.prod(half(size))).reshape(size)
 
 
-def put_in_place(small: Any, size: tuple[int, int]) -> Any:
+def pack(small: Any, size: tuple[int, int]) -> Any:
     """Arrays [h, w, ...] of the small picture in those of the whole one, [H, W, ...].
 
     The first places in order; what the others hold is of no account.
@@ -40,7 +40,7 @@ def put_in_place(small: Any, size: tuple[int, int]) -> Any:
 
 
 def enlarge(placed: Any, size: tuple[int, int]) -> Any:
-    """The small picture's arrays, placed by `put_in_place`, at the whole one's size: bilinear."""
+    """The small picture's arrays, placed by `pack`, at the whole one's size: bilinear."""
 
     def resize(x: jax.Array) -> jax.Array:
         height, width = half(size)

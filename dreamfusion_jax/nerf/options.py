@@ -89,8 +89,12 @@ class SceneOptions:
     )
     fine_samples: int = setting(20, "samples of the field a ray (paper: 32)", 1, 1024)
     grid_resolution: int = setting(64, "cells along a side of --field=grid", 2, 512)
-    normal_spacing: float = setting(
-        0.0, "normals by finite differences over this length (0: analytic, as in the paper)", 0, 1
+    fd_epsilon: float = setting(
+        0.0,
+        "normals by finite differences over this length (0: analytic, as in the paper)",
+        0,
+        1,
+        former_name="normal_spacing",
     )
     hash_levels: int = setting(16, "grids of --field=hash", 1, 32)
     hash_features: int = setting(2, "numbers that each of its corners holds", 1, 16)
@@ -105,6 +109,6 @@ class SceneOptions:
     )
     background: str = setting(
         "solid",
-        "solid: a new random colour every step; mlp: learned from the direction (paper: mlp)",
+        "solid: a new random color every step; mlp: learned from the direction (paper: mlp)",
         choices=("solid", "mlp"),
     )

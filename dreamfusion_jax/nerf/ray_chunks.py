@@ -20,7 +20,7 @@ _BLOCK_POINTS = 2**17
 Look = Callable[[Any], Any]
 
 
-def look_in_blocks(
+def render_in_chunks(
     looks: Sequence[Look], which: jax.Array, rays: Any, idle: jax.Array, points_per_ray: int
 ) -> Any:
     """What `looks[which]` says of every ray of a picture, a block of rays at a time.

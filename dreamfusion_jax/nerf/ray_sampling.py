@@ -1,7 +1,7 @@
 """Where along a ray to look: bounds, uniform edges, and resampling of a proposal's histogram.
 
 `s` is the distance along a ray. An interval list is its edges, [..., S+1], in ascending order;
-neighbouring intervals share an edge, so nothing between the first and the last is left out.
+neighboring intervals share an edge, so nothing between the first and the last is left out.
 Everything here is dense arithmetic over [..., S, S'] instead of searches and gathers: S is a few
 dozen, and XLA fuses the comparison with the sum that follows it on every backend.
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.cameras import Rays
-from dreamfusion_jax.nerf.linalg import inner
+from dreamfusion_jax.nerf.linalg import dot
 
 
 def sphere_bounds(rays: Rays, radius: float) -> tuple[jax.Array, jax.Array]:
@@ -21,9 +21,9 @@ def sphere_bounds(rays: Rays, radius: float) -> tuple[jax.Array, jax.Array]:
     A camera inside the sphere starts at its own position. A ray that misses the sphere (or has it
     behind) gets near = far, intervals of no length, and therefore an opacity of exactly zero.
     """
-    towards = -inner(rays.origin, rays.direction)[..., None]
+    towards = -dot(rays.origin, rays.direction)[..., None]
     closest = rays.origin + towards * rays.direction
-    half_chord_squared = radius**2 - inner(closest, closest)[..., None]
+    half_chord_squared = radius**2 - dot(closest, closest)[..., None]
     hit = half_chord_squared > 0.0
     half_chord = jnp.where(hit, jnp.sqrt(jnp.where(hit, half_chord_squared, 1.0)), 0.0)
     near = jnp.maximum(towards - half_chord, 0.0)
@@ -76,8 +76,8 @@ def resample_edges(
 ) -> jax.Array:
     """Edges [..., samples+1] that are dense where the proposal's `weights` are large.
 
-    Interval centres are drawn from the histogram: one from each of `samples` strata of its CDF.
-    Edges lie midway between centres; the outer two mirror the inner ones, so that the empty space
+    Interval centers are drawn from the histogram: one from each of `samples` strata of its CDF.
+    Edges lie midway between centers; the outer two mirror the inner ones, so that the empty space
     before and behind an object is not lumped into its first and last interval (mip-NeRF 360, Barron
     et al. 2022, appendix).
 
@@ -93,8 +93,8 @@ def resample_edges(
     stratum = jnp.arange(samples, dtype=jnp.float32)
     u = (stratum + (0.5 if place is None else place)) / samples
     u = jnp.broadcast_to(u, (*weights.shape[:-1], samples))
-    centre = inverse_cdf(jax.lax.stop_gradient(edges), probability, u)
-    middle = 0.5 * (centre[..., 1:] + centre[..., :-1])
-    first = jnp.maximum(2.0 * centre[..., :1] - middle[..., :1], edges[..., :1])
-    last = jnp.minimum(2.0 * centre[..., -1:] - middle[..., -1:], edges[..., -1:])
+    center = inverse_cdf(jax.lax.stop_gradient(edges), probability, u)
+    middle = 0.5 * (center[..., 1:] + center[..., :-1])
+    first = jnp.maximum(2.0 * center[..., :1] - middle[..., :1], edges[..., :1])
+    last = jnp.minimum(2.0 * center[..., -1:] - middle[..., -1:], edges[..., -1:])
     return jax.lax.stop_gradient(jnp.concatenate([first, middle, last], axis=-1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.linalg import inner
+from dreamfusion_jax.nerf.linalg import dot
 
 HIT_OPACITY = 0.01  # from which on a ray counts as one that hits something
 
@@ -28,7 +28,7 @@ def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Arra
       normals: [..., S, 3].
       direction: [..., 3] of the rays, away from the camera.
     """
-    away = jnp.maximum(inner(normals, direction[..., None, :]), 0.0)
+    away = jnp.maximum(dot(normals, direction[..., None, :]), 0.0)
     return jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1)
 
 

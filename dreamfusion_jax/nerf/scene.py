@@ -21,10 +21,10 @@ from dreamfusion_jax.nerf.fields.density import Density, Sharpening
 from dreamfusion_jax.nerf.fields.field import Field, FieldOutput
 from dreamfusion_jax.nerf.fields.grid import grid_field
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
-from dreamfusion_jax.nerf.fields.mip import Blur, mip_field
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.nerf.ray_chunks import look_in_blocks
+from dreamfusion_jax.nerf.ray_chunks import render_in_chunks
 from dreamfusion_jax.nerf.ray_sampling import resample_edges, sphere_bounds, uniform_edges
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
 from dreamfusion_jax.nerf.view import View
@@ -133,8 +133,8 @@ def make_scene(options: SceneOptions) -> Scene:
     proposal = proposal_grid(options.proposal_resolution, options.bound_radius, density)
     background = _make_background(options)
     normals_of: DensityNormals = density_normals
-    if options.normal_spacing:
-        normals_of = functools.partial(finite_difference_normals, spacing=options.normal_spacing)
+    if options.fd_epsilon:
+        normals_of = functools.partial(finite_difference_normals, spacing=options.fd_epsilon)
 
     def init(key: jax.Array) -> Any:
         field_key, background_key = jax.random.split(key)
@@ -158,24 +158,26 @@ def make_scene(options: SceneOptions) -> Scene:
             out = field.query(params["field"], mean, covariance_diag, step)
             return out.density, out.albedo
 
-        def look(normals_of: DensityNormals | None, block: tuple[Rays, _Jitter]) -> _Seen:
+        def look(
+            normals_of: DensityNormals | None, block: tuple[Rays, StratifiedNoise]
+        ) -> RayOutputs:
             rays, jitter = block
             intervals = _choose_intervals(options, expected, rays, jitter)
-            return _look(options, query, normals_of, view, rays, intervals)
+            return _render_rays(options, query, normals_of, view, rays, intervals)
 
-        seen = look_in_blocks(
+        seen = render_in_chunks(
             # Normals cost as much again as all the rest: they are made only where they matter.
             [functools.partial(look, None), functools.partial(look, normals_of)],
             which=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
-            rays=(rays, _draw_jitter(options, size, key)),
+            rays=(rays, _draw_stratified_noise(options, size, key)),
             idle=idle,
             points_per_ray=options.fine_samples,
         )
-        seen = _choose(view.half_size, low_res.enlarge(seen, size), seen)
+        seen = _tree_where(view.half_size, low_res.enlarge(seen, size), seen)
         behind = view.background
         if background is not None:
             direction = pixel_rays(view.camera, height, width).direction
-            learned = _background_colour(background, params["background"], direction)
+            learned = _background_color(background, params["background"], direction)
             behind = jnp.where(view.solid_background, behind, learned)
         per_ray = {
             "opacity": regularizers.opacity_loss(seen.opacity),
@@ -185,7 +187,7 @@ def make_scene(options: SceneOptions) -> Scene:
         }
         orientation = regularizers.mean_over_hits(seen.regularizers["orientation"], seen.opacity)
         return Render(
-            image=over(seen.colour, seen.opacity, behind),
+            image=over(seen.color, seen.opacity, behind),
             opacity=seen.opacity,
             depth=seen.depth,
             normals=seen.normals,
@@ -221,7 +223,7 @@ def _make_field(options: SceneOptions, density: Density) -> Field:
                 options.min_degree,
                 options.max_degree,
                 density,
-                Blur(options.blur_start, options.blur_end, options.blur_steps),
+                CovarianceAnnealing(options.blur_start, options.blur_end, options.blur_steps),
                 residual=options.network == "residual",
             )
         case "grid":
@@ -242,26 +244,24 @@ def _make_background(options: SceneOptions) -> Background | None:
     raise ValueError(f"background {options.background!r} is not solid or mlp")
 
 
-def _background_colour(background: Background, params: Any, direction: jax.Array) -> jax.Array:
+def _background_color(background: Background, params: Any, direction: jax.Array) -> jax.Array:
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
 def _rays(options: SceneOptions, view: View, size: tuple[int, int]) -> tuple[Rays, jax.Array]:
     """The rays [H, W] to follow, and which of them are idle: those that miss the scene."""
     small = pixel_rays(view.camera, *low_res.half(size))
-    rays = _choose(
-        view.half_size, low_res.put_in_place(small, size), pixel_rays(view.camera, *size)
-    )
+    rays = _tree_where(view.half_size, low_res.pack(small, size), pixel_rays(view.camera, *size))
     near, far = sphere_bounds(rays, options.bound_radius)
     idle = jnp.squeeze(far <= near, axis=-1)
     return rays, idle | (view.half_size & low_res.idle_places(size))
 
 
-def _choose(condition: jax.Array, first: Any, second: Any) -> Any:
+def _tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
 
 
-class _Jitter(NamedTuple):
+class StratifiedNoise(NamedTuple):
     """What is random about the samples of each ray; without jitter they lie in the middle.
 
     Attributes:
@@ -273,10 +273,12 @@ class _Jitter(NamedTuple):
     rounds: tuple[jax.Array | None, ...]
 
 
-def _draw_jitter(options: SceneOptions, picture: tuple[int, int], key: jax.Array | None) -> _Jitter:
+def _draw_stratified_noise(
+    options: SceneOptions, picture: tuple[int, int], key: jax.Array | None
+) -> StratifiedNoise:
     counts = _samples(options)
     if key is None:
-        return _Jitter(None, (None,) * (len(counts) - 1))
+        return StratifiedNoise(None, (None,) * (len(counts) - 1))
     uniform_key, resample_key = jax.random.split(key)
     shifts = jax.random.uniform(uniform_key, (*picture, counts[0] - 1), minval=-0.5, maxval=0.5)
     last = len(counts) - 1
@@ -284,7 +286,7 @@ def _draw_jitter(options: SceneOptions, picture: tuple[int, int], key: jax.Array
         jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*picture, counts[i]))
         for i in range(1, len(counts))
     )
-    return _Jitter(shifts, tuple(rounds))
+    return StratifiedNoise(shifts, tuple(rounds))
 
 
 def _samples(options: SceneOptions) -> list[int]:
@@ -297,7 +299,7 @@ def _choose_intervals(
     options: SceneOptions,
     expected: Callable[[jax.Array], jax.Array] | None,
     rays: Rays,
-    jitter: _Jitter,
+    jitter: StratifiedNoise,
 ) -> _Intervals:
     """Fine intervals [..., S+1], dense where the `expected` density says there is something."""
     near, far = sphere_bounds(rays, options.bound_radius)
@@ -314,32 +316,32 @@ def _choose_intervals(
     return _Intervals(edges, tuple(proposals))
 
 
-class _Seen(NamedTuple):
+class RayOutputs(NamedTuple):
     """What rays see: all 0 of a ray that misses the scene.
 
     Attributes:
-      colour: [..., 3] premultiplied.
+      color: [..., 3] premultiplied.
       opacity: [...].
       depth: [...].
       normals: [..., 3] composited.
       regularizers: [...] "orientation", "distortion", "interlevel".
     """
 
-    colour: jax.Array
+    color: jax.Array
     opacity: jax.Array
     depth: jax.Array
     normals: jax.Array
     regularizers: dict[str, jax.Array]
 
 
-def _look(
+def _render_rays(
     options: SceneOptions,
     query: Query,
     normals_of: DensityNormals | None,
     view: View,
     rays: Rays,
     intervals: _Intervals,
-) -> _Seen:
+) -> RayOutputs:
     """Asks the field in intervals of rays and composites the answers; no normals, no light."""
     mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
     if normals_of is None:
@@ -348,7 +350,7 @@ def _look(
     else:
         tau, rho, normals = normals_of(lambda points: query(points, covariance_diag), mean)
     rho = jnp.where(view.textureless, 1.0, rho)
-    colour = point_light(rho, normals, mean, view.light_position, view.ambient, view.diffuse)
+    color = point_light(rho, normals, mean, view.light_position, view.ambient, view.diffuse)
     weights = compositing_weights(tau, intervals.edges)
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
@@ -356,8 +358,8 @@ def _look(
         regularizers.interlevel_loss(intervals.edges, weights, edges, outer)
         for edges, outer in intervals.proposals
     )
-    return _Seen(
-        colour=composite(weights, colour),
+    return RayOutputs(
+        color=composite(weights, color),
         opacity=jnp.sum(weights, axis=-1),
         depth=expected_depth(weights, intervals.edges),
         normals=composite(weights, normals),

@@ -2,7 +2,7 @@
 
     c = rho (l_diffuse max(0, n . l) + l_ambient),    n = -grad tau / |grad tau|
 
-With l_ambient = 1, l_diffuse = 0 the colour is the albedo; with rho = 1 the shape is seen alone.
+With l_ambient = 1, l_diffuse = 0 the color is the albedo; with rho = 1 the shape is seen alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.linalg import inner, safe_normalize
+from dreamfusion_jax.nerf.linalg import dot, safe_normalize
 
 
 def density_normals(
@@ -55,7 +55,7 @@ def point_light(
     ambient: jax.Array,
     diffuse: jax.Array,
 ) -> jax.Array:
-    """Lambertian colour [..., 3] of albedo `rho` [..., 3] at `points` [..., 3] under one light.
+    """Lambertian color [..., 3] of albedo `rho` [..., 3] at `points` [..., 3] under one light.
 
     Args:
       rho: [..., 3] albedo.
@@ -66,5 +66,5 @@ def point_light(
       diffuse: [] l_diffuse.
     """
     to_light = safe_normalize(light_position - points)
-    cosine = jnp.maximum(inner(normals, to_light), 0.0)[..., None]
+    cosine = jnp.maximum(dot(normals, to_light), 0.0)[..., None]
     return rho * (diffuse * cosine + ambient)

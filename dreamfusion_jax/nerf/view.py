@@ -20,7 +20,7 @@ class View(NamedTuple):
       diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed unless
         `with_normals` asks for them.
       textureless: [] bool; albedo 1 everywhere.
-      background: [3] solid colour.
+      background: [3] solid color.
       solid_background: [] bool; use `background` even where the scene has learned one.
       with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
       half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.

@@ -29,9 +29,9 @@ def composite(weights: jax.Array, values: jax.Array) -> jax.Array:
     return jnp.sum(weights[..., None] * values, axis=-2)
 
 
-def over(colour: jax.Array, opacity: jax.Array, background: jax.Array) -> jax.Array:
-    """Premultiplied `colour` [..., 3] of coverage `opacity` [...] over `background` [..., 3]."""
-    return colour + (1.0 - opacity)[..., None] * background
+def over(color: jax.Array, opacity: jax.Array, background: jax.Array) -> jax.Array:
+    """Premultiplied `color` [..., 3] of coverage `opacity` [...] over `background` [..., 3]."""
+    return color + (1.0 - opacity)[..., None] * background
 
 
 def expected_depth(weights: jax.Array, edges: jax.Array) -> jax.Array:

@@ -25,23 +25,23 @@ POSTER_AZIMUTH_DEG = 35.0  # front and one side
 PREVIEW_AZIMUTHS_DEG = (0.0, 90.0, 180.0, 270.0)
 SHEET_AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
 TURNTABLE_FPS = 16
-# Mostly ambient: the light should show the shape without hiding the colour.
+# Mostly ambient: the light should show the shape without hiding the color.
 AMBIENT, DIFFUSE = 0.6, 0.4
 WHITE = (1.0, 1.0, 1.0)
-SHOWN = ("colour", "albedo", "normals", "depth", "opacity")
+SHOWN = ("color", "albedo", "normals", "depth", "opacity")
 # Of these, what light would change nothing of. It costs the normals, so it is left out.
 UNLIT = ("albedo", "depth", "opacity")
 # Side of the tiles of a picture, in pixels.
 _TILE_CPU = 64
 _TILE = 256
 # The far end of a depth picture's range, lest it be lost in the black background.
-_FARTHEST = 0.15
+_FAR_GRAY = 0.15
 
 # Called whenever a tile is done.
 Tick = Callable[[], object]
 
 
-def _silently() -> None:
+def _noop() -> None:
     """Nobody is told."""
 
 
@@ -74,7 +74,7 @@ class Picture(NamedTuple):
 
 
 def render_image(
-    scene: Scene, params: Any, view: View, size: int, step: int, tick: Tick = _silently
+    scene: Scene, params: Any, view: View, size: int, step: int, tick: Tick = _noop
 ) -> Picture:
     """A picture of `size` x `size` pixels of one view, deterministic.
 
@@ -91,7 +91,7 @@ def render_tiles(
     size: tuple[int, int],
     side: int,
     step: int,
-    tick: Tick = _silently,
+    tick: Tick = _noop,
 ) -> Picture:
     """A picture of any height and width, deterministic, put together from square tiles.
 
@@ -162,46 +162,46 @@ def preview(
 
 
 def poster(
-    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _silently
+    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _noop
 ) -> np.ndarray:
     """The softly lit scene from the front and one side: [size, size, 3] uint8."""
     view = soft_view(orbit.camera(POSTER_AZIMUTH_DEG))
     return to_uint8(render_image(scene, params, view, size, step, tick).image)
 
 
-def still(
+def render_view(
     scene: Scene,
     params: Any,
     camera: Camera,
     size: int,
     step: int,
-    show: str = "colour",
+    show: str = "color",
     background: Sequence[float] = WHITE,
 ) -> np.ndarray:
     """What one camera sees, [size, size, 3] uint8.
 
     Args:
-      show: one of `SHOWN`: "colour", softly lit; "albedo", unlit; "normals", x, y, z of the world
+      show: one of `SHOWN`: "color", softly lit; "albedo", unlit; "normals", x, y, z of the world
         as red, green, blue; "depth", near is light and far dark; "opacity".
-      background: behind the two that have colours, RGB in [0, 1].
+      background: behind the two that have colors, RGB in [0, 1].
     """
     view = view_to_show(show, camera, background)
-    return as_colours(show, render_image(scene, params, view, size, step))
+    return as_colors(show, render_image(scene, params, view, size, step))
 
 
 def view_to_show(show: str, camera: Camera, background: Sequence[float] = WHITE) -> View:
-    """What is to be rendered so that `as_colours` can show it: softly lit, but for what `UNLIT`
+    """What is to be rendered so that `as_colors` can show it: softly lit, but for what `UNLIT`
     names."""
     if show in UNLIT:
         return albedo_view(camera, jnp.array(background))
     return soft_view(camera, background)
 
 
-def as_colours(show: str, picture: Picture) -> np.ndarray:
-    """Normals, depth or opacity of a picture, or else its own colours, [H, W, 3] uint8."""
+def as_colors(show: str, picture: Picture) -> np.ndarray:
+    """Normals, depth or opacity of a picture, or else its own colors, [H, W, 3] uint8."""
     match show:
         case "normals":
-            return to_uint8(normals_as_colour(picture.normals))
+            return to_uint8(normals_as_color(picture.normals))
         case "depth":
             return depth_pictures([picture.depth], [picture.opacity])[0]
         case "opacity":
@@ -210,16 +210,16 @@ def as_colours(show: str, picture: Picture) -> np.ndarray:
 
 
 def contact_sheet(
-    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _silently
+    scene: Scene, params: Any, size: int, step: int, orbit: Orbit, tick: Tick = _noop
 ) -> np.ndarray:
-    """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit colour,
+    """[3 size, 9 size, 3] uint8: columns, eight azimuths and overhead; rows, softly lit color,
     normals (x, y, z of the world as red, green, blue) and opacity."""
     cameras = [orbit.camera(azimuth_deg) for azimuth_deg in SHEET_AZIMUTHS_DEG]
     columns = []
     for camera in [*cameras, orbit.camera(0.0, OVERHEAD_DEG)]:
         picture = render_image(scene, params, soft_view(camera), size, step, tick)
         opacity = np.broadcast_to(picture.opacity[..., None], picture.image.shape)
-        shown = [picture.image, normals_as_colour(picture.normals), opacity]
+        shown = [picture.image, normals_as_color(picture.normals), opacity]
         columns.append(to_uint8(np.concatenate(shown)))
     return np.concatenate(columns, axis=1)
 
@@ -228,12 +228,12 @@ class Turntable(NamedTuple):
     """A scene once around, F pictures [N, N, 3] uint8 of each kind.
 
     Attributes:
-      colour: softly lit, on white.
+      color: softly lit, on white.
       depth: near is light, far is dark, on black.
-      normals: x, y, z of the world as red, green, blue, on grey.
+      normals: x, y, z of the world as red, green, blue, on gray.
     """
 
-    colour: list[np.ndarray]
+    color: list[np.ndarray]
     depth: list[np.ndarray]
     normals: list[np.ndarray]
 
@@ -245,25 +245,25 @@ def turntable(
     frames: int,
     step: int,
     orbit: Orbit,
-    tick: Tick = _silently,
+    tick: Tick = _noop,
 ) -> Turntable:
     """All kinds of pictures from one render of each of the F = `frames` views."""
-    colour, normals, depth, opacity = [], [], [], []
+    color, normals, depth, opacity = [], [], [], []
     for i in range(frames):
         view = soft_view(orbit.camera(360.0 * i / frames))
         picture = render_image(scene, params, view, size, step, tick)
-        colour.append(to_uint8(picture.image))
-        normals.append(to_uint8(normals_as_colour(picture.normals)))
-        # Kept until all are known, so in as few bytes as 256 greys need.
+        color.append(to_uint8(picture.image))
+        normals.append(to_uint8(normals_as_color(picture.normals)))
+        # Kept until all are known, so in as few bytes as 256 grays need.
         depth.append(picture.depth.astype(np.float16))
         opacity.append(picture.opacity.astype(np.float16))
-    return Turntable(colour, depth_pictures(depth, opacity), normals)
+    return Turntable(color, depth_pictures(depth, opacity), normals)
 
 
 def depth_pictures(depth: list[np.ndarray], opacity: list[np.ndarray]) -> list[np.ndarray]:
-    """Depths [N, N] as greys [N, N, 3] uint8, from near (light) to far (dark), on black.
+    """Depths [N, N] as grays [N, N, 3] uint8, from near (light) to far (dark), on black.
 
-    The range is that of what is opaque in any of the pictures, so that a grey means the same depth
+    The range is that of what is opaque in any of the pictures, so that a gray means the same depth
     in all of them.
     """
     opaque = [d[o > 0.5] for d, o in zip(depth, opacity, strict=True)]
@@ -272,8 +272,8 @@ def depth_pictures(depth: list[np.ndarray], opacity: list[np.ndarray]) -> list[n
     pictures = []
     for d, o in zip(depth, opacity, strict=True):
         away = np.clip((d.astype(np.float32) - near) / max(far - near, 1e-6), 0.0, 1.0)
-        grey = to_uint8(o * (1.0 - (1.0 - _FARTHEST) * away))
-        pictures.append(np.repeat(grey[..., None], 3, axis=-1))
+        gray = to_uint8(o * (1.0 - (1.0 - _FAR_GRAY) * away))
+        pictures.append(np.repeat(gray[..., None], 3, axis=-1))
     return pictures
 
 
@@ -282,8 +282,8 @@ def soft_view(camera: Camera, background: Sequence[float] = WHITE) -> View:
     return lit_view(camera, jnp.array(background), ambient=AMBIENT, diffuse=DIFFUSE)
 
 
-def normals_as_colour(normals: np.ndarray) -> np.ndarray:
-    """x, y, z of the world as red, green, blue in [0, 1]; grey where there is nothing."""
+def normals_as_color(normals: np.ndarray) -> np.ndarray:
+    """x, y, z of the world as red, green, blue in [0, 1]; gray where there is nothing."""
     return 0.5 * (normals + 1.0)
 
 

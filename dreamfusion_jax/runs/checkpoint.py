@@ -27,7 +27,7 @@ from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import across_processes, replicate
 
-KEPT = 2
+MAX_TO_KEEP = 2
 FULL = re.compile("ENOSPC|EDQUOT|No space left|quota exceeded", re.IGNORECASE)
 FORBIDDEN = re.compile("EACCES|EROFS|PERMISSION_DENIED|Permission denied|Read-only", re.IGNORECASE)
 
@@ -49,7 +49,7 @@ class Checkpoints:
             self._folder,
             item_names=("state", "digest"),
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEPT,
+                max_to_keep=MAX_TO_KEEP,
                 read_only=devices is None,
                 create=devices is not None,
                 cleanup_tmp_directories=devices is not None,
@@ -109,7 +109,7 @@ class Checkpoints:
                         f"{self._folder / str(step)} cannot be read: {reason}"
                     ) from error
             if distributed.all_agree(state is not None) and state is not None:
-                self._put_aside(damaged)
+                self._quarantine(damaged)
                 return state
             damaged.append(step)
             _warn(f"the checkpoint of step {step} in {self._folder} is damaged ({reason}).")
@@ -137,11 +137,11 @@ class Checkpoints:
             raise ValueError("its contents are not what was written")
         return state
 
-    def _put_aside(self, steps: list[int]) -> None:
+    def _quarantine(self, steps: list[int]) -> None:
         """Moves damaged checkpoints to <workdir>/damaged_checkpoints, for whoever wonders."""
         if self._devices is None or not steps:
             return
-        if distributed.is_first():
+        if distributed.is_primary():
             aside = self._workdir / "damaged_checkpoints"
             aside.mkdir(exist_ok=True)
             for step in steps:
@@ -250,5 +250,5 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _warn(text: str) -> None:
-    if distributed.is_first():
+    if distributed.is_primary():
         print(f"Warning: {text}", file=sys.stderr, flush=True)

@@ -12,7 +12,7 @@ import optax
 
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.runtime.errors import RunError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import draw_view
 
@@ -28,21 +28,21 @@ def write_diagnostics(
     the seed and the step alone), the norm of every array of the state and the prior's, and how
     many of their numbers are not finite.
     """
-    step, in_row = int(state.step), int(state.skipped_in_row)
-    skipped = range(max(step - in_row, step - MOST_STEPS, 0), step)
+    step, consecutive = int(state.step), int(state.consecutive_skipped)
+    skipped = range(max(step - consecutive, step - MOST_STEPS, 0), step)
     found = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
     found["prior"] = _sizes(weights)
     report = {
         "step": step,
         "skipped_steps": int(state.skipped),
-        "skipped_in_row": in_row,
+        "consecutive_skipped": consecutive,
         "views": [view for at in skipped for view in _views(config, at, devices)],
         **found,
     }
     path = workdir / f"diagnostics_step_{step:06d}.json"
-    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
+    atomic_write(path, (json.dumps(report, indent=1) + "\n").encode())
     return RunError(
-        f"The numbers of {in_row} steps in a row, up to step {step}, were not finite;"
+        f"The numbers of {consecutive} steps in a row, up to step {step}, were not finite;"
         f" {_advice(found, _in_float16(weights))} The last good state is saved; {path} tells more."
     )
 

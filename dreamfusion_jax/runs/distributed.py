@@ -54,7 +54,7 @@ def start(config: RunOptions) -> None:
             given["coordinator_bind_address"] = config.coordinator
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)  # The loop hears SIGTERM itself.
-    _watch_over_this_process()
+    _fork_watchdog()
     try:
         jax.distributed.initialize(
             heartbeat_timeout_seconds=config.peer_timeout,
@@ -82,23 +82,23 @@ def _on_cloud_tpu() -> bool:
     return chips and importlib.util.find_spec("libtpu") is not None
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that writes, and talks to the user."""
     return jax.process_index() == 0
 
 
-def say(text: str, file: TextIO | None = None) -> None:
+def print_primary(text: str, file: TextIO | None = None) -> None:
     """Prints it once, not once a process."""
-    if is_first():
+    if is_primary():
         print(text, file=file or sys.stdout, flush=True)
 
 
-def is_alone() -> bool:
+def is_single_process() -> bool:
     """Whether there are no other processes."""
     return jax.process_count() == 1
 
 
-def first(make: Callable[[], Value]) -> Value:
+def run_on_primary(make: Callable[[], Value]) -> Value:
     """What `make` returns in the first process, which alone calls it, in every process.
 
     Args:
@@ -107,10 +107,10 @@ def first(make: Callable[[], Value]) -> Value:
     Raises:
       UserError: where it did so in the first process, in every process.
     """
-    if is_alone():
+    if is_single_process():
         return make()
     outcome: dict[str, Any] = {}
-    if is_first():
+    if is_primary():
         try:
             outcome = {"value": make()}
         except UserError as error:
@@ -128,7 +128,11 @@ def first(make: Callable[[], Value]) -> Value:
 
 def all_agree(here: bool) -> bool:
     """Whether it is so in every process."""
-    return here if is_alone() else bool(np.all(multihost_utils.process_allgather(np.array(here))))
+    return (
+        here
+        if is_single_process()
+        else bool(np.all(multihost_utils.process_allgather(np.array(here))))
+    )
 
 
 def require_shared(folder: AnyPath) -> None:
@@ -137,11 +141,11 @@ def require_shared(folder: AnyPath) -> None:
     Raises:
       UserError: in every process.
     """
-    if is_alone() or not isinstance(folder, Path):
+    if is_single_process() or not isinstance(folder, Path):
         return
-    mark = folder / first(lambda: _leave_mark(folder))
+    mark = folder / run_on_primary(lambda: _leave_mark(folder))
     seen = all_agree(mark.exists())
-    if is_first():
+    if is_primary():
         mark.unlink()
     if not seen:
         raise UserError(
@@ -165,7 +169,7 @@ def _broadcast(message: Any) -> Any:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def abort_on_peer_failure() -> Iterator[None]:
     """Ends this process at once, with one sentence, where an exchange with another one fails.
 
     The others cannot go on without it, and would wait for it even in order to end.
@@ -173,10 +177,10 @@ def watched() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if is_alone() or _is_of_this_process(error):
+        if is_single_process() or _is_of_this_process(error):
             raise
         print(f"\nError: {_LOST} ({_first_line(error)})", file=sys.stderr, flush=True)
-        _say_goodbye()
+        _report_clean_exit()
         os._exit(RunError.exit_code)
 
 
@@ -187,7 +191,7 @@ _LOST = (
 _goodbye: list[int] = []  # the pipe to whoever watches over this process
 
 
-def _watch_over_this_process() -> None:
+def _fork_watchdog() -> None:
     """Has another process say what became of this one, should it end without a word.
 
     Where another process is silent for `--peer_timeout`, JAX aborts this one from within: no code
@@ -202,7 +206,7 @@ def _watch_over_this_process() -> None:
     if not watcher:
         os.close(heard)
         _goodbye.append(said)
-        atexit.register(_say_goodbye)
+        atexit.register(_report_clean_exit)
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -212,7 +216,7 @@ def _watch_over_this_process() -> None:
     os._exit(0)
 
 
-def _say_goodbye() -> None:
+def _report_clean_exit() -> None:
     if _goodbye:
         os.write(_goodbye.pop(), b".")
 

@@ -22,14 +22,14 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
     """One after another; what fails keeps no other from being made. Returns the exit code."""
     run, failed = None, []
     for number, config in enumerate(many, 1):
-        distributed.say(f"[{number}/{len(many)}] {config.train.prompt}")
+        distributed.print_primary(f"[{number}/{len(many)}] {config.train.prompt}")
         try:
             run = make_asset(config, schemes, run)
         except UserError as error:
-            cli.complain(error)
+            cli.print_error(error)
             failed.append(config.train.prompt)
     if failed:
-        distributed.say(
+        distributed.print_primary(
             f"{len(many) - len(failed)} of {len(many)} are made; not: {', '.join(failed)}.",
             file=sys.stderr,
         )
@@ -39,35 +39,35 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
 def make_asset(
     config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None = None
 ) -> loop.Run | None:
-    """Optimises, as far as is still to do, and leaves pictures and mesh, if they are not there.
+    """Optimizes, as far as is still to do, and leaves pictures and mesh, if they are not there.
 
     Args:
       run: one that has been prepared for the same settings and another prompt.
 
     Returns:
-      The run that was optimised; `run` where nothing was to do.
+      The run that was optimized; `run` where nothing was to do.
     """
     workdir = as_path(config.run.workdir)
     with contextlib.ExitStack() as held:
-        distributed.first(lambda: _take(config, held))
+        distributed.run_on_primary(lambda: _acquire_lock(config, held))
         distributed.require_shared(workdir)
         saved = None
         here = steps_done(workdir)  # Orbax wants all processes to look.
-        done = distributed.first(lambda: here)
+        done = distributed.run_on_primary(lambda: here)
         if done < config.train.steps:
             run, saved = optimize(config, schemes, run)
         else:
-            distributed.say(f"{workdir} is finished: all {done} steps are done.")
+            distributed.print_primary(f"{workdir} is finished: all {done} steps are done.")
         steps = max(done, config.train.steps)
-        if distributed.first(lambda: outputs_made(workdir, config)) != steps:
+        if distributed.run_on_primary(lambda: outputs_made(workdir, config)) != steps:
             finished = saved or load_run(workdir)._replace(config=config)
-            distributed.first(lambda: make_outputs(workdir, finished))
+            distributed.run_on_primary(lambda: make_outputs(workdir, finished))
         made = ", ".join([*output_files(config), "config.json"])
-        distributed.say(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
+        distributed.print_primary(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
     return run
 
 
-def _take(config: Config, held: contextlib.ExitStack) -> None:
+def _acquire_lock(config: Config, held: contextlib.ExitStack) -> None:
     """Makes the work folder this job's own, for as long as `held` is open."""
     held.enter_context(lock.locked(prepare_workdir(config)))
 
@@ -79,8 +79,8 @@ def optimize(
     started = time.monotonic()
     scheme = schemes.get(config.view_prompts.view_words)
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):
-        distributed.say(note, file=sys.stderr)
+        distributed.print_primary(note, file=sys.stderr)
     run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes)
-    distributed.first(lambda: store_config(config))
-    distributed.first(lambda: store_machine(run.workdir, run.devices))
+    distributed.run_on_primary(lambda: store_config(config))
+    distributed.run_on_primary(lambda: store_machine(run.workdir, run.devices))
     return run, SavedRun(config, run.scene, loop.train(config, run, started))

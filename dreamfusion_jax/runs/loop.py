@@ -1,4 +1,4 @@
-"""The run: set up, optimise step by step, keep what must not be lost, show what comes out.
+"""The run: set up, optimize step by step, keep what must not be lost, show what comes out.
 
 The host only counts steps. Per step it starts the device's program and waits for the one before, so
 that the bar tells the truth and an interruption is heard at once.
@@ -153,7 +153,7 @@ def choose_devices(count: int) -> list[jax.Device]:
 
 
 def train(config: Config, run: Run, started: float) -> TrainState:
-    """Optimises from the newest checkpoint, or the start, to the last step.
+    """Optimizes from the newest checkpoint, or the start, to the last step.
 
     Args:
       started: `time.monotonic()` when the program started, for the first preview.
@@ -162,7 +162,7 @@ def train(config: Config, run: Run, started: float) -> TrainState:
       Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
       RunError: memory runs out, or the numbers go wrong.
     """
-    with oom.explained("the scene was optimised", lambda: _remedies(config, run)):
+    with oom.oom_context("the scene was optimized", lambda: _remedies(config, run)):
         return _train(config, run, started)
 
 
@@ -177,11 +177,11 @@ def _train(config: Config, run: Run, started: float) -> TrainState:
         state = init_state(run.scene, run.optimizer, config.train.seed, run.setup.objective)
         if checkpoints.latest_step():
             # What a run that was given up skipped in a row counts anew.
-            state = checkpoints.restore(state)._replace(skipped_in_row=jnp.int32(0))
-            if distributed.is_first():
+            state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
+            if distributed.is_primary():
                 print(f"Going on in {run.workdir} after step {state.step}.", flush=True)
         # Innermost: whoever waits for a dead process may wait for ever, here or in `close`.
-        with _heard_interruptions() as interrupted, distributed.watched():
+        with _graceful_shutdown() as interrupted, distributed.abort_on_peer_failure():
             return _train_steps(config, run, checkpoints, state, started, interrupted)
     finally:
         checkpoints.close()
@@ -196,7 +196,7 @@ def _train_steps(
     interrupted: Callable[[], bool],
 ) -> TrainState:
     """The loop, the same in every process. Returns the last state, on the host."""
-    first, steps, shows = int(state.step), config.train.steps, distributed.is_first()
+    first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
     writer = _metrics_writer(config, run, first) if shows else None
@@ -210,7 +210,7 @@ def _train_steps(
             # The next step is handed over while this one runs; further ahead, progress would lie.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
-                progress.begin("optimising")
+                progress.begin("optimizing")
             if writer and (step % config.run.log_every == 0 or step == steps):
                 _log(writer, step, metrics, progress)
             progress.update()
@@ -220,12 +220,12 @@ def _train_steps(
                 if not previewed:
                     newest = run.workdir / "preview.png"
                     progress.write(f"First preview: {newest} (renewed while it goes on)")
-                    progress.begin("optimising", announce=False)  # It was compiled, too.
+                    progress.begin("optimizing", announce=False)  # It was compiled, too.
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
             # Alone, there is nobody to agree with.
-            stop = interrupted() if distributed.is_alone() else signals.stop
-            lost = signals.skipped_in_row >= config.run.max_skipped_steps
+            stop = interrupted() if distributed.is_single_process() else signals.stop
+            lost = signals.consecutive_skipped >= config.run.max_skipped_steps
             if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
                 if writer:
@@ -252,15 +252,15 @@ class _Signals(NamedTuple):
     """What a step tells every process alike: to stop, and how many steps in a row were skipped."""
 
     stop: bool = False
-    skipped_in_row: int = 0
+    consecutive_skipped: int = 0
 
 
 def _read_signals(metrics: dict[str, jax.Array]) -> _Signals:
     """Waits for the step with these metrics, if there was one."""
     if not metrics:
         return _Signals()
-    stop, in_row = jax.device_get((metrics["stop"], metrics["skipped_in_row"]))
-    return _Signals(bool(stop), int(in_row))
+    stop, consecutive = jax.device_get((metrics["stop"], metrics["consecutive_skipped"]))
+    return _Signals(bool(stop), int(consecutive))
 
 
 def _log(
@@ -277,7 +277,7 @@ def _log(
 
 
 def _given_up(config: Config, run: Run, state: TrainState) -> RunError:
-    if distributed.is_first():
+    if distributed.is_primary():
         return write_diagnostics(run.workdir, config, state, run.prior_params, len(run.devices))
     return RunError("The numbers are not finite; the first process tells more.")
 
@@ -302,7 +302,7 @@ def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np
 
 
 @contextmanager
-def _heard_interruptions() -> Iterator[Callable[[], bool]]:
+def _graceful_shutdown() -> Iterator[Callable[[], bool]]:
     """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once.
 
     Where Python forbids it, in any thread but the main one, neither is heard here.

@@ -22,7 +22,7 @@ from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.runtime.progress import Progress
 
 PREVIEW_SIZE = 192
@@ -43,29 +43,29 @@ class Mesh(NamedTuple):
 
     Attributes:
       surface: closed, in world coordinates.
-      colour: [V, 3] uint8 albedo at its vertices.
+      color: [V, 3] uint8 albedo at its vertices.
       textured: the same surface, cut open along the seams of its texture.
     """
 
     surface: trimesh.Trimesh
-    colour: np.ndarray
+    color: np.ndarray
     textured: texture.TexturedMesh
 
 
 def make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
-    """Marching cubes on the density inside the bounding sphere; colours from the field.
+    """Marching cubes on the density inside the bounding sphere; colors from the field.
 
     Raises:
       UserError: there is no surface.
       RunError: memory runs out, or the scene is empty.
     """
-    with oom.explained("the mesh was made", lambda: memory_advice.mesh_remedies(config.run)):
+    with oom.oom_context("the mesh was made", lambda: memory_advice.mesh_remedies(config.run)):
         return _make_mesh(scene, params, step, config)
 
 
 def _make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
     settings, radius = config.run, config.scene.bound_radius
-    field = functools.partial(ask, scene, params, step)
+    field = functools.partial(query_chunked, scene, params, step)
     density = surface.density_grid(field, radius, settings.mesh_resolution)
     check_density(density, settings.mesh_threshold)
     level = (
@@ -129,7 +129,9 @@ def _tell(level: float, faces: int, settings: RunOptions) -> None:
     )
 
 
-def ask(scene: Scene, params: Any, step: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def query_chunked(
+    scene: Scene, params: Any, step: int, points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Density [N] and albedo [N, 3] at points [N, 3], by one compiled program for every N."""
     params = jax.device_put(params)  # once, not with every block of points
     density, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
@@ -182,9 +184,9 @@ def write_mesh(
     files = {
         "mesh.glb": formats.glb_bytes(mesh.textured),
         **formats.obj_files(mesh.textured),
-        "mesh.ply": formats.ply_bytes(mesh.surface, mesh.colour),
+        "mesh.ply": formats.ply_bytes(mesh.surface, mesh.color),
         PICTURE: formats.png_bytes(np.concatenate(sides, axis=1)),
     }
     for name in MESH_FILES:
-        write_whole(workdir / name, files[name])
+        atomic_write(workdir / name, files[name])
     return [workdir / name for name in MESH_FILES]

@@ -1,7 +1,7 @@
 """Numbers and previews of a run: to a plain metrics.jsonl, to TensorBoard and, if asked for, wandb.
 
 Distillation has no loss whose value means anything; what is worth watching is the size of the
-residual, how much of the picture the object covers, and each regulariser. Each line also tells the
+residual, how much of the picture the object covers, and each regularizer. Each line also tells the
 time spent so far, over all sessions of the run: `seconds`, and `device_seconds`, which counts each
 device.
 """
@@ -24,13 +24,13 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
-from dreamfusion_jax.runtime.files import AnyPath, copy_folder, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder
 
 FILE = "metrics.jsonl"
-_LONGEST_LINE = 2**20  # beyond it nothing is ours
+_MAX_LINE_BYTES = 2**20  # beyond it nothing is ours
 
 
-class Spent(NamedTuple):
+class ElapsedTime(NamedTuple):
     """Time that a run took, in seconds, and the same times the devices that ran."""
 
     seconds: float = 0.0
@@ -89,9 +89,9 @@ class MetricsWriter:
         if self._wandb:
             self._wandb.write_preview(step, picture)
 
-    def _spent(self) -> Spent:
+    def _spent(self) -> ElapsedTime:
         seconds = time.monotonic() - self._started
-        return Spent(
+        return ElapsedTime(
             round(self._before.seconds + seconds, 3),
             round(self._before.device_seconds + seconds * self._devices, 3),
         )
@@ -143,24 +143,24 @@ def _numbers(line: bytes) -> dict[str, float]:
     }
 
 
-def spent(lines: list[dict[str, float]]) -> Spent:
+def spent(lines: list[dict[str, float]]) -> ElapsedTime:
     """The time that a run had taken at its last line; nothing where it was not written down."""
     last = lines[-1] if lines else {}
-    return Spent(*(last.get(name, 0.0) for name in Spent._fields))
+    return ElapsedTime(*(last.get(name, 0.0) for name in ElapsedTime._fields))
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
     """Forgets what a run wrote after the checkpoint it goes on from; it will be written anew."""
     if path.exists():
         kept = [line.rstrip(b"\n") + b"\n" for line in _own_lines(path) if _step(line) <= step]
-        write_whole(path, b"".join(kept))
+        atomic_write(path, b"".join(kept))
 
 
 def _own_lines(path: AnyPath) -> Iterator[bytes]:
     """The lines of a file, up to one that is longer than any of ours."""
     with path.open("rb") as file:
-        lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
-        yield from itertools.takewhile(lambda line: len(line) < _LONGEST_LINE, lines)
+        lines = iter(lambda: file.readline(_MAX_LINE_BYTES), b"")
+        yield from itertools.takewhile(lambda line: len(line) < _MAX_LINE_BYTES, lines)
 
 
 def _step(line: bytes) -> float:

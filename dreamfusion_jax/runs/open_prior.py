@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.diffusion.loading.hub import resolve_model
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
-from dreamfusion_jax.diffusion.loading.weights import Place
+from dreamfusion_jax.diffusion.loading.weights import DevicePutFn
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.diffusion.priors.prior import Prior
 from dreamfusion_jax.runs import memory_advice
@@ -21,16 +21,16 @@ from dreamfusion_jax.runtime.errors import UserError
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
 
-def open_prior(config: PriorOptions, place: Place = jax.device_put) -> tuple[Prior, Any]:
+def open_prior(config: PriorOptions, place: DevicePutFn = jax.device_put) -> tuple[Prior, Any]:
     """Reads the prior in the number formats that suit the machine.
 
     Args:
       place: puts each array of its weights where the steps will want it.
     """
     embedded = config.prior == "toybox"
-    path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
+    path = TOYBOX if embedded else resolve_model(config.prior, config.revision, config.variant)
     dtype, vae_dtype = prior_dtypes(config)
-    with oom.explained("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
+    with oom.oom_context("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
         return load_prior(path, dtype, vae_dtype, config.variant, place)
 
 

@@ -13,7 +13,7 @@ from dreamfusion_jax.runs import flat_image, memory_advice, mesh_files, progress
 from dreamfusion_jax.runs.checkpoint import SavedRun
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runtime import oom
-from dreamfusion_jax.runtime.files import AnyPath, read_json, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 from dreamfusion_jax.runtime.png import encode_png, write_png
 from dreamfusion_jax.runtime.progress import Progress
 
@@ -45,7 +45,7 @@ def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
     build.write_page(workdir, config, build.FINISHED, step)
     # Last, so that a run that is stopped here makes them again.
     record = json.dumps({"step": step, "files": files}) + "\n"
-    write_whole(_outputs_record(workdir), record.encode())
+    atomic_write(_outputs_record(workdir), record.encode())
 
 
 def output_files(config: Config) -> tuple[str, ...]:
@@ -76,10 +76,10 @@ def write_images(
     Raises:
       RunError: memory runs out.
     """
-    with oom.explained("pictures were made", lambda: memory_advice.picture_remedies(config.run)):
+    with oom.oom_context("pictures were made", lambda: memory_advice.picture_remedies(config.run)):
         files = _image_files(workdir, scene, params, step, config)
     for name in IMAGE_FILES:
-        write_whole(workdir / name, files[name])
+        atomic_write(workdir / name, files[name])
     return [workdir / name for name in IMAGE_FILES]
 
 
@@ -99,8 +99,8 @@ def _image_files(
     return {
         "poster.png": encode_png(still),
         "contact_sheet.png": encode_png(sheet),
-        "turntable.mp4": encode_mp4(around.colour),
-        "turntable.gif": encode_gif(around.colour),
+        "turntable.mp4": encode_mp4(around.color),
+        "turntable.gif": encode_gif(around.color),
         "depth_turntable.mp4": encode_mp4(around.depth),
         "normals_turntable.mp4": encode_mp4(around.normals),
         progress_strip.FILE: encode_png(progress_strip.growth_strip(workdir)),

@@ -26,7 +26,7 @@ def growth_strip(workdir: AnyPath) -> np.ndarray:
     Where no preview is left or can be read, it is one white cell.
     """
     steps, columns = [], []
-    for step, path in evenly(previews(workdir), MOST):
+    for step, path in subsample(previews(workdir), MOST):
         column = _read_column(path)
         if column is not None:
             steps.append(step)
@@ -50,7 +50,7 @@ def previews(workdir: AnyPath) -> list[tuple[int, AnyPath]]:
     return sorted(((int(match[1]), path) for match, path in found if match), key=lambda p: p[0])
 
 
-def evenly(items: list, most: int) -> list:
+def subsample(items: list, most: int) -> list:
     """At most so many of the items, the first and the last among them."""
     if len(items) <= most:
         return items

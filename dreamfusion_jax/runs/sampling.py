@@ -57,7 +57,7 @@ def draw_samples(
     keys = sample_keys(seed, samples)
     uncond = prior.encode_text([guidance.negative_prompt])
     with (
-        oom.explained("samples were drawn", lambda: memory_advice.sample_remedies(samples)),
+        oom.oom_context("samples were drawn", lambda: memory_advice.sample_remedies(samples)),
         Progress(len(prompts) * steps, "sampling", "step") as progress,
     ):
         scales = guidance.scale, guidance.rescale

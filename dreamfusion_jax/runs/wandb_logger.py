@@ -16,7 +16,7 @@ import numpy as np
 
 from dreamfusion_jax.config.flags import Config, to_dict
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, read_json
 
 FILE = "wandb.json"
 
@@ -81,5 +81,5 @@ def _id(workdir: AnyPath) -> str:
         return str(read_json(workdir / FILE)["id"])
     except (OSError, ValueError, LookupError, TypeError):
         made = uuid.uuid4().hex[:12]
-        write_whole(workdir / FILE, (json.dumps({"id": made}) + "\n").encode())
+        atomic_write(workdir / FILE, (json.dumps({"id": made}) + "\n").encode())
         return made

@@ -15,7 +15,7 @@ from dreamfusion_jax.config.flags import Config, differing_flags, read_config, t
 from dreamfusion_jax.runs.lock import LOCK
 from dreamfusion_jax.runs.metrics import FILE as METRICS
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, copy_folder, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, copy_folder
 
 # What a run writes; whatever else lies in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
@@ -66,7 +66,7 @@ def prepare_workdir(config: Config) -> AnyPath:
 def store_config(config: Config) -> None:
     """Writes the resolved configuration, which a later run in this folder must match."""
     text = json.dumps(to_dict(config), indent=2) + "\n"
-    write_whole(as_path(config.run.workdir) / "config.json", text.encode())
+    atomic_write(as_path(config.run.workdir) / "config.json", text.encode())
 
 
 def store_machine(workdir: AnyPath, devices: Sequence[jax.Device]) -> None:
@@ -77,7 +77,7 @@ def store_machine(workdir: AnyPath, devices: Sequence[jax.Device]) -> None:
         "jax": jax.__version__,
         "dreamfusion_jax": __version__,
     }
-    write_whole(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
+    atomic_write(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def copy_record(source: AnyPath, target: AnyPath) -> None:

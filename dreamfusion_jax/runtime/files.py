@@ -61,7 +61,7 @@ def require_regular(path: AnyPath) -> None:
         raise ValueError("not a regular file")
 
 
-def write_whole(path: AnyPath, data: bytes) -> None:
+def atomic_write(path: AnyPath, data: bytes) -> None:
     """Writes a file whole or not at all: whoever reads it never sees half of one."""
     if not isinstance(path, Path):  # An object in a bucket appears when it is whole.
         path.write_bytes(data)

@@ -11,7 +11,7 @@ from dreamfusion_jax.runtime.errors import RunError
 
 
 @contextmanager
-def explained(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
+def oom_context(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Turns the end of memory, a device's or the host's, into one sentence.
 
     Args:
@@ -24,19 +24,19 @@ def explained(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not ran_out(error):
+        if not is_oom(error):
             raise
-        raise lack(error, what, remedies()) from error
+        raise oom_error(error, what, remedies()) from error
 
 
-def ran_out(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
     """Whether it says that there is no more memory, of a device or of the host."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
 
 
-def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
+def oom_error(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
     """What is said of it."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = reason.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")

@@ -7,12 +7,12 @@ import io
 import numpy as np
 from PIL import Image
 
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 
 
 def write_png(path: AnyPath, image: np.ndarray) -> None:
     """Writes [H, W, 3] uint8 whole or not at all, so that whoever watches never sees half of it."""
-    write_whole(path, encode_png(image))
+    atomic_write(path, encode_png(image))
 
 
 def encode_png(picture: np.ndarray) -> bytes:

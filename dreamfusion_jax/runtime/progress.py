@@ -3,7 +3,7 @@
 A bar is drawn by going back to the start of its line. Where that is not possible, in a pipe, under
 nohup or in a cluster's logs, each line stands for itself:
 
-  optimising: step 300/1000  opacity 0.21  residual 0.93  4.6 steps/s  2 min 30 s left
+  optimizing: step 300/1000  opacity 0.21  residual 0.93  4.6 steps/s  2 min 30 s left
 """
 
 from __future__ import annotations

@@ -20,7 +20,22 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    former_name: str | None = None,
 ) -> Any:
-    """Makes a dataclass field that knows how to explain and check itself."""
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    """Makes a dataclass field that knows how to explain and check itself.
+
+    Args:
+      default: its value where none is given; its type is the setting's.
+      help: what it means, with its unit.
+      minimum, maximum: the bounds of a number, or of both ends of a range.
+      choices: the values that a text may have.
+      former_name: a name that still works, for a release after it was renamed.
+    """
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "former_name": former_name,
+    }
     return dataclasses.field(default=default, metadata=metadata)

@@ -19,7 +19,7 @@ from dreamfusion_jax.nerf import cameras
 from dreamfusion_jax.toybox import captions, objects, shapes
 
 IMAGE_SIZE = 64
-GREY_FRACTION = 0.15
+GRAY_FRACTION = 0.15
 FLAT_FRACTION = 0.30
 ACCENT_FRACTION = 0.15
 _CHUNK = 64
@@ -28,13 +28,13 @@ _COLORS = tuple(captions.COLORS)
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """N labelled pictures.
+    """N labeled pictures.
 
     Attributes:
       image: [N, 64, 64, 3] uint8 RGB.
       kind: [N] index into captions.KINDS; -1 for a plain sphere.
-      color: [N] index into the colours; -1 for a grey textureless render.
-      accent: [N] the same for the second colour; -1 for none.
+      color: [N] index into the colors; -1 for a gray textureless render.
+      accent: [N] the same for the second color; -1 for none.
       azimuth_deg, elevation_deg: [N] the camera's angles.
     """
 
@@ -91,8 +91,8 @@ def make(
     Args:
       count: how many; rounded up to the same number of every kind.
       seed: the same seed makes the same pictures.
-      pairs: which (colour, kind) pairs: "seen" (what training may see), "held_out", or "all".
-        Grey renders belong to "seen" and "all".
+      pairs: which (color, kind) pairs: "seen" (what training may see), "held_out", or "all".
+        Gray renders belong to "seen" and "all".
       kinds: the kinds to draw. With "held_out", kinds without such a pair are left out.
     """
     allowed = {kind: _allowed_colors(kind, pairs) for kind in kinds}
@@ -115,7 +115,7 @@ def make(
 
 
 def plain_spheres(count: int, seed: int) -> Pictures:
-    """Pictures of coloured spheres, which show no kind: `kind` is -1."""
+    """Pictures of colored spheres, which show no kind: `kind` is -1."""
     rng = np.random.default_rng([seed, len(captions.KINDS)])
     color = rng.integers(len(_COLORS), size=count)
     draw = _draw_cameras(seed, count)
@@ -150,14 +150,14 @@ class _Job(NamedTuple):
     pictures: int
     seed: int
     colors: list[int]
-    with_grey: bool
+    with_gray: bool
 
 
 def _make_kind(job: _Job) -> Pictures:
-    kind, count, seed, colors, with_grey = job
+    kind, count, seed, colors, with_gray = job
     number = captions.KINDS.index(kind)
     rng = np.random.default_rng([seed, number])
-    color = np.where(rng.random(count) < GREY_FRACTION * with_grey, -1, rng.choice(colors, count))
+    color = np.where(rng.random(count) < GRAY_FRACTION * with_gray, -1, rng.choice(colors, count))
     accented = (rng.random(count) < ACCENT_FRACTION) & (color >= 0)
     accent = np.where(accented, rng.integers(len(_COLORS), size=count), -1)
     draw = _draw_cameras(seed * 1000 + number, count)
@@ -226,8 +226,8 @@ def _draw_light(rng: np.random.Generator, eye: np.ndarray, color: np.ndarray) ->
 
 def _draw_background(rng: np.random.Generator, count: int) -> np.ndarray:
     colored = rng.random((count, 3))
-    grey = np.repeat(rng.random((count, 1)), 3, axis=1)
-    return np.where(rng.random((count, 1)) < 0.3, grey, colored).astype(np.float32)
+    gray = np.repeat(rng.random((count, 1)), 3, axis=1)
+    return np.where(rng.random((count, 1)) < 0.3, gray, colored).astype(np.float32)
 
 
 def _stack(solids: list[shapes.Solids]) -> shapes.Solids:

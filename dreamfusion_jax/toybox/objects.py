@@ -1,7 +1,7 @@
-"""The kinds of the toybox: what makes a chair a chair, with randomised proportions.
+"""The kinds of the toybox: what makes a chair a chair, with randomized proportions.
 
 Each builder returns the parts of one random object in a box of about [-0.75, 0.75]^3, z up, its
-front towards +x, its left towards +y. `main` is the colour that the caption names, `accent` that of
+front towards +x, its left towards +y. `main` is the color that the caption names, `accent` that of
 the part listed in captions.ACCENT_PARTS. A kind's sequence of primitives never varies.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamfusion_jax.toybox.captions import COLORS, GREY, Subject
+from dreamfusion_jax.toybox.captions import COLORS, GRAY, Subject
 from dreamfusion_jax.toybox.kinds import buildings, containers, figures, furniture, vehicles
 from dreamfusion_jax.toybox.kinds.materials import CREAM, DARK, ORANGE, STEEL, WOOD, Builder, Color
 from dreamfusion_jax.toybox.shapes import Part
@@ -22,7 +22,7 @@ _BUILDERS: dict[str, Builder] = {
     **containers.BUILDERS,
 }
 
-# The accent's colour where the caption names none; None is the main colour.
+# The accent's color where the caption names none; None is the main color.
 _DEFAULT_ACCENT: dict[str, Color | None] = {
     "airplane": None,
     "bed": CREAM,
@@ -56,13 +56,13 @@ _DEFAULT_ACCENT: dict[str, Color | None] = {
 def build(rng: np.random.Generator, subject: Subject) -> list[Part]:
     """The parts of one random object, slightly scaled at random about the origin.
 
-    A subject without a colour is grey all over, details included: a textureless render.
+    A subject without a color is gray all over, details included: a textureless render.
     """
-    main = COLORS[subject.color] if subject.color else GREY
+    main = COLORS[subject.color] if subject.color else GRAY
     accent = COLORS[subject.accent] if subject.accent else _DEFAULT_ACCENT[subject.kind]
     parts = _BUILDERS[subject.kind](rng.uniform, _vary(rng, main), accent or _vary(rng, main))
     if subject.color is None:
-        parts = [part._replace(color=GREY) for part in parts]
+        parts = [part._replace(color=GRAY) for part in parts]
     scale = rng.uniform(0.94, 1.06)
     return [_scale(part, scale) for part in parts]
 

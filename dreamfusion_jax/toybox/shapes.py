@@ -1,6 +1,6 @@
 """Signed-distance solids and their rendering: what the toybox's pictures are made of.
 
-An object is a list of `Part`s, each a primitive with a pose and a colour. Objects of one kind have
+An object is a list of `Part`s, each a primitive with a pose and a color. Objects of one kind have
 the same sequence of primitives, so a batch of them is one compiled program. The distances to box,
 cone and torus are exact, that to an ellipsoid is of first order.
 """
@@ -81,7 +81,7 @@ def stack(parts: list[Part]) -> Solids:
 def distance(shapes: tuple[str, ...], solids: Solids, point: jax.Array) -> jax.Array:
     """Signed distances [P, ...] of `point` [3, ...] to every part.
 
-    Coordinates lead, so that XLA makes one vectorised loop of all the arithmetic.
+    Coordinates lead, so that XLA makes one vectorized loop of all the arithmetic.
     """
     gaps = []
     for i, shape in enumerate(shapes):

@@ -1,4 +1,4 @@
-"""From the settings to an optax optimiser: clip, Adam or Adan, rates by group, a schedule.
+"""From the settings to an optax optimizer: clip, Adam or Adan, rates by group, a schedule.
 
 The paper's Distributed Shampoo is left out: optax has none, and the package that once carried it
 (optax-shampoo, 2022) calls what JAX has since removed.
@@ -18,7 +18,7 @@ from dreamfusion_jax.training.options import OptimizerOptions
 
 
 def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a run of `steps`."""
+    """The optimizer of a run of `steps`."""
     parts = [
         _direction(config),
         optax.stateless(lambda updates, params: _scale_groups(config, updates)),

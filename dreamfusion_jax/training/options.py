@@ -13,7 +13,7 @@ class TrainOptions:
     """Says what is optimized, for how long, and how the views of a step are drawn."""
 
     prompt: str = setting("", "what to make, for example 'a red chair'")
-    steps: int = setting(1000, "optimisation steps (paper: 15000)", 1, MAX_STEPS)
+    steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     views_per_device: int = setting(
         1, "views a step on each device (paper: 1 on each of four)", 1, 4096
@@ -81,7 +81,7 @@ class TrainOptions:
     )
     solid_background_share: float = setting(
         0.5,
-        "share of views before a plain colour although --background=mlp (paper: 0), lest the"
+        "share of views before a plain color although --background=mlp (paper: 0), lest the"
         " background paint what the object should be made of",
         0,
         1,

@@ -1,4 +1,4 @@
-"""All that changes during a run: the step, the scene's parameters and the optimiser's moments."""
+"""All that changes during a run: the step, the scene's parameters and the optimizer's moments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: [] int32, steps done.
       params: {"scene": the scene's, "objective": those that the objective trains for itself}.
-      opt_state: the optimiser's state.
+      opt_state: the optimizer's state.
       skipped: [] int32, steps whose numbers were not finite, and which changed nothing.
       skipped_in_row: [] int32, how many of them were the last ones.
     """
@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
     params: Any
     opt_state: optax.OptState
     skipped: jax.Array
-    skipped_in_row: jax.Array
+    consecutive_skipped: jax.Array
 
     @property
     def scene_params(self) -> Any:
@@ -62,5 +62,5 @@ def init_state(
     key = jax.random.key(seed)
     own = objective.init(jax.random.fold_in(key, 1)) if objective else {}
     params = {"scene": scene.init(key), "objective": own}
-    step, skipped, in_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, params, optimizer.init(params), skipped, in_row)
+    step, skipped, consecutive = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(step, params, optimizer.init(params), skipped, consecutive)

@@ -100,7 +100,7 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
     """Makes what each device does in a step, under a mapped axis named `AXIS`.
 
     A step whose residual or gradient is not finite changes nothing but the counters. The metrics
-    tell of it (`skipped_steps` so far, `skipped_in_row`), and whether any process was asked to
+    tell of it (`skipped_steps` so far, `consecutive_skipped`), and whether any process was asked to
     stop (`stop`), to every process alike.
     """
 
@@ -117,7 +117,10 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
             metrics[f"gradient_norm/{group}"] = optax.global_norm(gradient)
         finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
         state = apply_gradients(optimizer, state, grads, finite)
-        metrics |= {"skipped_steps": state.skipped, "skipped_in_row": state.skipped_in_row}
+        metrics |= {
+            "skipped_steps": state.skipped,
+            "consecutive_skipped": state.consecutive_skipped,
+        }
         metrics["stop"] = jax.lax.pmax(device.stop, AXIS)
         return state, metrics
 
@@ -140,8 +143,8 @@ def apply_gradients(
         lambda new, old: jnp.where(finite, new, old), after, (state.params, state.opt_state)
     )
     skipped = 1 - finite.astype(jnp.int32)
-    in_row = (state.skipped_in_row + 1) * skipped
-    return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, in_row)
+    consecutive = (state.consecutive_skipped + 1) * skipped
+    return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, consecutive)
 
 
 def gradients(
@@ -230,7 +233,7 @@ def render_size(config: Config, prior: Prior) -> int:
 def regularization(
     config: TrainOptions, regularizers: dict[str, jax.Array], step: jax.Array
 ) -> jax.Array:
-    """The weighted sum [] of the regularisers, each [V], averaged over the views."""
+    """The weighted sum [] of the regularizers, each [V], averaged over the views."""
     constant = {
         "opacity": config.opacity_weight,
         "distortion": config.distortion_weight,

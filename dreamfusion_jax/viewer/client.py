@@ -16,16 +16,16 @@ from dreamfusion_jax.mesh.formats import WORLD_TO_GLTF
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runtime.device import platform
 from dreamfusion_jax.runtime.png import encode_png
-from dreamfusion_jax.viewer.renderer import MODES, Look, Painter
+from dreamfusion_jax.viewer.renderer import MODES, Look, Renderer
 from dreamfusion_jax.viewer.window import (
-    Passes,
+    ProgressiveQueue,
+    RenderRequest,
     Size,
-    Turn,
     Window,
     pass_sizes,
     vertical_fov,
 )
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 MESH = "mesh"
 _SIDES = (128, 256, 384, 512, 768, 1024, 1536)
@@ -48,13 +48,13 @@ class Tab:
     def __init__(
         self,
         client: viser.ClientHandle,
-        follower: Follower,
-        painter: Painter,
+        follower: WorkdirWatcher,
+        painter: Renderer,
         orbit: images.Orbit,
         wake: Callable[[], object],
     ) -> None:
         self._client, self._follower, self._painter, self._wake = client, follower, painter, wake
-        self._lock, self._passes = threading.RLock(), Passes()
+        self._lock, self._passes = threading.RLock(), ProgressiveQueue()
         self._window = _window(client.camera)
         self._chosen = 0  # by the slider
         self._drawn = 0  # the step whose scene was asked for last
@@ -82,7 +82,7 @@ class Tab:
             initial_value=str(sharpest),
             hint="longer side of the picture at rest; a moving one is as coarse as it must be",
         )
-        self._colour = gui.add_rgb("background", (255, 255, 255))
+        self._color = gui.add_rgb("background", (255, 255, 255))
         has_learned = config.scene.background != "solid"
         self._learned = gui.add_checkbox("learned background", False, visible=has_learned)
         self._save = gui.add_button("Save the picture")
@@ -107,7 +107,7 @@ class Tab:
             self._follow.value = False
             self._look_again()
 
-        for control in (self._mode, self._follow, self._sharpest, self._colour, self._learned):
+        for control in (self._mode, self._follow, self._sharpest, self._color, self._learned):
             control.on_update(look_again)
         self._slider.on_update(choose)
         self._save.on_click(lambda _: self._send_picture())
@@ -122,11 +122,11 @@ class Tab:
         """Nobody waits for what is being drawn any more."""
         self._passes.start([])
 
-    def next(self) -> Turn | None:
+    def next(self) -> RenderRequest | None:
         """What is to be drawn next, if anything."""
         return self._passes.next()
 
-    def draw(self, turn: Turn) -> None:
+    def draw(self, turn: RenderRequest) -> None:
         """Draws and shows one picture, unless it is out of date before it is done."""
         step, look = self._drawn, self._look()
         params = self._follower.found.scenes.get(step)
@@ -146,8 +146,8 @@ class Tab:
         return self._chosen if is_chosen else max(steps, default=0)
 
     def _look(self) -> Look:
-        colour = tuple(channel / 255.0 for channel in self._colour.value)
-        return Look(self._mode.value, self._window, None if self._learned.value else colour)
+        color = tuple(channel / 255.0 for channel in self._color.value)
+        return Look(self._mode.value, self._window, None if self._learned.value else color)
 
     def _look_again(self) -> None:
         self._refresh()
@@ -186,7 +186,7 @@ class Tab:
         if self._mesh:
             self._mesh[1].visible = is_wanted
         if is_wanted:
-            self._show(np.full((2, 2, 3), self._colour.value, np.uint8))
+            self._show(np.full((2, 2, 3), self._color.value, np.uint8))
 
     def _show(self, picture: np.ndarray) -> None:
         is_small = picture.size <= 3 * _LOSSLESS_PIXELS

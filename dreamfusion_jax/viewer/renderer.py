@@ -35,7 +35,7 @@ class Look(NamedTuple):
     background: tuple[float, ...] | None
 
 
-class Painter:
+class Renderer:
     """Draws pictures of one scene, all by one compiled program, and knows how fast it is."""
 
     def __init__(self, scene: Scene) -> None:
@@ -77,7 +77,7 @@ class Painter:
         except _Unwanted:
             return None
         self._learn_speed(look.mode, (time.monotonic() - started) / (size[0] * size[1]))
-        return images.as_colours(look.mode, picture)
+        return images.as_colors(look.mode, picture)
 
     def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
         lit = _is_lit(mode)

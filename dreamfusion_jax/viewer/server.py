@@ -12,8 +12,8 @@ import viser
 
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.viewer.client import Tab
-from dreamfusion_jax.viewer.renderer import Painter
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.renderer import Renderer
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 HOST = "127.0.0.1"
 _POLL_S = 1.0
@@ -35,7 +35,7 @@ class Server:
     """
 
     def __init__(
-        self, follower: Follower, painter: Painter, orbit: images.Orbit, port: int
+        self, follower: WorkdirWatcher, painter: Renderer, orbit: images.Orbit, port: int
     ) -> None:
         self._follower, self._painter, self._orbit = follower, painter, orbit
         self._tabs: dict[int, Tab] = {}

@@ -81,7 +81,7 @@ def _scaled(window: Size, scale: float) -> Size:
     return height, width
 
 
-class Turn(NamedTuple):
+class RenderRequest(NamedTuple):
     """A picture to draw: its size, how many of its kind went before, whether it is the last one."""
 
     number: int
@@ -90,7 +90,7 @@ class Turn(NamedTuple):
     is_last: bool
 
 
-class Passes:
+class ProgressiveQueue:
     """The pictures still to be drawn of one window; a new start drops what is left of the old one.
 
     Started from the thread that hears the browser, emptied by the one that draws.
@@ -105,17 +105,17 @@ class Passes:
         with self._lock:
             self._number, self._stage, self._sizes = self._number + 1, 0, sizes
 
-    def next(self) -> Turn | None:
+    def next(self) -> RenderRequest | None:
         with self._lock:
             if self._stage == len(self._sizes):
                 return None
             is_last = self._stage + 1 == len(self._sizes)
-            return Turn(self._number, self._sizes[self._stage], self._stage, is_last)
+            return RenderRequest(self._number, self._sizes[self._stage], self._stage, is_last)
 
-    def is_current(self, turn: Turn) -> bool:
+    def is_current(self, turn: RenderRequest) -> bool:
         return turn.number == self._number
 
-    def done(self, turn: Turn) -> None:
+    def done(self, turn: RenderRequest) -> None:
         """The next size is due, unless there was a new start meanwhile."""
         with self._lock:
             if turn.number == self._number:

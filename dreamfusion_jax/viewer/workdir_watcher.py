@@ -44,7 +44,7 @@ class Found(NamedTuple):
     trouble: str = ""
 
 
-class Follower:
+class WorkdirWatcher:
     """Looks into a work folder again and again.
 
     Attributes:
@@ -65,11 +65,11 @@ class Follower:
         self.scene = build_scene(self.config.scene)
         optimizer = make_optimizer(self.config.optimizer, self.config.train.steps)
         self._like = init_state(self.scene, optimizer, self.config.train.seed)
-        self.unborn = self._like.scene_params
+        self.init_params = self._like.scene_params
         self._checkpoints = Checkpoints(workdir)
         self._failures: dict[int, tuple[int, str]] = {}  # step -> how often, and why at last
         self._stamps: dict[AnyPath, float | None] = {self._file: _stamp(self._file)}
-        self._misfit = ""  # of the settings, which have become another run's
+        self._mismatch = ""  # of the settings, which have become another run's
         self._lines: list[dict[str, float]] = []
         self.found = Found()
 
@@ -89,7 +89,7 @@ class Follower:
             for step in reversed(steps):
                 if step not in self.found.scenes and self._load(step, steps):
                     changed()
-            self._show(progress=self._progress(), trouble=self._misfit or self._damage(steps))
+            self._show(progress=self._progress(), trouble=self._mismatch or self._damage(steps))
         if self.found is not before:
             changed()
 
@@ -130,7 +130,7 @@ class Follower:
         if self._is_new(mesh):
             self._show(mesh=mesh.read_bytes() if mesh.exists() else None)
         if self._is_new(self._file) and self._file.exists():
-            self._misfit = self._read_config_again()
+            self._mismatch = self._read_config_again()
 
     def _read_config_again(self) -> str:
         """A run may go on with more steps. Returns what is wrong with its settings, if anything."""

@@ -1,9 +1,9 @@
-"""How much of a finished scene its mesh keeps: silhouettes, colours, and what it costs.
+"""How much of a finished scene its mesh keeps: silhouettes, colors, and what it costs.
 
   python -m tests.benchmarks.mesh --workdir=workdir/a-red-chair
 
 From 16 views, of which the automatic threshold has seen none: intersection over union of the mesh's
-silhouettes with what the NeRF shows with an opacity above one half; PSNR of the mesh's colours on
+silhouettes with what the NeRF shows with an opacity above one half; PSNR of the mesh's colors on
 the pixels that both cover, against the albedo's render without the background that shines through,
 and against the render over black and white as it is, which the mist at the edges of a NeRF dims or
 brightens.
@@ -45,15 +45,15 @@ def compare(
         drawing = draw(mesh.textured, camera, SIZE)
         opaque = seen.opacity > OPAQUE
         overlaps.append((drawing.covered & opaque).sum() / (drawing.covered | opaque).sum())
-        both, colour = drawing.covered & opaque, np.zeros((SIZE, SIZE, 3))
-        colour[drawing.covered] = drawing.albedo
+        both, color = drawing.covered & opaque, np.zeros((SIZE, SIZE, 3))
+        color[drawing.covered] = drawing.albedo
         black, opacity = seen.image[both], seen.opacity[both][:, None]
         for name, wanted in (
             ("alone", black / opacity),
             ("over black", black),
             ("over white", black + 1.0 - opacity),
         ):
-            errors[name].append((colour[both] - wanted) ** 2)
+            errors[name].append((color[both] - wanted) ** 2)
     psnr = {name: -10.0 * np.log10(np.concatenate(e).mean()) for name, e in errors.items()}
     return (
         f"IoU mean {np.mean(overlaps):.3f}, least {np.min(overlaps):.3f}; PSNR in dB "

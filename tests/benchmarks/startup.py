@@ -16,7 +16,7 @@ from absl import app, flags
 from tests.benchmarks import measure
 
 # What the program shows when its first step is done, and when the first preview is written.
-SIGNS = {"first_step_s": b"optimising", "first_preview_s": b"First preview"}
+SIGNS = {"first_step_s": b"optimizing", "first_preview_s": b"First preview"}
 
 _JSON = flags.DEFINE_string("json", "", "Also write the numbers to this file.")
 

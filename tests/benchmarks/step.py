@@ -81,7 +81,7 @@ def parts(run: loop.Run) -> dict[str, Part]:
         "render + encode + pull-back, unlit": Part(pulled, (params, prior_params, unlit, z)),
         "render + encode + pull-back, lit": Part(pulled, (params, prior_params, lit, z)),
         "the same of half the side, unlit": Part(pulled, (params, prior_params, half, z)),
-        "optimiser": Part(update, (state.params, state.params, state.opt_state)),
+        "optimizer": Part(update, (state.params, state.params, state.opt_state)),
     }
 
 

@@ -88,13 +88,13 @@ class Renderer(torch.nn.Module):
             normals = -F.normalize(slope, dim=-1, eps=1e-6)
             to_light = F.normalize(view.light - mean, dim=-1, eps=1e-6)
             cosine = (normals * to_light).sum(-1, keepdim=True).clamp_min(0.0)
-            colour = rho * (view.diffuse * cosine + view.ambient)
+            color = rho * (view.diffuse * cosine + view.ambient)
         else:
             tau, rho = self.query(mean, covariance + view.blur, view.sharpening)
-            colour = rho * view.ambient
+            color = rho * view.ambient
         weights = weights_of(tau, edges)
         opacity = weights.sum(-1, keepdim=True)
-        image = (weights[..., None] * colour).sum(-2) + (1.0 - opacity) * view.background
+        image = (weights[..., None] * color).sum(-2) + (1.0 - opacity) * view.background
         return image, interlevel(edges, weights.detach(), proposal_edges, proposal)
 
     def bounds(self, view: TorchView) -> tuple[Tensor, Tensor]:
@@ -142,10 +142,10 @@ def resample(edges: Tensor, weights: Tensor, samples: int) -> Tensor:
     above = torch.searchsorted(cdf, u, right=True).clamp(1, cdf.shape[-1] - 1)
     c0, c1 = cdf.gather(-1, above - 1), cdf.gather(-1, above)
     s0, s1 = edges.gather(-1, above - 1), edges.gather(-1, above)
-    centre = s0 + (s1 - s0) * ((u - c0) / (c1 - c0)).clamp(0.0, 1.0)
-    middle = 0.5 * (centre[:, 1:] + centre[:, :-1])
-    first = torch.maximum(2.0 * centre[:, :1] - middle[:, :1], edges[:, :1])
-    last = torch.minimum(2.0 * centre[:, -1:] - middle[:, -1:], edges[:, -1:])
+    center = s0 + (s1 - s0) * ((u - c0) / (c1 - c0)).clamp(0.0, 1.0)
+    middle = 0.5 * (center[:, 1:] + center[:, :-1])
+    first = torch.maximum(2.0 * center[:, :1] - middle[:, :1], edges[:, :1])
+    last = torch.minimum(2.0 * center[:, -1:] - middle[:, -1:], edges[:, -1:])
     return torch.cat([first, middle, last], dim=-1)
 
 

@@ -26,7 +26,7 @@ from absl import app, flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.diffusion.loading.hub import resolve_model
 from dreamfusion_jax.diffusion.priors.prior import PriorParams
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation.objective import draw_noise
@@ -34,7 +34,7 @@ from dreamfusion_jax.distillation.view_prompts import TextTable
 from dreamfusion_jax.distillation.weighting import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.fields.density import Sharpening
-from dreamfusion_jax.nerf.fields.mip import Blur
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing
 from dreamfusion_jax.runs import loop
 from dreamfusion_jax.runs.open_prior import TOYBOX
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
@@ -72,7 +72,7 @@ def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:
     tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
     rays = (tensor(x).reshape(size * size, -1) for x in pixel_rays(view.camera, size, size))
     scene = config.scene
-    blur = Blur(scene.blur_start, scene.blur_end, scene.blur_steps)
+    blur = CovarianceAnnealing(scene.blur_start, scene.blur_end, scene.blur_steps)
     sharpening = Sharpening(
         scene.sharpening, scene.sharpening_density, scene.sharpening_start, scene.sharpening_steps
     )
@@ -172,7 +172,7 @@ def torch_side(config: Config, run: loop.Run) -> dict[str, Any]:
     if config.prior.prior == "toybox":
         weights = TOYBOX
     else:
-        weights = locate(config.prior.prior, config.prior.revision, config.prior.variant)
+        weights = resolve_model(config.prior.prior, config.prior.revision, config.prior.variant)
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, jax.tree.leaves(run.prior_params["unet"])[0].dtype.name)
     return {"weights": weights, "dtype": dtype, "device": device}

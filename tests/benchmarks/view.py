@@ -8,9 +8,9 @@ import functools
 from absl import app, flags, logging
 
 from dreamfusion_jax.runtime.files import as_path
-from dreamfusion_jax.viewer.renderer import Look, Painter
+from dreamfusion_jax.viewer.renderer import Look, Renderer
 from dreamfusion_jax.viewer.window import Window, pass_sizes
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 from tests.benchmarks.measure import ceilings, median_ms
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a run's folder", required=True)
@@ -20,10 +20,10 @@ WINDOW = Window((0.5, -0.5, -0.5, 0.5), (2.75, 0.0, 0.0), 0.829, 720, 1280)  # f
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
-    follower = Follower(as_path(_WORKDIR.value))
+    follower = WorkdirWatcher(as_path(_WORKDIR.value))
     follower.refresh()
     step, params = list(follower.found.scenes.items())[-1]
-    painter = Painter(follower.scene)
+    painter = Renderer(follower.scene)
     painter.compile(params)
     print(f"matrix products: {ceilings().gflops:.0f} GFLOP/s")
     for mode in ("albedo", "shaded"):

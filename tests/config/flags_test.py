@@ -30,7 +30,7 @@ def test_flags_without_values_give_the_defaults():
     assert config == configs.Config(train=train, optimizer=optimizer, run=run)
 
 
-def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
+def test_every_setting_is_a_flag_with_help_and_a_name_of_its_own():
     names = [
         setting.name
         for section in configs.SECTIONS.values()
@@ -39,8 +39,16 @@ def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
     assert len(names) == len(set(names))
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    assert {*names, "preset"} == set(values)
+    assert {*names, "preset", "area_share", "normal_spacing"} == set(values)
     assert all(len(values[name].help) > 15 for name in names)
+
+
+def test_a_renamed_flag_keeps_its_old_name():
+    config = parse("--prompt=x", "--preset=paper", "--area_share=0.25", "--normal_spacing=0.01")
+    assert (config.camera.uniform_area_prob, config.scene.fd_epsilon) == (0.25, 0.01)
+    settings = {"prompt": "x", "area_share": 0.25}
+    assert configs.config_from_settings("paper", settings).camera.uniform_area_prob == 0.25
+    assert parse("--prompt=x", "--preset=paper").camera.uniform_area_prob == 0.5
 
 
 def test_values_survive_flags_and_json():

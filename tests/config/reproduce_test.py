@@ -26,7 +26,7 @@ def again(config: Config) -> Config:
 def test_the_command_makes_the_same_run_again(preset, changes):
     config = parse('--prompt=it\'s a "red" chair, 100 %', f"--preset={preset}", *changes)
     assert again(config) == config
-    assert shlex.split(reproduce.quoted(config))[3:] == reproduce.arguments(config)
+    assert shlex.split(reproduce.shell_command(config))[3:] == reproduce.arguments(config)
 
 
 def test_it_says_no_more_than_needed():

@@ -70,7 +70,7 @@ def test_a_view_has_the_prompt_with_the_words_of_its_camera(scheme):
             assert mix == {expected: 1.0}
 
 
-def test_textureless_toybox_views_are_described_without_colour():
+def test_textureless_toybox_views_are_described_without_color():
     (words,) = _mix(0.0, textureless=True, scheme="toybox", interpolate_views=False)
     assert words == "a chair, front view, low angle"
     (words,) = _mix(0.0, textureless=True, scheme="paper", interpolate_views=False)
@@ -138,14 +138,14 @@ def test_perp_neg_weighs_the_neighbors_as_threestudio_does(azimuth_deg, weights)
         (-9, {"front": 0.8, "front right": 0.2}),
     ],
 )
-def test_toybox_words_are_mixed_between_neighbouring_azimuths(azimuth_deg, mix):
+def test_toybox_words_are_mixed_between_neighboring_azimuths(azimuth_deg, mix):
     expected = {f"a red chair, {name} view, high angle": share for name, share in mix.items()}
     assert _mix(azimuth_deg, 50.0, scheme="toybox") == expected
     without = {key.replace("red ", ""): share for key, share in expected.items()}
     assert _mix(azimuth_deg, 50.0, textureless=True, scheme="toybox") == without
 
 
-def test_perp_neg_leads_away_from_the_neighbours_and_never_from_the_view_itself():
+def test_perp_neg_leads_away_from_the_neighbors_and_never_from_the_view_itself():
     """Weights of front and side are continuous all around, and 0 where that is the view."""
     azimuth_deg = jnp.linspace(-180.0, 180.0, 721)
     text = jax.vmap(lambda a: _view_text(a, scheme="paper", perp_neg=True))(azimuth_deg)

@@ -92,13 +92,13 @@ def test_other_means_are_read_from_beside_the_weights(tmp_path):
         ("crop_size", {"height": 28, "width": 32}),
         ("do_center_crop", False),
         ("image_std", [0.2, 0.0, 0.2]),
-        ("image_mean", "grey"),
+        ("image_mean", "gray"),
     ],
 )
 def test_pictures_that_would_be_made_otherwise_are_refused_by_name(key, value, tmp_path):
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(STANDARD | {key: value}))
-    with pytest.raises(PriorError, match=f"^{path}.*" + ("" if value == "grey" else key)):
+    with pytest.raises(PriorError, match=f"^{path}.*" + ("" if value == "gray" else key)):
         read_preprocessing(tmp_path, SIZE)
 
 

@@ -31,25 +31,25 @@ def test_toybox_clip_chooses_among_all_that_the_toybox_says():
         "fronts/albedo/8 sides/toybox-azimuth",
     ]
     asked = "an orange castle"
-    assert captions.all_pairs()[loaded.coloured.row(asked)] == ("orange", "castle")
+    assert captions.all_pairs()[loaded.colored.row(asked)] == ("orange", "castle")
     assert captions.KINDS[loaded.textureless.row(asked)] == "castle"
 
 
 def test_a_clip_chooses_among_the_prompts_each_of_them_once(clip_folder):
     directory = find_judge(str(clip_folder), "", PROMPTS)
     loaded = load_judge(str(clip_folder), directory, PROMPTS)
-    rows = [loaded.coloured.row(prompt) for prompt in PROMPTS]
+    rows = [loaded.colored.row(prompt) for prompt in PROMPTS]
     # Letters' case and what is beyond the tokenizer's length are nothing to a CLIP.
     assert sorted(set(rows)) == [0, 1, 2] and rows[1] == rows[2] and rows[3] == rows[4]
     name = f"small-clip@{loaded.sha256[:8]}"
     assert loaded.metrics() == {
         kind: f"r_precision/{kind}/3 prompts/{name}" for kind in ("albedo", "shaded", "textureless")
     }
-    embeds = loaded.coloured.embeds
+    embeds = loaded.colored.embeds
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1.0, atol=1e-5)
     for prompt, row in zip(PROMPTS, rows, strict=True):
         seen = embeds[[row, row, (row + 1) % 3, row]]
-        assert r_precision(seen, loaded.coloured, prompt) == 0.75
+        assert r_precision(seen, loaded.colored, prompt) == 0.75
 
 
 def test_judges_of_other_weights_have_other_names(clip_folder, tmp_path):
@@ -63,7 +63,7 @@ def test_judges_of_other_weights_have_other_names(clip_folder, tmp_path):
 @pytest.mark.parametrize("prompt", ["a chair", "a mauve chair", "a red or blue chair", ""])
 def test_a_prompt_that_cannot_be_judged_is_refused(prompt):
     for refuses in (prompt_pair, lambda p: find_judge("toybox-clip", "", ["a red chair", p])):
-        with pytest.raises(UserError, match="colour and kind.*--judge"):
+        with pytest.raises(UserError, match="color and kind.*--judge"):
             refuses(prompt)
 
 

@@ -8,16 +8,16 @@ SIZE = 16
 CAMERA = orbit_camera(30.0, 25.0, 2.5, 50.0)
 
 
-def centres(size: int = SIZE) -> np.ndarray:
+def centers(size: int = SIZE) -> np.ndarray:
     """[size, size, 2] x, y."""
     return np.stack(np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5), axis=-1)
 
 
 def half_planes(triangle: np.ndarray) -> np.ndarray:
-    """[size, size] which centres lie on the same side of all edges."""
+    """[size, size] which centers lie on the same side of all edges."""
     sides = []
     for i in range(3):
-        edge, off = triangle[(i + 1) % 3] - triangle[i], centres() - triangle[i]
+        edge, off = triangle[(i + 1) % 3] - triangle[i], centers() - triangle[i]
         sides.append(edge[0] * off[..., 1] - edge[1] * off[..., 0])
     return (np.array(sides) > 0).all(axis=0) | (np.array(sides) < 0).all(axis=0)
 
@@ -29,12 +29,12 @@ def test_a_triangle_covers_the_pixels_whose_centres_lie_in_it(seed):
     np.testing.assert_array_equal(drawn.covered, half_planes(triangle))
     assert drawn.covered.any()
     np.testing.assert_allclose(
-        drawn.interpolate(triangle[None]), centres()[drawn.covered], atol=1e-9
+        drawn.interpolate(triangle[None]), centers()[drawn.covered], atol=1e-9
     )
 
 
 def test_triangles_that_share_edges_leave_no_hole_between_them():
-    """A fan around a pixel's centre, its spokes through the centres of many others."""
+    """A fan around a pixel's center, its spokes through the centers of many others."""
     angle = np.arange(9) * np.pi / 4
     rim = 8.5 + 20.0 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     fan = np.stack([np.full((8, 2), 8.5), rim[:-1], rim[1:]], axis=1)

@@ -3,10 +3,10 @@ import trimesh
 
 from dreamfusion_jax.mesh import texture
 from dreamfusion_jax.mesh.raster import rasterize
-from tests.mesh.conftest import RADIUS, coloured
+from tests.mesh.conftest import RADIUS, colored
 
 
-def test_the_texture_shows_the_colour_of_each_place_up_to_and_on_the_seams(textured):
+def test_the_texture_shows_the_color_of_each_place_up_to_and_on_the_seams(textured):
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(3), len(textured.faces))
     on_an_edge = weights * [1.0, 1.0, 0.0]
@@ -17,7 +17,7 @@ def test_the_texture_shows_the_colour_of_each_place_up_to_and_on_the_seams(textu
             for values in (textured.uv, textured.vertices)
         )
         shown = texture.read_texture(textured.texture, uv)
-        np.testing.assert_allclose(shown, coloured(points), atol=0.02)
+        np.testing.assert_allclose(shown, colored(points), atol=0.02)
 
 
 def test_no_texel_is_left_blank(textured):
@@ -64,7 +64,7 @@ def open_square() -> trimesh.Trimesh:
 
 
 def test_mist_shows_the_mean_of_what_is_behind():
-    """Density tau, albedo a + b s at depth s: the composited colour is a + b / tau."""
+    """Density tau, albedo a + b s at depth s: the composited color is a + b / tau."""
     tau, slab = 20.0, open_square()
 
     def mist(points):

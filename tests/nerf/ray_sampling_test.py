@@ -22,7 +22,7 @@ def _shifts(seed, *shape):
 @pytest.mark.parametrize(
     "origin, near, far",
     [
-        ((3.0, 0.0, 0.0), 1.5, 4.5),  # through the centre
+        ((3.0, 0.0, 0.0), 1.5, 4.5),  # through the center
         ((3.0, 0.9, 1.2), 3.0, 3.0),  # just touching: nothing inside
         ((3.0, 0.0, 0.9), 1.8, 4.2),  # a chord: 1.5^2 = 0.9^2 + 1.2^2
         ((0.5, 0.0, 0.0), 0.0, 2.0),  # from inside

@@ -1,4 +1,4 @@
-"""Closed forms of the regularisers, and who learns from them."""
+"""Closed forms of the regularizers, and who learns from them."""
 
 import chex
 import jax

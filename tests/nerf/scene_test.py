@@ -84,10 +84,10 @@ def _empty_grids():
     }
 
 
-def _with_ball(params, x, y, z, colour):
+def _with_ball(params, x, y, z, color):
     """Marks the grid node at indices x, y, z (4 is the middle, 8 is +1) as solid."""
     return {
-        "field": {"grid": params["field"]["grid"].at[x, y, z].set(jnp.array([90.0, *colour]))},
+        "field": {"grid": params["field"]["grid"].at[x, y, z].set(jnp.array([90.0, *color]))},
         "proposal": {"grid": params["proposal"]["grid"].at[x, y, z].set(90.0)},
     }
 
@@ -158,9 +158,7 @@ def test_an_untrained_scene_is_a_ball_with_normals_outward():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera()
     analytic, differences = (
-        _draw(
-            dataclasses.replace(_MIP, normal_spacing=spacing), params, lit_view(camera, _BACKGROUND)
-        )
+        _draw(dataclasses.replace(_MIP, fd_epsilon=spacing), params, lit_view(camera, _BACKGROUND))
         for spacing in (0.0, 1e-2)
     )
     np.testing.assert_allclose(analytic.normals[4, 4], camera.pose[:, 2], atol=0.05)
@@ -189,7 +187,7 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         )
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
-        jitter = scene_module._draw_jitter(options, (5, 5), jax.random.key(0))
+        jitter = scene_module._draw_stratified_noise(options, (5, 5), jax.random.key(0))
         expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
         choose = functools.partial(scene_module._choose_intervals, options, expected)
         chosen = jax.jit(choose)(rays, jitter)
@@ -229,7 +227,7 @@ def test_unlit_views_have_normals_where_the_orientation_loss_wants_them():
     assert hit < 1.0, "the mean over the rays that hit is not that over all"
 
 
-def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
+def test_light_is_brightest_where_it_stands_and_textureless_is_gray():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera(0.0, 0.0)
     from_right = jnp.array([0.0, 5.0, 0.0])

@@ -62,16 +62,16 @@ def test_lambert():
     rho, normals = jnp.array([[0.8, 0.4, 0.2]]), jnp.array([[0.0, 0.0, 1.0]])
     point = jnp.array([[1.0, 2.0, 3.0]])
     direction = jnp.array([np.sin(np.pi / 3.0), 0.0, np.cos(np.pi / 3.0)])
-    colour = point_light(rho, normals, point, point[0] + 5.0 * direction, 0.1, 0.9)
-    chex.assert_trees_all_close(colour, rho * (0.9 * 0.5 + 0.1), atol=1e-6)
+    color = point_light(rho, normals, point, point[0] + 5.0 * direction, 0.1, 0.9)
+    chex.assert_trees_all_close(color, rho * (0.9 * 0.5 + 0.1), atol=1e-6)
     behind = point_light(rho, normals, point, point[0] - 5.0 * direction, 0.1, 0.9)
     chex.assert_trees_all_close(behind, rho * 0.1, atol=1e-6)
 
 
-def test_without_diffuse_light_the_colour_is_the_albedo():
+def test_without_diffuse_light_the_color_is_the_albedo():
     rho = jax.random.uniform(jax.random.key(0), (5, 3))
-    colour = point_light(rho, jnp.zeros((5, 3)), jnp.zeros((5, 3)), jnp.ones(3), 1.0, 0.0)
-    chex.assert_trees_all_equal(colour, rho)
+    color = point_light(rho, jnp.zeros((5, 3)), jnp.zeros((5, 3)), jnp.ones(3), 1.0, 0.0)
+    chex.assert_trees_all_equal(color, rho)
 
 
 def test_gradients():

@@ -22,11 +22,11 @@ def test_constant_density_gives_the_exponential_law():
 
 
 def test_splitting_an_interval_leaves_the_picture():
-    density, colour = jnp.array([0.5, 3.0, 1.0]), jax.random.uniform(jax.random.key(0), (3, 3))
-    whole = composite(compositing_weights(density, jnp.array([0.0, 1.0, 1.4, 2.0])), colour)
+    density, color = jnp.array([0.5, 3.0, 1.0]), jax.random.uniform(jax.random.key(0), (3, 3))
+    whole = composite(compositing_weights(density, jnp.array([0.0, 1.0, 1.4, 2.0])), color)
     again = jnp.array([0, 1, 1, 1, 2])
     weights = compositing_weights(density[again], jnp.array([0.0, 1.0, 1.1, 1.3, 1.4, 2.0]))
-    chex.assert_trees_all_close(composite(weights, colour[again]), whole, atol=1e-6)
+    chex.assert_trees_all_close(composite(weights, color[again]), whole, atol=1e-6)
 
 
 def test_a_wall_hides_what_is_behind():

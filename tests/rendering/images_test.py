@@ -12,10 +12,10 @@ SIZE = 4
 
 
 def compass(params, view, height, width, step, key):
-    """A "picture" that is the direction of the camera as a colour, its lower half transparent."""
+    """A "picture" that is the direction of the camera as a color, its lower half transparent."""
     position = view.camera.pose[:, 3]
-    colour = 0.5 + 0.5 * position / jnp.linalg.norm(position)
-    image = jnp.broadcast_to(colour, (height, width, 3))
+    color = 0.5 + 0.5 * position / jnp.linalg.norm(position)
+    image = jnp.broadcast_to(color, (height, width, 3))
     opacity = jnp.broadcast_to(jnp.arange(height)[:, None] < height // 2, (height, width))
     normals = jnp.broadcast_to(jnp.array([1.0, 0.0, -1.0]), (height, width, 3))
     return Render(image, opacity.astype(jnp.float32), opacity, normals, {})
@@ -52,7 +52,7 @@ def test_the_turntable_goes_once_around_without_a_double_frame_and_renders_each_
         images, "render_image", lambda *given: rendered.append(1) or render_image(*given)
     )
     around = images.turntable(SCENE, {}, SIZE, 6, 0, images.Orbit())
-    seen = directions(np.concatenate(around.colour, axis=1))
+    seen = directions(np.concatenate(around.color, axis=1))
     np.testing.assert_allclose(seen, around_degrees(np.arange(6) * 60.0), atol=0.01)
     assert len(rendered) == len(around.depth) == len(around.normals) == 6
     np.testing.assert_array_equal(around.normals[5][0, 0], [255, 128, 0])
@@ -107,7 +107,7 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
         return Render(rays.direction, radius, radius, rays.origin, {})
 
     scene = make_scene(SceneOptions())._replace(render=towards)
-    camera = orbit_camera(20.0, 30.0, 2.0, 50.0)._replace(centre=jnp.array([0.1, -0.2]))
+    camera = orbit_camera(20.0, 30.0, 2.0, 50.0)._replace(center=jnp.array([0.1, -0.2]))
     view = albedo_view(camera, jnp.zeros(3))
     monkeypatch.setattr(images, "_TILE_CPU", 3)
     monkeypatch.setattr(images, "_TILE", 3)
@@ -124,7 +124,7 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
         chex.assert_trees_all_close(tiled, whole, atol=1e-6)
 
 
-def test_colours_round_to_the_nearest_byte():
+def test_colors_round_to_the_nearest_byte():
     np.testing.assert_array_equal(
         images.to_uint8(np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 1.4 / 255])), [0, 0, 128, 255, 255, 1]
     )

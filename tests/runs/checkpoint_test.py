@@ -169,7 +169,7 @@ def test_metrics_and_pictures_on_a_full_disk_end_in_one_sentence(
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(png, "write_whole", full)
+    monkeypatch.setattr(png, "atomic_write", full)
     with pytest.raises(OSError) as told:
         loop.train(config, run, started=loop.time.monotonic())
     sentence = str(cli.not_writable(told.value))

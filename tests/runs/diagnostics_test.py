@@ -53,15 +53,19 @@ def test_steps_that_are_not_finite_change_nothing_but_the_counters(config, spoil
     run = spoilt(limit)
     state = loop.init_state(run.scene, run.optimizer, 0)
     state, weights, table = replicate((state, run.prior_params, run.table), run.devices)
-    skipped = in_row = 0
+    skipped = consecutive = 0
     for step, t in enumerate(times):
         before = jax.device_get(state)
         state, metrics = run.step(place_input(run.devices), state, weights, table)
         after = jax.device_get(state)
         wrong = t < limit
-        skipped, in_row = skipped + wrong, (in_row + 1) * wrong
-        assert (after.step, after.skipped, after.skipped_in_row) == (step + 1, skipped, in_row)
-        assert (metrics["skipped_steps"], metrics["skipped_in_row"]) == (skipped, in_row)
+        skipped, consecutive = skipped + wrong, (consecutive + 1) * wrong
+        assert (after.step, after.skipped, after.consecutive_skipped) == (
+            step + 1,
+            skipped,
+            consecutive,
+        )
+        assert (metrics["skipped_steps"], metrics["consecutive_skipped"]) == (skipped, consecutive)
         chex.assert_tree_all_finite(after)
         if wrong:
             chex.assert_trees_all_equal(
@@ -100,7 +104,7 @@ def test_nans_in_the_priors_weights_stop_the_run_and_are_named(config, spoilt):
     # Three are allowed; what a step tells is read while the next one runs.
     assert "4 steps in a row, up to step 4" in message and "['unet']['bias']" in message
     assert "get its files anew" in message
-    assert report["skipped_in_row"] == 4
+    assert report["consecutive_skipped"] == 4
     assert report["prior"]["['unet']['bias']"] == {"norm": None, "not_finite": 1}
     assert report["prior"]["['unet']['limit']"] == {"norm": 0.0, "not_finite": 0}
     # The views are those that the skipped steps drew.
@@ -135,4 +139,4 @@ def test_where_only_the_steps_go_wrong_settings_are_named_and_it_may_be_tried_ag
         assert flag in message
     # What was skipped in a row counts anew, or the first step that is skipped would end it again.
     state = loop.train(config, spoilt(), started=loop.time.monotonic())
-    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (50, 4, 0)
+    assert (int(state.step), int(state.skipped), int(state.consecutive_skipped)) == (50, 4, 0)

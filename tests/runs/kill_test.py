@@ -1,4 +1,4 @@
-"""Runs killed at random moments, while they start, optimise, save and draw, lose nothing."""
+"""Runs killed at random moments, while they start, optimize, save and draw, lose nothing."""
 
 import os
 import random

@@ -13,7 +13,7 @@ from tensorboardX.proto import event_pb2
 
 from dreamfusion_jax.runs import loop, metrics
 from dreamfusion_jax.runs.checkpoint import Checkpoints, load_run
-from dreamfusion_jax.runs.metrics import MetricsWriter, Spent, read_metrics, spent
+from dreamfusion_jax.runs.metrics import ElapsedTime, MetricsWriter, read_metrics, spent
 from dreamfusion_jax.runs.workdir import store_config
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
@@ -78,7 +78,7 @@ def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return count_step(device, state, *others)
 
-    with pytest.raises(RunError, match="Memory .* optimised .*--views_per_device=2,"):
+    with pytest.raises(RunError, match="Memory .* optimized .*--views_per_device=2,"):
         loop.train(config, run._replace(step=step), started=loop.time.monotonic())
     store_config(config)
     assert int(load_run(tmp_path / "run").state.step) == 2
@@ -119,7 +119,10 @@ def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_ag
 ):
     clock = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
-    for first, devices, expected in ((0, 1, Spent(5.0, 5.0)), (1, 8, Spent(10.0, 45.0))):
+    for first, devices, expected in (
+        (0, 1, ElapsedTime(5.0, 5.0)),
+        (1, 8, ElapsedTime(10.0, 45.0)),
+    ):
         writer = MetricsWriter(tmp_path, first, devices)
         for step in (1, 2):
             clock[0] += 2.5
@@ -133,7 +136,7 @@ def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_ag
 
 def test_metrics_are_thinned_evenly_and_what_is_not_ours_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == [] and spent([]) == Spent(0.0, 0.0)
+    assert read_metrics(path) == [] and spent([]) == ElapsedTime(0.0, 0.0)
     lines = [json.dumps({"step": step, "x": None, "y": "z"}) for step in range(1001)]
     path.write_text("\n".join(lines))
     assert read_metrics(path, most=3) == [{"step": 0}, {"step": 500}, {"step": 1000}]

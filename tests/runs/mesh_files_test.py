@@ -23,7 +23,7 @@ VOLUME = 4 / 3 * np.pi * RADIUS**3
 def ball_scene(density: float = 100.0, opacity: float = 0.9) -> Scene:
     """A red ball around CENTRE whose density falls linearly: a tenth at RADIUS, none at 0.6.
 
-    Its pictures are opaque on the rays that pass the centre within RADIUS.
+    Its pictures are opaque on the rays that pass the center within RADIUS.
     """
 
     def query(params, points, step):
@@ -73,7 +73,7 @@ def test_a_threshold_of_ones_own_and_all_triangles():
 
 def test_texture_and_vertices_have_the_albedo(ball):
     red = images.to_uint8(np.array(RED))
-    assert (ball.colour == red).all()
+    assert (ball.color == red).all()
     assert ball.textured.texture.shape == (64, 64, 3) and (ball.textured.texture == red).all()
 
 
@@ -105,7 +105,7 @@ def test_all_files_are_written_whole_and_named(tmp_path):
 
 
 def test_the_picture_of_the_mesh_shows_what_a_camera_sees(ball):
-    """A ball to the front of the origin: right of the centre when seen from the object's left."""
+    """A ball to the front of the origin: right of the center when seen from the object's left."""
     orbit = images.Orbit()
     picture = mesh_files.mesh_picture(ball.textured, orbit.camera(270.0, 0.0), 32) / 255.0
     covered = picture[..., 2] < 0.5

@@ -25,7 +25,7 @@ FULL = JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nM
 )
 def test_the_end_of_memory_is_one_sentence_with_what_helps(error, reason):
     with pytest.raises(RunError) as told:
-        with oom.explained("a cup was made", lambda: ["--a=1, which halves it", "--b=2"]):
+        with oom.oom_context("a cup was made", lambda: ["--a=1, which halves it", "--b=2"]):
             raise error
     assert told.value.exit_code == 1 and str(told.value) == (
         f"Memory ran out while a cup was made ({reason}); what was saved before is kept. What"
@@ -35,7 +35,7 @@ def test_the_end_of_memory_is_one_sentence_with_what_helps(error, reason):
 
 def test_other_faults_of_the_runtime_are_none_of_memory():
     with pytest.raises(JaxRuntimeError, match="INTERNAL"):
-        with oom.explained("", lambda: pytest.fail("asked for remedies")):
+        with oom.oom_context("", lambda: pytest.fail("asked for remedies")):
             raise JaxRuntimeError("INTERNAL: a bug")
 
 

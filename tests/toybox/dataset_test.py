@@ -1,4 +1,4 @@
-"""The pictures: reproducible, labelled rightly, and free of what is held out."""
+"""The pictures: reproducible, labeled rightly, and free of what is held out."""
 
 import chex
 import numpy as np
@@ -25,7 +25,7 @@ def test_the_same_seed_makes_the_same_pictures_and_no_held_out_pair():
     assert pairs(hidden) <= captions.held_out_pairs()
 
 
-def test_the_background_is_plain_and_grey_renders_are_grey():
+def test_the_background_is_plain_and_gray_renders_are_gray():
     pictures = dataset.make(64, seed=5, kinds=("mug",))
     image = pictures.image.astype(float) / 255.0
     corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -36,13 +36,13 @@ def test_the_background_is_plain_and_grey_renders_are_grey():
             assert np.median(np.ptp(middle, axis=-1)) < 0.01
 
 
-def test_spheres_are_round_and_of_their_colour():
+def test_spheres_are_round_and_of_their_color():
     spheres = dataset.plain_spheres(64, seed=1)
     assert np.all(spheres.kind == -1)
     lit = spheres.image[:, 32, 32].astype(float)
     painted = np.array(list(captions.COLORS.values()))[spheres.color]
     shade = lit / np.maximum(255.0 * painted, 1.0)
     assert np.median(np.std(shade, axis=1)) < 0.02, "light scales all channels alike"
-    centred = spheres.image.astype(float)
-    mirrored = np.abs(centred - centred[:, :, ::-1]).max(axis=-1) > 60.0
+    centered = spheres.image.astype(float)
+    mirrored = np.abs(centered - centered[:, :, ::-1]).max(axis=-1) > 60.0
     assert mirrored.mean() < 0.02, "but for the shade, left is right"

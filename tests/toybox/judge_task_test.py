@@ -36,7 +36,7 @@ def batch(task):
     return task.batch(np.random.default_rng(0), SPHERES + PICTURES)
 
 
-def test_a_picture_has_one_caption_and_a_sphere_every_kind_of_its_colour(pictures, batch):
+def test_a_picture_has_one_caption_and_a_sphere_every_kind_of_its_color(pictures, batch):
     words = np.array(judge_task.subject_captions())
     assert batch.image.shape == (32, 64, 64, 3) and batch.image.dtype == np.uint8
     np.testing.assert_allclose(batch.subject.sum(axis=1), 1.0, rtol=1e-6)
@@ -56,9 +56,9 @@ def test_held_out_pairs_are_neither_right_nor_wrong(task, batch):
     assert not batch.subject[:, never].any()
 
 
-def test_pictures_without_colour_are_grey(batch):
-    grey = batch.subject[:, : len(captions.KINDS)].any(axis=1)
-    assert 3 <= grey.sum() < 20
+def test_pictures_without_color_are_gray(batch):
+    gray = batch.subject[:, : len(captions.KINDS)].any(axis=1)
+    assert 3 <= gray.sum() < 20
 
 
 def test_the_loss_of_a_fresh_judge_is_that_of_guessing(task, batch):

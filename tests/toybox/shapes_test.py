@@ -100,6 +100,6 @@ def test_objects_fit_the_frame_and_have_their_front_at_plus_x():
             assert (upper[0] < 0).all()
 
 
-def test_grey_subjects_have_no_colour_at_all():
+def test_gray_subjects_have_no_color_at_all():
     parts = objects.build(np.random.default_rng(0), captions.Subject("car", None, None))
-    assert {part.color for part in parts} == {captions.GREY}
+    assert {part.color for part in parts} == {captions.GRAY}

@@ -63,7 +63,7 @@ def make_run() -> Callable[..., Run]:
 @pytest.fixture
 def count_step() -> TrainStep:
     """A step that only counts, for tests of what is around it."""
-    names = ("opacity_mean", "residual_rms", "skipped_steps", "skipped_in_row", "stop")
+    names = ("opacity_mean", "residual_rms", "skipped_steps", "consecutive_skipped", "stop")
 
     def step(device, state, weights, table):
         return state._replace(step=state.step + 1), dict.fromkeys(names, np.float32(0.0))

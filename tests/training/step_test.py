@@ -74,7 +74,7 @@ def test_the_orientation_weight_rises_as_in_the_paper(make_config):
     np.testing.assert_allclose(totals, [1e-4, 5.05e-3, 1e-2, 1e-2], rtol=1e-5)
 
 
-def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_holds_likely(
+def test_steps_compile_once_copy_nothing_and_find_the_color_that_the_prior_holds_likely(
     make_config, make_run
 ):
     config = make_config(steps=100, shading_start_step=1000)

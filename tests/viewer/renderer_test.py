@@ -6,7 +6,7 @@ import pytest
 
 from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.viewer.renderer import MODES, Look, Painter, look_view
+from dreamfusion_jax.viewer.renderer import MODES, Look, Renderer, look_view
 from dreamfusion_jax.viewer.window import Window
 
 WINDOW = Window((0.5, 0.5, 0.5, 0.5), (0.0, -3.0, 0.0), 0.8, 10, 20)
@@ -14,7 +14,7 @@ GREEN = (0.0, 1.0, 0.0)
 
 
 def plain(params, view, height, width, step, key):
-    """Half opaque everywhere; its colour tells the background, its red the step."""
+    """Half opaque everywhere; its color tells the background, its red the step."""
     shape = (height, width)
     image = jnp.broadcast_to(view.background, (*shape, 3)).at[..., 0].set(step / 255.0)
     normals = jnp.broadcast_to(jnp.array([1.0, 0.0, -1.0]), (*shape, 3)) * (view.diffuse > 0)
@@ -28,11 +28,11 @@ SCENE = make_scene(SceneOptions())._replace(render=plain)
 def painter(monkeypatch):
     monkeypatch.setattr(images, "_TILE_CPU", 8)
     monkeypatch.setattr(images, "_TILE", 8)
-    return Painter(SCENE)
+    return Renderer(SCENE)
 
 
 @pytest.mark.parametrize(
-    "mode, colour",
+    "mode, color",
     [
         ("shaded", (7, 255, 0)),
         ("albedo", (7, 255, 0)),
@@ -41,10 +41,10 @@ def painter(monkeypatch):
         ("depth", (153, 153, 153)),  # the nearest there is: as light as it is opaque
     ],
 )
-def test_modes(painter, mode, colour):
+def test_modes(painter, mode, color):
     picture = painter.draw(Look(mode, WINDOW, GREEN), (10, 20), {}, 7, lambda: True)
     assert picture.shape == (10, 20, 3) and picture.dtype == np.uint8
-    assert (picture == colour).all()
+    assert (picture == color).all()
 
 
 def test_only_what_needs_light_pays_for_it_and_a_learned_background_is_left_alone():

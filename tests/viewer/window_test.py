@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 from dreamfusion_jax.viewer.window import (
     LEAST_SIDE,
-    Passes,
+    ProgressiveQueue,
     Window,
     pass_sizes,
     vertical_fov,
@@ -76,7 +76,7 @@ def test_passes_go_from_what_is_fast_to_what_was_asked_for(window, sharpest, pix
 
 
 def test_a_new_start_drops_what_was_still_to_be_drawn():
-    passes = Passes()
+    passes = ProgressiveQueue()
     assert passes.next() is None
     passes.start([(4, 4), (8, 8), (16, 16)])
     first = passes.next()

@@ -19,7 +19,7 @@ from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import build_scene, init_state
 from dreamfusion_jax.training.step import replicate
 from dreamfusion_jax.viewer import workdir_watcher
-from dreamfusion_jax.viewer.workdir_watcher import Follower, progress
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher, progress
 from tests.training.conftest import make_config  # noqa: F401, a fixture
 
 
@@ -61,7 +61,7 @@ def run(config):
 
 @pytest.fixture
 def follower(config):
-    follower = Follower(workdir(config))
+    follower = WorkdirWatcher(workdir(config))
     yield follower
     follower.close()
 
@@ -164,7 +164,7 @@ def test_a_flat_picture_has_no_sides(make_config):  # noqa: F811
     workdir(config).mkdir()
     store_config(config)
     with pytest.raises(UserError, match="flat picture"):
-        Follower(workdir(config))
+        WorkdirWatcher(workdir(config))
 
 
 @pytest.mark.parametrize(

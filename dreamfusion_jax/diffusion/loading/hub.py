@@ -91,7 +91,7 @@ CLIP = Model(
 )
 
 
-def locate(name: str, revision: str = "", variant: str = "", model: Model = PRIOR) -> Path:
+def resolve_model(name: str, revision: str = "", variant: str = "", model: Model = PRIOR) -> Path:
     """The directory of a model, downloaded first if it is a repository that is not cached yet.
 
     Args:
@@ -136,7 +136,7 @@ def _download(repository: str, revision: str, variant: str, model: Model) -> Pat
         )
     except hub.GatedRepoError:
         raise UserError(
-            f"{asked} is gated: accept its licence on its page at huggingface.co, then log in with "
+            f"{asked} is gated: accept its license on its page at huggingface.co, then log in with "
             "`hf auth login` or set HF_TOKEN."
         ) from None
     except hub.RepositoryNotFoundError:

@@ -15,7 +15,7 @@ from dreamfusion_jax.runtime.errors import PriorError
 # No network has a number as large, nor as many blocks or layers: a file that says so would only
 # have us build for hours.
 LARGEST = 2**20
-MOST_BLOCKS = 8
+MAX_BLOCKS = 8
 MOST = {
     "layers_per_block": 8,
     "transformer_layers_per_block": 16,
@@ -83,8 +83,8 @@ def require_kind(
         kind = f"list of {type(one).__name__}" if listed else type(one).__name__
     elif not all(_is_like(v, one) for v in values):
         kind = type(one).__name__
-    elif not 1 <= len(values) <= MOST_BLOCKS:
-        kind = f"one for each of up to {MOST_BLOCKS} blocks"
+    elif not 1 <= len(values) <= MAX_BLOCKS:
+        kind = f"one for each of up to {MAX_BLOCKS} blocks"
     elif not all(0 <= v <= MOST.get(key, LARGEST) for v in values if type(v) is not str):
         kind = f"0 to {MOST.get(key, LARGEST)}"
     else:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.loading.text_encoder import load_text_encoder
 from dreamfusion_jax.diffusion.loading.weights import (
-    Place,
-    blamed_on,
+    DevicePutFn,
     build_module,
     load_module,
     read_config,
+    reraise_as_prior_error,
 )
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
@@ -31,7 +31,7 @@ def load_prior(
     dtype: Any = jnp.float32,
     vae_dtype: Any = None,
     variant: str = "",
-    place: Place = jnp.asarray,
+    place: DevicePutFn = jnp.asarray,
 ) -> tuple[Prior, PriorParams]:
     """Loads a diffusers-layout directory.
 
@@ -54,7 +54,7 @@ def load_prior(
 
 
 def _load_prior(
-    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: Place
+    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: DevicePutFn
 ) -> tuple[Prior, PriorParams]:
     index = read_config(path, "model_index.json")
     absent = [
@@ -79,7 +79,7 @@ def _load_prior(
 
 def _load_schedule(directory: Path) -> Schedule:
     config = read_config(directory, "scheduler_config.json")
-    with blamed_on(directory / "scheduler_config.json"):
+    with reraise_as_prior_error(directory / "scheduler_config.json"):
         return schedule_from_config(config)
 
 
@@ -90,7 +90,7 @@ def _check_fit(path: Path, with_vae: bool) -> None:
     channels = 3
     if with_vae:
         channels = build_module(path / "vae", AutoencoderKL).latent_channels
-    with blamed_on(path / "unet" / "config.json"):
+    with reraise_as_prior_error(path / "unet" / "config.json"):
         sample_side(unet)
         if unet.cross_attention_dim != text.hidden_size:
             raise PriorError(

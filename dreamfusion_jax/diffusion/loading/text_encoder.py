@@ -24,12 +24,12 @@ TOKENIZER_JSON = (
     *("special_tokens_map.json", "added_tokens.json"),
 )
 # Entries of tokenizer_config.json by which transformers would open a file anywhere.
-LEADING_ELSEWHERE = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
-LONGEST_NOTE = 300
+EXTERNAL_FILE_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
+MAX_NOTE_LENGTH = 300
 
 
 def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
-    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokeniser's full length."""
+    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokenizer's full length."""
     path = Path(path)
     text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, jnp.float32, variant)
     tokenize = load_tokenizer(
@@ -58,7 +58,7 @@ def load_tokenizer(
         largest_id = max(tokenizer.get_vocab().values())
 
         def tokenize(prompts: Sequence[str]) -> np.ndarray:
-            _note_what_is_cut(tokenizer, prompts, length)
+            _warn_truncation(tokenizer, prompts, length)
             ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
             return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
 
@@ -80,7 +80,7 @@ def _check_tokenizer_files(directory: Path) -> None:
     for name in TOKENIZER_JSON:
         if (directory / name).exists():
             for key in read_config(directory, name):
-                if _leads_elsewhere(name, key):
+                if _references_external_file(name, key):
                     raise PriorError(f"{directory / name}: {key!r:.200} is not supported.")
     texts = list(directory.rglob("*.jinja"))
     if not (directory / "tokenizer.json").is_file():
@@ -94,13 +94,13 @@ def _check_tokenizer_files(directory: Path) -> None:
             raise PriorError(f"{path} cannot be read ({error}).") from None
 
 
-def _leads_elsewhere(name: str, key: str) -> bool:
+def _references_external_file(name: str, key: str) -> bool:
     if name == "special_tokens_map.json":
         return not key.endswith(("_token", "_tokens"))
-    return name == "tokenizer_config.json" and key in LEADING_ELSEWHERE
+    return name == "tokenizer_config.json" and key in EXTERNAL_FILE_KEYS
 
 
-def _note_what_is_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+def _warn_truncation(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
     """Names what the text encoder will not see of the first prompt that is too long."""
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False)["input_ids"]
@@ -111,8 +111,8 @@ def _note_what_is_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> No
 
 @functools.cache  # told once, however often the prompt is encoded
 def _note(length: int, cut: str) -> None:
-    if len(cut) > LONGEST_NOTE:
-        cut = f"{cut[: LONGEST_NOTE // 2]} ... {cut[-LONGEST_NOTE // 2 :]}"
+    if len(cut) > MAX_NOTE_LENGTH:
+        cut = f"{cut[: MAX_NOTE_LENGTH // 2]} ... {cut[-MAX_NOTE_LENGTH // 2 :]}"
     print(
         f"Note: the text encoder reads {length} tokens; it will not see {cut!r}.", file=sys.stderr
     )

@@ -27,13 +27,13 @@ from dreamfusion_jax.runtime.errors import PriorError
 from dreamfusion_jax.runtime.files import read_json, require_regular
 
 Params = dict[str, Any]
-Place = Callable[[np.ndarray], Any]
+DevicePutFn = Callable[[np.ndarray], Any]
 WINDOW_BYTES = 2**28
 # What a file says of its tensors: Stable Diffusion's take less than 0.1 MB.
 MAX_HEADER_BYTES = 2**24
 FORMATS = ("F64", "F32", "F16", "BF16")
-MOST_AXES = 4
-MOST_NAMES_TOLD = 20
+MAX_AXES = 4
+MAX_NAMES_SHOWN = 20
 POSITION_IDS = ".position_ids"
 FILE_STEMS = ("diffusion_pytorch_model", "model")
 EMBEDDINGS = ("token_embedding", "position_embedding")
@@ -74,7 +74,7 @@ def read_config(directory: str | Path, name: str = "config.json") -> dict[str, A
 
 
 def read_component(
-    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: Place = _stay
+    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: DevicePutFn = _stay
 ) -> tuple[dict[str, Any], Params]:
     """Reads config.json and the safetensors of one network.
 
@@ -97,7 +97,7 @@ def load_module(
     module_class: Any,
     dtype: Any,
     variant: str = "",
-    place: Place = _stay,
+    place: DevicePutFn = _stay,
 ) -> tuple[Any, Params]:
     """A network built from its config.json, computing in `dtype`, and its params in `dtype`.
 
@@ -106,8 +106,8 @@ def load_module(
     directory = Path(directory)
     module = build_module(directory, module_class, dtype)
     files = _safetensors_files(directory, variant)
-    with blamed_on(directory, "holds weights whose names fit no network"):
-        outlines = params_from_torch(modern_names(_outlines(files)))
+    with reraise_as_prior_error(directory, "holds weights whose names fit no network"):
+        outlines = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
     check_params(module, outlines, directory)
     return module, _read_params(files, dtype, place)
 
@@ -124,13 +124,13 @@ def weights_digest(directory: str | Path) -> str:
 def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:
     """The network that config.json describes, without its weights."""
     config = read_config(directory)
-    with blamed_on(directory / "config.json"):
+    with reraise_as_prior_error(directory / "config.json"):
         return module_class.from_config(config, dtype)
 
 
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
     """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
-    with blamed_on(Path(directory) / "config.json"):
+    with reraise_as_prior_error(Path(directory) / "config.json"):
         expected = _expected_shapes(module)
     found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
     problems = [
@@ -166,8 +166,8 @@ def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES_TOLD
-    return ", ".join(names[:MOST_NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES_SHOWN
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_component(
@@ -191,7 +191,9 @@ def write_component(
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path, what: str = "describes nothing that can be built") -> Iterator[None]:
+def reraise_as_prior_error(
+    path: Path, what: str = "describes nothing that can be built"
+) -> Iterator[None]:
     """Whatever the contents of a file make go wrong in here is told as that file's fault."""
     try:
         yield
@@ -202,7 +204,7 @@ def blamed_on(path: Path, what: str = "describes nothing that can be built") -> 
         raise PriorError(f"{path} {what} ({error}).") from error
 
 
-def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def upgrade_legacy_keys(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Brings names written by older diffusers and transformers up to date.
 
     CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was called
@@ -210,7 +212,7 @@ def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     prefix = _prefix(tensors)
     return dict(
-        _modern_attention(name.removeprefix(prefix), tensor)
+        _upgrade_attention(name.removeprefix(prefix), tensor)
         for name, tensor in tensors.items()
         if not name.endswith(POSITION_IDS)
     )
@@ -225,7 +227,7 @@ def _prefix(names: Collection[str]) -> str:
     return ""
 
 
-def _modern_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
+def _upgrade_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     match = re.fullmatch(
         r"((?:encoder|decoder)\.mid_block\.attentions\.\d+\.)(.+)\.(weight|bias)", name
     )
@@ -265,12 +267,12 @@ def _to_torch(path: tuple[str, ...], leaf: Any) -> tuple[str, np.ndarray]:
     return ".".join([*modules, last]), tensor
 
 
-def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
-    prefix = _prefix(_outlines(files))
+def _read_params(files: Sequence[Path], dtype: Any, place: DevicePutFn) -> Params:
+    prefix = _prefix(_tensor_specs(files))
     params = {}
     for path in files:
         for name, tensor in _stream(path):
-            modern = _modern_attention(name.removeprefix(prefix), tensor)
+            modern = _upgrade_attention(name.removeprefix(prefix), tensor)
             key, leaf = _to_flax(*modern)
             params[key] = place(_kept(path, name, leaf, dtype))
     return unflatten_dict(params)
@@ -292,7 +294,7 @@ def _kept(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
     return kept
 
 
-def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:
+def _tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
     """The names and shapes of all tensors, as arrays that take no memory."""
     outlines = {}
     for path in files:
@@ -312,7 +314,7 @@ def _outline(path: Path, name: str, tensor: Any) -> np.ndarray:
         raise PriorError(
             f"{path} holds {name:.200} as {stored}, only {', '.join(FORMATS)} are supported."
         )
-    if len(shape) > MOST_AXES:
+    if len(shape) > MAX_AXES:
         raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes, no network has such.")
     return np.broadcast_to(np.zeros((), np.float32), shape)
 

@@ -46,7 +46,7 @@ class CLIPTextModel(nn.Module):
         return cls(**_tower_options(cls, config), dtype=dtype)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Arguments small enough to initialize or to trace shapes with."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
     @nn.compact
@@ -69,7 +69,7 @@ class CLIPTextModel(nn.Module):
 
 
 class CLIPVisionModel(nn.Module):
-    """Normalised pictures to one vector each (a vision transformer's class token)."""
+    """Normalized pictures to one vector each (a vision transformer's class token)."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -88,7 +88,7 @@ class CLIPVisionModel(nn.Module):
         return cls(**_tower_options(cls, config), dtype=dtype)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments to initialise or to trace shapes with."""
+        """Arguments to initialize or to trace shapes with."""
         return (jnp.zeros((1, self.image_size, self.image_size, self.num_channels)),)
 
     @nn.compact
@@ -123,7 +123,7 @@ class CLIPModel(nn.Module):
         )
 
     def dummy_inputs(self) -> tuple[jax.Array, jax.Array]:
-        """Arguments to initialise or to trace shapes with."""
+        """Arguments to initialize or to trace shapes with."""
         return self.vision_config.dummy_inputs() + self.text_config.dummy_inputs()
 
     def setup(self) -> None:
@@ -136,7 +136,7 @@ class CLIPModel(nn.Module):
         self.logit_scale = self.param("logit_scale", lambda _: jnp.float32(initial))
 
     def image_embeds(self, pixels: jax.Array) -> jax.Array:
-        """Normalised pixels [B, H, W, 3] -> unit vectors [B, P]."""
+        """Normalized pixels [B, H, W, 3] -> unit vectors [B, P]."""
         return _unit(self.visual_projection(self.vision_model(pixels)))
 
     def text_embeds(self, ids: jax.Array) -> jax.Array:

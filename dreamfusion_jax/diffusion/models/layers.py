@@ -56,7 +56,7 @@ class Linear(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over the positions and C / num_groups channels of [B, ..., C].
+    """Group normalization over the positions and C / num_groups channels of [B, ..., C].
 
     Mean and variance are taken in float32 and in two passes: the one-pass E[x^2] - E[x]^2 of
     linen's default loses every digit where the mean is large (off by 6e-2 at mean 300, std 1).
@@ -72,9 +72,9 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         x32 = x.astype(jnp.float32)
-        centred = x32 - self._group_mean(x32)
-        inverse_std = jax.lax.rsqrt(self._group_mean(centred**2) + self.epsilon)
-        return (centred * (inverse_std * scale) + bias).astype(self.dtype)
+        centered = x32 - self._group_mean(x32)
+        inverse_std = jax.lax.rsqrt(self._group_mean(centered**2) + self.epsilon)
+        return (centered * (inverse_std * scale) + bias).astype(self.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
         """[B, ..., C] -> [B, 1..., C], each channel holding its group's mean."""
@@ -145,7 +145,7 @@ class Downsample2D(nn.Module):
 
 
 class Upsample2D(nn.Module):
-    """Nearest neighbour to (height, width), then a convolution in `dtype`; out as x came in."""
+    """Nearest neighbor to (height, width), then a convolution in `dtype`; out as x came in."""
 
     features: int
     dtype: Dtype = jnp.float32
@@ -157,7 +157,7 @@ class Upsample2D(nn.Module):
 
 
 def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Nearest neighbour as torch does it: output i reads input floor(i * size_in / size_out)."""
+    """Nearest neighbor as torch does it: output i reads input floor(i * size_in / size_out)."""
     batch, h, w, channels = x.shape
     if (height, width) == (2 * h, 2 * w):
         # Doubling as a broadcast: its derivative is a plain sum, not a scatter.

@@ -31,7 +31,7 @@ from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "UNet2DConditionModel"
 # Options of diffusers with the only value implemented here, which is also the default there.
-FIXED: dict[str, Any] = {
+REQUIRED: dict[str, Any] = {
     "act_fn": "silu",
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "mid_block_only_cross_attention": None,
@@ -60,8 +60,8 @@ FIXED: dict[str, Any] = {
     "cross_attention_norm": None,
 }
 # Attention scores are float32 here, so upcast_attention is always on.
-INERT = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
-MOST_TRANSFORMERS = 64  # eight times Stable Diffusion's
+IGNORED = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
+MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
 # Of the residual stream, the sums that all blocks add to, whatever `dtype` their products have:
 # rounded to half precision it would cost accuracy (tests/benchmarks/prior_precision.py), and in
 # float16 it is what would overflow first.
@@ -104,7 +104,7 @@ class UNet2DConditionModel(nn.Module):
     ) -> UNet2DConditionModel:
         """Builds the network of a diffusers config.json; refuses what it does not implement."""
         options = module_options(
-            NAME, config, module_defaults(cls), FIXED, INERT, per_block=PER_BLOCK
+            NAME, config, module_defaults(cls), REQUIRED, IGNORED, per_block=PER_BLOCK
         )
         unet = cls(**options, dtype=dtype)
         require_members(
@@ -120,16 +120,16 @@ class UNet2DConditionModel(nn.Module):
                 "only_cross_attention must have as many entries as block_out_channels."
             )
         layers = unet.layers_per_block * unet.transformer_layers_per_block
-        if layers * len(unet.block_out_channels) > MOST_TRANSFORMERS:
+        if layers * len(unet.block_out_channels) > MAX_TRANSFORMERS:
             raise PriorError(
                 f"{NAME} config: layers_per_block={unet.layers_per_block} of "
                 f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
-                f"supported, only {MOST_TRANSFORMERS} transformers on the way down are."
+                f"supported, only {MAX_TRANSFORMERS} transformers on the way down are."
             )
         return unet
 
     def dummy_inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Arguments small enough to initialize or to trace shapes with."""
         side = 2 ** (len(self.block_out_channels) - 1)
         return (
             jnp.zeros((1, side, side, self.in_channels)),

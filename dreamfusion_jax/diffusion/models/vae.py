@@ -29,13 +29,13 @@ from dreamfusion_jax.runtime.errors import PriorError
 NAME = "AutoencoderKL"
 EPSILON = 1e-6  # of every norm in here
 REMAT_PIXELS = 256**2  # a block of the encoder's that sees as many is not kept for its gradient
-FIXED: dict[str, Any] = {
+REQUIRED: dict[str, Any] = {
     "act_fn": "silu",
     "shift_factor": None,
     "latents_mean": None,
     "latents_std": None,
 }
-INERT = ("force_upcast",)
+IGNORED = ("force_upcast",)
 
 
 class AutoencoderKL(nn.Module):
@@ -63,7 +63,7 @@ class AutoencoderKL(nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32) -> AutoencoderKL:
         """Builds the network of a diffusers config.json; refuses what it does not implement."""
-        options = module_options(NAME, config, module_defaults(cls), FIXED, INERT)
+        options = module_options(NAME, config, module_defaults(cls), REQUIRED, IGNORED)
         vae = cls(**options, dtype=dtype)
         require_members(NAME, "down_block_types", vae.down_block_types, {"DownEncoderBlock2D"})
         require_members(NAME, "up_block_types", vae.up_block_types, {"UpDecoderBlock2D"})
@@ -83,7 +83,7 @@ class AutoencoderKL(nn.Module):
         return 2 ** (len(self.block_out_channels) - 1)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Arguments small enough to initialize or to trace shapes with."""
         return (jnp.zeros((1, self.downscale, self.downscale, self.in_channels)),)
 
     def setup(self) -> None:
@@ -121,7 +121,7 @@ class AutoencoderKL(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture to the (un-quantised) moments of the latent, at 1 / 2^(blocks - 1) of the size."""
+    """Picture to the (un-quantized) moments of the latent, at 1 / 2^(blocks - 1) of the size."""
 
     out_channels: int
     block_out_channels: tuple[int, ...]

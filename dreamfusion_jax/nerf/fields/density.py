@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.linalg import inner
+from dreamfusion_jax.nerf.linalg import dot
 
 
 class Sharpening(NamedTuple):
@@ -75,7 +75,7 @@ class Density(NamedTuple):
 
     def blob(self, position: jax.Array) -> jax.Array:
         """The bias [...] at positions [..., 3], largest at the origin."""
-        squared = inner(position, position)
+        squared = dot(position, position)
         match self.blob_shape:
             case "linear":  # Magic3D, Lin et al. 2023; the tiny term makes its tip differentiable.
                 distance = jnp.sqrt(squared + 1e-8)

@@ -16,7 +16,7 @@ from dreamfusion_jax.nerf.view import View
 
 
 def image_scene(size: int) -> Scene:
-    """A picture [size, size], middle grey to begin with, that looks the same from everywhere.
+    """A picture [size, size], middle gray to begin with, that looks the same from everywhere.
 
     Its pixels are not bounded; whoever shows them cuts them off at 0 and 1. A render of another
     size is interpolated.

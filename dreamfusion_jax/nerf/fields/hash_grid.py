@@ -60,7 +60,7 @@ def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax
 
     def level(table: jax.Array, resolution: jax.Array) -> jax.Array:
         parts = (
-            share * table[_row(corner, resolution, len(table))]
+            share * table[_hash_index(corner, resolution, len(table))]
             for corner, share in cell_corners(position, resolution)
         )
         return sum(parts, jnp.float32(0.0))
@@ -96,7 +96,7 @@ def hash_field(
     return Field(init, query)
 
 
-def _row(corner: jax.Array, resolution: jax.Array, rows: int) -> jax.Array:
+def _hash_index(corner: jax.Array, resolution: jax.Array, rows: int) -> jax.Array:
     """The table's row of each corner [..., 3] uint32: its own where there are rows for all."""
     side = resolution + jnp.uint32(1)
     x, y, z = (corner[..., axis] for axis in range(3))

@@ -51,7 +51,7 @@ class ResidualMipField(nn.Module):
         return nn.Dense(4, name="density_and_albedo")(x)
 
 
-class Blur(NamedTuple):
+class CovarianceAnnealing(NamedTuple):
     """An isotropic variance added to every Gaussian, falling linearly over the first steps.
 
     It damps the high frequencies of the encoding until the coarse shape stands, and less at the
@@ -73,7 +73,7 @@ def mip_field(
     min_degree: int,
     max_degree: int,
     density: Density,
-    blur: Blur = Blur(),  # noqa: B008 (immutable)
+    blur: CovarianceAnnealing = CovarianceAnnealing(),  # noqa: B008 (immutable)
     residual: bool = False,
 ) -> Field:
     """mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""

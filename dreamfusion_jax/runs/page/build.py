@@ -22,7 +22,7 @@ from dreamfusion_jax.config.flags import SECTIONS, Config, is_flat
 from dreamfusion_jax.runs import metrics
 from dreamfusion_jax.runs.page import curves, media
 from dreamfusion_jax.runs.workdir import MACHINE
-from dreamfusion_jax.runtime.files import AnyPath, read_json, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 from dreamfusion_jax.runtime.progress import duration
 
 FILE = "index.html"
@@ -42,7 +42,7 @@ _SCENE = (
 _FILES = {
     "mesh.glb": "the mesh with its texture, for viewers, engines and browsers",
     "mesh.obj": "the same as OBJ, with mesh.mtl and mesh.png",
-    "mesh.ply": "the same with colours at its vertices",
+    "mesh.ply": "the same with colors at its vertices",
     "turntable.mp4": "once around",
     "turntable.gif": "the same, for where no film plays",
     "depth_turntable.mp4": "depth",
@@ -78,7 +78,7 @@ def write_page(
       numbers: the metrics.jsonl, where it is not (yet) the work folder's.
     """
     lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _POINTS)
-    write_whole(workdir / FILE, page(workdir, config, state, step, lines).encode())
+    atomic_write(workdir / FILE, page(workdir, config, state, step, lines).encode())
 
 
 def rewrite_page(workdir: AnyPath, config: Config, step: int) -> None:
@@ -111,7 +111,7 @@ def page(
         files={n: why for n, why in _FILES.items() if finished and (workdir / n).exists()},
         changed=changed,
         unchanged=unchanged,
-        command=reproduce.quoted(config),
+        command=reproduce.shell_command(config),
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=style,
         style_hash=_hash(style),
@@ -120,11 +120,11 @@ def page(
     )
 
 
-def facts(workdir: AnyPath, config: Config, spent: metrics.Spent) -> dict[str, str]:
+def facts(workdir: AnyPath, config: Config, spent: metrics.ElapsedTime) -> dict[str, str]:
     """What a run is told by beside its prompt: label -> value."""
     told = {"Prior": config.prior.prior, "Scene": config.scene.field}
     if spent.seconds:
-        told["Optimised for"] = duration(spent.seconds)
+        told["Optimized for"] = duration(spent.seconds)
         told["Device-hours"] = curves.short(spent.device_seconds / 3600)
     machine = _machine(workdir)
     if "device_kind" in machine:
@@ -145,7 +145,7 @@ def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
     for section, kind in SECTIONS.items():
         for setting in dataclasses.fields(kind):
             value, usual = (getattr(getattr(c, section), setting.name) for c in (config, default))
-            shown = reproduce.spelled(value), reproduce.spelled(usual)
+            shown = reproduce.format_flag_value(value), reproduce.format_flag_value(usual)
             row = Setting(setting.name, *shown, setting.metadata["help"])
             (unchanged if value == usual else changed).append(row)
     return changed, unchanged

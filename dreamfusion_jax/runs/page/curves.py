@@ -66,7 +66,7 @@ def chart(name: str, steps: np.ndarray, values: np.ndarray) -> Chart:
     scaled = np.log10(values) if logarithmic else values
     first, last = f"{steps[0]:,.0f}", f"{steps[-1]:,.0f}"
     title = name.removeprefix(_REGULARIZER)
-    shown = "regulariser, before its weight" if title != name else _NOTES.get(name, "")
+    shown = "regularizer, before its weight" if title != name else _NOTES.get(name, "")
     words = f"{title}: from {short(known[0])} to {short(known[-1])} over steps {first} to {last}"
     x = _stretched(steps, steps[0], steps[-1], WIDTH)
     y = HEIGHT - _stretched(scaled, np.nanmin(scaled), np.nanmax(scaled), HEIGHT)

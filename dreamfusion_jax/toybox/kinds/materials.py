@@ -1,4 +1,4 @@
-"""What the builders of all kinds share: colours of fixed details, axes, the source of chance."""
+"""What the builders of all kinds share: colors of fixed details, axes, the source of chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dreamfusion_jax.toybox.shapes import Part, turn
 
 Color = tuple[float, float, float]
 Uniform = Callable[[float, float], float]  # low, high -> a random number between
-# Chance, the main colour, the accent's colour -> the parts.
+# Chance, the main color, the accent's color -> the parts.
 Builder = Callable[[Uniform, Color, Color], list[Part]]
 
 DARK: Color = (0.12, 0.12, 0.14)

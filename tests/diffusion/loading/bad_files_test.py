@@ -18,7 +18,7 @@ from tests.diffusion import fuzz
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 INDEX = f"{UNET}.index.json"
-MOST_MB = 1024
+MAX_MB = 1024
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_spoilt_files_are_read_or_refused_in_little_time_and_memory(
     counts = report["counts"]
     assert counts["worked"] + counts["told"] == count
     assert min(counts["worked"], counts["told"]) > count / 5, "most of both kinds are to be tried"
-    assert report["peaks_mb"][-1][0] < MOST_MB
+    assert report["peaks_mb"][-1][0] < MAX_MB
 
 
 class Trap:

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, locate, needed_files
+from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, needed_files, resolve_model
 from dreamfusion_jax.runtime.errors import UserError
 
 # What lies in a real repository of Stable Diffusion 1.x.
@@ -63,7 +63,7 @@ def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
         "snapshot_download",
         lambda *_, allow_patterns, **__: patterns.extend(allow_patterns) or str(tmp_path),
     )
-    assert locate("owner/name", model=CLIP) == tmp_path
+    assert resolve_model("owner/name", model=CLIP) == tmp_path
     found = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
     assert found == wanted
 
@@ -75,7 +75,7 @@ def test_messages_name_the_flag_that_names_the_judge(name, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(UserError, match=f"^--judge={name} is ") as told:
-        locate(name, model=CLIP)
+        resolve_model(name, model=CLIP)
     assert "prior" not in str(told.value) and "\n" not in str(told.value)
 
 
@@ -88,7 +88,7 @@ def test_shards_are_needed_with_their_index():
 
 
 def test_a_directory_is_itself(tmp_path):
-    assert locate(str(tmp_path)) == tmp_path
+    assert resolve_model(str(tmp_path)) == tmp_path
 
 
 def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert locate("owner/name", "v2", "fp16") == tmp_path
+    assert resolve_model("owner/name", "v2", "fp16") == tmp_path
     assert asked == {
         "repository": "owner/name",
         "revision": "v2",
@@ -110,14 +110,14 @@ def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["no such folder", "a/b/c", "/nowhere", "./nowhere", ""])
 def test_what_is_no_directory_and_no_id_is_told_in_one_sentence(name):
     with pytest.raises(UserError, match="is not a directory.*hub id"):
-        locate(name)
+        resolve_model(name)
 
 
 def test_a_single_file_is_told_what_to_become(tmp_path):
     path = tmp_path / "model.safetensors"
     path.touch()
     with pytest.raises(UserError, match="one file.*from_single_file"):
-        locate(str(path))
+        resolve_model(str(path))
 
 
 def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
@@ -125,7 +125,7 @@ def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
 
 
 REFUSALS = {
-    "gated": (http(errors.GatedRepoError), "is gated: accept its licence"),
+    "gated": (http(errors.GatedRepoError), "is gated: accept its license"),
     "unknown": (http(errors.RepositoryNotFoundError), "nor a repository on the hub"),
     "revision": (http(errors.RevisionNotFoundError), "--revision=v2 does not exist"),
     "offline": (errors.LocalEntryNotFoundError("no"), "HF_HUB_OFFLINE"),
@@ -143,7 +143,7 @@ def test_every_refusal_of_the_hub_is_explained(case, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(UserError, match=message) as told:
-        locate("owner/name", "v2")
+        resolve_model("owner/name", "v2")
     assert "\n" not in str(told.value)
 
 
@@ -154,4 +154,4 @@ def test_retired_repositories_say_where_to_look_now(retired, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(UserError, match=f"taken down.*--prior={RETIRED[retired]}"):
-        locate(retired)
+        resolve_model(retired)

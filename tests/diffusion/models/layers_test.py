@@ -35,7 +35,7 @@ def test_linear_is_a_matrix_product_on_the_last_axis(convolution):
     chex.assert_trees_all_close(out, expected, atol=1e-5)
 
 
-def test_doubling_is_the_general_nearest_neighbour_resize():
+def test_doubling_is_the_general_nearest_neighbor_resize():
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 4))
     doubled = layers.resize_nearest(x, 6, 4)
     chex.assert_trees_all_equal(doubled, jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))

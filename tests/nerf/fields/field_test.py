@@ -11,7 +11,7 @@ from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening, safe_exp
 from dreamfusion_jax.nerf.fields.grid import corner_table, grid_field, look_up, trilinear
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
-from dreamfusion_jax.nerf.fields.mip import Blur, mip_field
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
 
 _POINTS = jnp.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -1.0, 0.0]])
@@ -169,7 +169,7 @@ def test_the_residual_field_is_the_papers_network():
 
 
 def test_blur_is_added_variance_that_falls_and_stays():
-    blur = Blur(0.05, 0.002, 100)
+    blur = CovarianceAnnealing(0.05, 0.002, 100)
     steps = jnp.array([0, 50, 100, 1000])
     chex.assert_trees_all_close(jax.vmap(blur)(steps), jnp.array([0.05, 0.026, 0.002, 0.002]))
     plain = mip_field(16, 2, 0, 6, Density())
@@ -206,10 +206,10 @@ def test_proposal_nodes_count_tenfold():
     chex.assert_trees_all_close(got, density(jnp.full(3, -2.0), _POINTS), rtol=1e-5)
 
 
-def test_background_is_a_colour_that_depends_on_the_direction():
+def test_background_is_a_color_that_depends_on_the_direction():
     direction = jnp.eye(3)
-    colour, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
-    assert jnp.all((colour > 0.0) & (colour < 1.0)) and jnp.ptp(colour[:, 0]) > 1e-3
+    color, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
+    assert jnp.all((color > 0.0) & (color < 1.0)) and jnp.ptp(color[:, 0]) > 1e-3
 
 
 def test_unknown_names_are_refused():

@@ -25,13 +25,13 @@ def test_resolutions_grow_by_one_factor_from_the_coarsest_to_the_finest():
 
 
 def test_corners_have_rows_of_their_own_where_there_are_enough():
-    rows = hash_grid._row(jnp.asarray(_corners(8)), jnp.uint32(8), 1024)
+    rows = hash_grid._hash_index(jnp.asarray(_corners(8)), jnp.uint32(8), 1024)
     assert sorted(rows.tolist()) == list(range(729))
 
 
 def test_finer_corners_share_all_rows_evenly():
     corners = jax.random.randint(jax.random.key(0), (50_000, 3), 0, 4097).astype(jnp.uint32)
-    counts = np.bincount(hash_grid._row(corners, jnp.uint32(4096), 1024), minlength=1024)
+    counts = np.bincount(hash_grid._hash_index(corners, jnp.uint32(4096), 1024), minlength=1024)
     assert len(counts) == 1024
     # Poisson counts of mean 49: five standard deviations either side.
     assert counts.min() > 49 - 5 * 7 and counts.max() < 49 + 5 * 7
@@ -43,7 +43,7 @@ def test_interpolation_is_exact_on_linear_functions():
     slopes, offsets = np.array([[1.0, -2.0], [0.5, 3.0], [4.0, 0.25]]), np.array([0.3, -0.7])
     for level, resolution in enumerate(_SMALL.resolutions()):
         corners = _corners(resolution)
-        rows = hash_grid._row(jnp.asarray(corners), jnp.uint32(resolution), 1024)
+        rows = hash_grid._hash_index(jnp.asarray(corners), jnp.uint32(resolution), 1024)
         tables[level, rows] = corners / resolution @ slopes + offsets
     position = np.random.default_rng(0).uniform(size=(50, 3)).astype(np.float32)
     position[0], position[1] = 0.0, 1.0

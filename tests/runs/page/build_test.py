@@ -19,8 +19,8 @@ def page(workdir, state=build.FINISHED, step=1000, lines=(), arguments=("--promp
     return build.page(workdir, parse(*arguments), state, step, list(lines))
 
 
-def picture(path, grey=0):
-    path.write_bytes(png_bytes(np.full((4, 6, 3), grey, np.uint8)))
+def picture(path, gray=0):
+    path.write_bytes(png_bytes(np.full((4, 6, 3), gray, np.uint8)))
 
 
 def test_words_of_the_user_are_words_in_the_page(tmp_path):
@@ -70,7 +70,7 @@ def test_every_setting_is_told_once_and_the_command_is(tmp_path):
     names = [field.name for kind in SECTIONS.values() for field in dataclasses.fields(kind)]
     assert sorted(row.name for row in changed + unchanged) == sorted(names)
     text = html.unescape(page(tmp_path, arguments=arguments))
-    assert reproduce.quoted(parse(*arguments)) in text
+    assert reproduce.shell_command(parse(*arguments)) in text
 
 
 def test_time_and_devices_are_told(tmp_path):

@@ -18,7 +18,7 @@ METRICS = [{"step": step, "opacity_mean": step / 40} for step in (10, 20, 40)]
 
 @pytest.fixture
 def workdir(tmp_path, textured):  # noqa: F811
-    """One with a mesh of many colours and a black poster."""
+    """One with a mesh of many colors and a black poster."""
     (tmp_path / "mesh.glb").write_bytes(formats.glb_bytes(textured))
     black = formats.png_bytes(np.zeros((32, 32, 3), np.uint8))
     (tmp_path / "poster.png").write_bytes(black)
@@ -38,7 +38,7 @@ def seen(locator):
 
 
 def covered(picture):
-    """Share of a picture whose pixels are as coloured as the mesh, and not like the stage."""
+    """Share of a picture whose pixels are as colored as the mesh, and not like the stage."""
     return np.mean(np.ptp(picture, axis=-1) > 20)
 
 
