@@ -1,7 +1,7 @@
-"""The kind of machine that a program is for: what chooses by it while tracing asks here.
+"""The machine that a program is traced for: code that depends on the platform asks here.
 
-Mostly it is the one that JAX runs on. Programs are also compiled ahead of time, on a machine
-without the accelerator that they are for, and must come out as they would there.
+Mostly it is the local one. Programs are also compiled ahead of time on a machine without the
+accelerator that they are for, and must be the same as if they had been compiled there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 
@@ -25,19 +26,45 @@ _MEND: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# Part of the key under which JAX keeps what it traced: nothing traced for one platform is taken
-# for another.
-_target = jax.make_user_context("")
+
+class _Target(NamedTuple):
+    """A machine that programs are compiled for; the local one where `platform` is empty."""
+
+    platform: str = ""
+    cuda_capability: float = 0.0
+
+
+# Part of the key of JAX's tracing caches: what was traced for one target is not used for another.
+_target = jax.make_user_context(_Target())
 
 
 def platform() -> str:
-    """The platform, "cpu", "gpu" or "tpu", that what is traced now will run on."""
-    return _target.value or jax.default_backend()
+    """Returns the platform, "cpu", "gpu" or "tpu", that what is traced now will run on."""
+    return _target.value.platform or jax.default_backend()
 
 
-def compiling_for(name: str) -> AbstractContextManager[None]:
-    """Within it `platform()` is `name`; what is traced there is only compiled, or runs there."""
-    return _target(name)
+def cuda_capability() -> float:
+    """Returns the compute capability, such as 8.0, of the NVIDIA GPU that will run what is traced.
+
+    0.0 where that is no NVIDIA GPU. A compile target is taken at its word; no device is asked.
+    """
+    if _target.value.platform:
+        return _target.value.cuda_capability
+    device = jax.local_devices()[0]
+    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+        return 0.0
+    return float(device.compute_capability)
+
+
+def compiling_for(name: str, cuda_capability: float = 0.0) -> AbstractContextManager[None]:
+    """Makes `platform()` return `name` within a `with` block, and traces programs for it.
+
+    Args:
+      name: "cpu", "gpu" or "tpu". Programs for another machine can be compiled, but not run here.
+      cuda_capability: compute capability of an NVIDIA GPU, such as 8.0 of Ampere; 0: not known, or
+        no NVIDIA GPU, so that no kernel is used that needs one.
+    """
+    return _target(_Target(name, cuda_capability))
 
 
 def use(name: str) -> None:

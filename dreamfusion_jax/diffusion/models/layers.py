@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.runtime.device import platform
+from dreamfusion_jax.runtime.device import cuda_capability
 
 Dtype = Any
 PAD_ONE = ((1, 1), (1, 1))
@@ -207,10 +207,7 @@ def _has_fused_kernel(query: jax.Array) -> bool:
     """
     width = query.shape[-1]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    if not half or width % 8 or width > 128 or platform() != "gpu":
-        return False
-    device = jax.local_devices()[0]
-    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0
+    return half and width % 8 == 0 and width <= 128 and cuda_capability() >= 8.0
 
 
 def timestep_embedding(

@@ -108,13 +108,26 @@ def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
 def test_half_precision_has_a_fused_kernel_on_newer_nvidia_gpus(
     dtype, capability, fused, monkeypatch
 ):
-    client = SimpleNamespace(platform_version="cuda 12090")
-    device = SimpleNamespace(compute_capability=capability, client=client)
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     query = jnp.zeros((1, 4, 2, 40), dtype)
     assert not layers._has_fused_kernel(query), "a CPU has none"
-    with compiling_for("gpu"):
-        assert layers._has_fused_kernel(query) == fused
+    client = SimpleNamespace(platform_version="cuda 12090")
+    device = SimpleNamespace(compute_capability=capability, client=client, platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert layers._has_fused_kernel(query) == fused
+    with compiling_for("cpu"):
+        assert not layers._has_fused_kernel(query)
+
+
+def test_attention_follows_the_compile_target_not_the_local_device():
+    query = jnp.zeros((1, 4, 2, 40), jnp.float16)
+    for name, capability, fused in (
+        ("gpu", 9.0, True),
+        ("gpu", 7.5, False),
+        ("gpu", 0.0, False),
+        ("tpu", 0.0, False),
+    ):
+        with compiling_for(name, capability):
+            assert layers._has_fused_kernel(query) == fused
 
 
 def test_attention_scores_keep_their_digits_in_half_precision():
