@@ -14,7 +14,6 @@ computes; jobs of several are the command's.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
 import shutil
@@ -35,7 +34,7 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import job, lock, loop, mesh_files
+from dreamfusion_jax.runs import job, lock, loop, mesh_files, prior_cache
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
 from dreamfusion_jax.runs.page import build
@@ -53,6 +52,9 @@ _MAX_SIZE = 8192  # side of a picture
 _PATIENCE_S = 2  # before a progress bar appears
 # trimesh's axes are its files': glTF's y up. Or the world's, in which cameras and fields are.
 _AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
+# The dashes of a setting's flag in a message, but not those within the name of a file.
+_KEYWORDS = ("preset", "samples", *configs.setting_names())
+_FLAG = re.compile(rf"(?:^|(?<=[\s(]))--(?=(?:{'|'.join(_KEYWORDS)})\b)")
 
 
 def text_to_3d(
@@ -125,7 +127,7 @@ def _optimized(config: Config, temporary: bool) -> SavedRun:
                 train=dataclasses.replace(config.train, prompt=""),
                 run=configs.RunOptions(devices=config.run.devices, wandb=config.run.wandb),
             )
-            return job.optimize(config, SCHEMES, _prepared(common))[1]
+            return job.optimize(config, SCHEMES, prior_cache.prepared_run(common, SCHEMES))[1]
     except loop.Interrupted as stopped:
         raise KeyboardInterrupt(
             f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
@@ -139,12 +141,6 @@ def _optimized(config: Config, temporary: bool) -> SavedRun:
         raise
 
 
-@functools.lru_cache(maxsize=1)
-def _prepared(config: Config) -> loop.Run:
-    """A run of no prompt, for all calls with these settings."""
-    return loop.prepare(config, SCHEMES)
-
-
 def text_to_images(
     prompt: str,
     prior: str | os.PathLike[str] = "toybox",
@@ -153,10 +149,23 @@ def text_to_images(
     steps: int = 25,
     guidance_scale: float = 6.0,
     seed: int = 0,
+    variant: str = "",
+    dtype: str = "auto",
 ) -> np.ndarray:
-    """What the prior itself draws of a prompt, by DDIM: [B, size, size, 3] uint8.
+    """Draws samples of the prior itself by DDIM: [samples, size, size, 3] uint8.
 
-    The toybox wants the view in words, as in "a red chair, front view".
+    The prior and the compiled sampler stay in memory until a call names another prior, variant or
+    dtype; a prior that `text_to_3d` holds is not loaded again.
+
+    Args:
+      prompt: what to draw; the toybox wants the view in words: "a red chair, front view".
+      prior: as in `text_to_3d`.
+      samples: how many images.
+      steps: of DDIM.
+      guidance_scale: classifier-free guidance as in diffusers; 1 is none.
+      seed: decides the initial noise.
+      variant: which of several precisions to read, such as "fp16"; "": the full one if present.
+      dtype: number format of the prior's U-Net: "auto", "float32", "float16" or "bfloat16".
 
     Raises:
       SettingError: a value is wrong.
@@ -164,12 +173,14 @@ def text_to_images(
     """
     with _called_from_python():
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
-        with _settings_at_fault():
-            config = configs.config_from_settings("toybox", given)
+        _check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
         _check_whole("samples", samples, 1, 4096)
         _check_whole("steps", steps, 1, 10**6)
+        given |= {"variant": variant, "prior_dtype": dtype}
+        with _settings_at_fault():
+            config = configs.config_from_settings("toybox", given)
         rows = draw_samples(
-            config.prior,
+            prior_cache.prior_sampler(config.prior),
             [prompt],
             Guidance(config.distillation.guidance_scale),
             samples,
@@ -334,7 +345,7 @@ class Asset:
             store_config(config)
             copy_record(self.workdir, target)
             save_state(target, state)
-            make_outputs(target, SavedRun(config, scene, state))
+            make_outputs(target, SavedRun(config, scene, state), prior_cache.prior_sampler)
             if self.step < config.train.steps:
                 build.rewrite_page(target, config, self.step)
         return target
@@ -381,7 +392,7 @@ def _called_from_python() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        error.args = (re.sub(r"--(?=[a-z])", "", str(error)),)
+        error.args = (_FLAG.sub("", str(error)),)
         raise
     finally:
         logging.set_verbosity(verbosity)

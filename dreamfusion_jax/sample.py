@@ -19,7 +19,7 @@ from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.rendering.images import image_grid
-from dreamfusion_jax.runs.sampling import Guidance, draw_samples
+from dreamfusion_jax.runs.sampling import Guidance, draw_samples, open_sampler
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.png import write_png
 
@@ -61,7 +61,7 @@ def main() -> int:
     cli.use_compilation_cache("auto")
     guidance = Guidance(FLAGS.guidance_scale, FLAGS.guidance_rescale, FLAGS.negative_prompt)
     counts = FLAGS.samples, FLAGS.steps, FLAGS.seed
-    rows = draw_samples(options, prompts, guidance, *counts, FLAGS.eta)
+    rows = draw_samples(open_sampler(options), prompts, guidance, *counts, FLAGS.eta)
     write_png(output, image_grid(rows))
     print(f"{output.resolve()}: {len(prompts)} x {FLAGS.samples} samples.")
     return 0

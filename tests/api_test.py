@@ -1,10 +1,14 @@
+import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -12,7 +16,7 @@ import trimesh
 import dreamfusion_jax
 from dreamfusion_jax import Asset, UserError, text_to_3d, text_to_images
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import loop, sampling
+from dreamfusion_jax.runs import loop, open_prior, prior_cache, sampling
 from dreamfusion_jax.runs.checkpoint import steps_done
 from dreamfusion_jax.runs.outputs import outputs_made
 
@@ -160,7 +164,85 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
     chex.assert_trees_all_equal(whole.saved.state, asset.saved.state)
 
 
-def test_a_bad_number_of_samples_is_told_before_any_work(monkeypatch):
+def test_dashes_in_a_folder_name_stay_in_the_message(tmp_path):
+    folder = tmp_path / "chair--v2 --steps1"
+    with pytest.raises(UserError, match="; workdir must name the folder of a run") as error:
+        Asset.load(folder)
+    assert str(folder / "config.json") in str(error.value)
+
+
+def test_a_bad_argument_of_text_to_images_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("too late"))
     with pytest.raises(ValueError, match="samples must be a whole number from 1"):
         text_to_images("a cup", samples=0)
+    with pytest.raises(ValueError, match="^dtype must be one of auto, float32"):
+        text_to_images("a cup", dtype="int8")
+    with pytest.raises(ValueError, match="^variant needs another prior than the toybox"):
+        text_to_images("a cup", variant="fp16")
+
+
+def test_text_to_images_loads_and_compiles_once_for_each_prior(tiny_prior, monkeypatch):
+    """The prior is loaded again where the number format differs, and the old one dropped before."""
+    loaded = []
+
+    def load(*args, load_prior=open_prior.load_prior):
+        assert all(leaf() is None for leaf in loaded), "two priors in memory"
+        prior, params = load_prior(*args)
+        loaded.append(weakref.ref(jax.tree.leaves(params)[0]))
+        return prior, params
+
+    monkeypatch.setattr(open_prior, "load_prior", load)
+    prior_cache._run.clear(), prior_cache._sampler.clear()
+    few = {"samples": 2, "steps": 2}
+    first = text_to_images("a cup", tiny_prior, **few)
+    assert first.shape == (2, 8, 8, 3) and first.dtype == np.uint8
+    with jax.log_compiles(), warnings_of_compilation() as compiled:
+        again = text_to_images("a cup", tiny_prior, **few)
+        other = text_to_images("a red chair", tiny_prior, steps=3, guidance_scale=2.0, samples=2)
+    assert not compiled and len(loaded) == 1
+    chex.assert_trees_all_equal(first, again)
+    assert (first != other).any()
+    text_to_images("a cup", tiny_prior, dtype="bfloat16", **few)
+    assert len(loaded) == 2
+
+
+@contextlib.contextmanager
+def warnings_of_compilation():
+    """Collects JAX's notes that it compiles something."""
+    notes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_one_entry_cache_drops_the_old_value_before_it_makes_a_new_one():
+    class Prior:
+        pass
+
+    cache = prior_cache.OneEntryCache()
+    first = weakref.ref(cache.get("a", Prior))
+    assert cache.get("a", lambda: pytest.fail("made twice")) is first()
+
+    def make():
+        assert first() is None
+        return Prior()
+
+    cache.get("b", make)
+
+
+def test_a_sampler_shares_the_prior_of_the_run(asset, tiny_prior, monkeypatch):
+    settings = {"prompt": "a red chair", "prior": tiny_prior, "workdir": "", **TINY}
+    config = dreamfusion_jax.api.configs.config_from_settings("toybox", settings)
+    run = prior_cache.prepared_run(config, dreamfusion_jax.api.SCHEMES)
+    monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("loaded twice"))
+    text_to_images("a cup", tiny_prior, samples=1, steps=1)
+    ours, theirs = (
+        jax.tree.leaves(params)[0]
+        for params in (prior_cache._sampler.value.params, run.prior_params)
+    )
+    assert ours.unsafe_buffer_pointer() == theirs.addressable_data(0).unsafe_buffer_pointer()

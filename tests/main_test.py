@@ -111,12 +111,24 @@ def test_ctrl_c_saves_and_says_how_to_go_on(program, tmp_path, monkeypatch):
     assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
 
 
-def test_a_flat_picture_is_left_beside_samples_of_the_prior(program, tmp_path, tiny_prior):
+@pytest.fixture
+def opened(monkeypatch) -> list[int]:
+    """Grows by one whenever a prior is loaded."""
+    opened: list[int] = []
+    load_prior = open_prior.load_prior
+    monkeypatch.setattr(
+        open_prior, "load_prior", lambda *args: opened.append(1) or load_prior(*args)
+    )
+    return opened
+
+
+def test_a_flat_image_stands_beside_samples_of_the_run_s_prior(program, tmp_path, opened):
     workdir = tmp_path / "flat"
     code, said, _ = program(
         f"--workdir={workdir}", "--field=image", "--image_size=12", "--steps=30"
     )
     assert code == 0 and "picture.png" in said and "mesh" not in said
+    assert len(opened) == 1, "the prior is loaded once"
     picture = imageio.imread(workdir / "picture.png")
     assert picture.shape == (12, 12, 3) and picture.std() > 0.0, "no longer gray"
     assert imageio.imread(workdir / "comparison.png").shape == (8, 5 * 8, 3)
@@ -129,18 +141,12 @@ def prompts_file(folder, text):
     return f"--prompts_file={path}"
 
 
-def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, monkeypatch):
+def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, opened, monkeypatch):
     asked = prompts_file(tmp_path, "# a comment\na red chair\n\n  a blue cup  \na green car\n")
     workdirs = [tmp_path / "all" / name for name in ("a-red-chair", "a-blue-cup", "a-green-car")]
     # The second of them can never be made, and keeps no other from being made.
     workdirs[1].mkdir(parents=True)
     (workdirs[1] / "config.json").write_text("no json")
-    opened = []
-    monkeypatch.setattr(
-        open_prior,
-        "load_prior",
-        lambda *args, load=open_prior.load_prior: opened.append(1) or load(*args),
-    )
     arguments = ("--prompt=", asked, f"--workdir={tmp_path / 'all'}")
     code, said, error = program(*arguments)
     assert code == 1 and "[3/3] a green car" in said

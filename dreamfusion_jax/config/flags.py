@@ -86,6 +86,13 @@ class _RangeSerializer(flags.ArgumentSerializer):
         return f"{value[0]},{value[1]}"
 
 
+def setting_names() -> list[str]:
+    """Returns the names of all settings, which are those of their flags."""
+    return [
+        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
+    ]
+
+
 def define_flags(
     names: Collection[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:

@@ -15,7 +15,7 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering.images import WHITE, Orbit, image_grid, render_image, to_uint8
-from dreamfusion_jax.runs.sampling import Guidance, draw_samples
+from dreamfusion_jax.runs.sampling import Guidance, PriorSampler, draw_samples
 from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.runtime.png import write_png
 
@@ -27,7 +27,12 @@ SAMPLING_GUIDANCE = 6.0
 
 
 def write_comparison(
-    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+    workdir: AnyPath,
+    scene: Scene,
+    params: Any,
+    step: int,
+    config: Config,
+    sampler: PriorSampler,
 ) -> None:
     """Writes picture.png, and comparison.png: the picture, then four ancestral samples."""
 
@@ -42,7 +47,7 @@ def write_comparison(
     )
     counts = SAMPLES, SAMPLING_STEPS, config.train.seed
     prompts = [config.train.prompt]
-    (samples,) = draw_samples(config.prior, prompts, guidance, *counts, eta=1.0)
+    (samples,) = draw_samples(sampler, prompts, guidance, *counts, eta=1.0)
     row = np.concatenate([drawn(samples.shape[1])[None], samples])
     write_png(workdir / FILES[0], to_uint8(drawn(config.scene.image_size)))
     write_png(workdir / FILES[1], image_grid([row]))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Mapping
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.view_prompts import ViewScheme
 from dreamfusion_jax.runs import distributed, lock, loop
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs, output_files, outputs_made
+from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
 from dreamfusion_jax.runs.workdir import prepare_workdir, store_config, store_machine
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import absolute, as_path
@@ -61,10 +64,16 @@ def make_asset(
         steps = max(done, config.train.steps)
         if distributed.run_on_primary(lambda: outputs_made(workdir, config)) != steps:
             finished = saved or load_run(workdir)._replace(config=config)
-            distributed.run_on_primary(lambda: make_outputs(workdir, finished))
+            sampler = functools.partial(_sampler, run)
+            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler))
         made = ", ".join([*output_files(config), "config.json"])
         distributed.print_primary(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
     return run
+
+
+def _sampler(run: loop.Run | None, options: PriorOptions) -> PriorSampler:
+    """Returns a sampler of the prior that the run holds; loads one only where there is no run."""
+    return shared_sampler(run.prior, run.prior_params) if run else open_sampler(options)
 
 
 def _acquire_lock(config: Config, held: contextlib.ExitStack) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from dreamfusion_jax.config.flags import Config, is_flat
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.rendering.images import encode_gif, encode_mp4
 from dreamfusion_jax.runs import flat_image, memory_advice, mesh_files, progress_strip
 from dreamfusion_jax.runs.checkpoint import SavedRun
 from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 from dreamfusion_jax.runtime.png import encode_png, write_png
@@ -31,13 +34,22 @@ FLAT_FILES = (*flat_image.FILES, progress_strip.FILE, build.FILE)
 _PATIENCE_S = 2  # before a progress bar appears
 
 
-def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
-    """Pictures and mesh of the finished scene; or the flat picture beside the prior's samples."""
+def make_outputs(
+    workdir: AnyPath,
+    saved: SavedRun,
+    get_sampler: Callable[[PriorOptions], PriorSampler] = open_sampler,
+) -> None:
+    """Writes images and mesh of the finished scene; or the flat image beside the prior's samples.
+
+    Args:
+      get_sampler: gives the prior that a flat image is compared with; by default it is loaded.
+    """
     config, scene, state = saved
     step, files = int(state.step), output_files(config)
     print("Making " + ", ".join(files) + " ...", flush=True)
     if is_flat(config):
-        flat_image.write_comparison(workdir, scene, state.scene_params, step, config)
+        sampler = get_sampler(config.prior)
+        flat_image.write_comparison(workdir, scene, state.scene_params, step, config, sampler)
         write_png(workdir / progress_strip.FILE, progress_strip.growth_strip(workdir))
     else:
         write_images(workdir, scene, state.scene_params, step, config)
