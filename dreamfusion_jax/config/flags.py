@@ -10,7 +10,7 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dreamfusion_jax.distillation.options import DistillationOptions, ViewPrompt
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.runs.options import RunOptions
-from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.errors import ArgumentError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, read_json
 from dreamfusion_jax.runtime.settings import Range
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
@@ -321,6 +321,15 @@ def check_section(section: Any) -> None:
         _check(setting, getattr(section, setting.name))
     if isinstance(section, RunOptions) and section.turntable_size % 2:
         raise UserError("--turntable_size must be even, as the MP4 format wants it.")
+
+
+@contextlib.contextmanager
+def name_flags() -> Iterator[None]:
+    """Names the argument that a library function refuses by the flag of the same name."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(f"--{error}") from None
 
 
 def check_text(flag: str, text: str) -> None:

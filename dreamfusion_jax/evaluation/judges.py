@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dreamfusion_jax.config.flags import name_flags
 from dreamfusion_jax.diffusion.loading import hub
 from dreamfusion_jax.diffusion.loading.weights import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
@@ -88,7 +89,8 @@ def find_judge(name: str, revision: str, prompts: Sequence[str]) -> Path:
                 f"--judge={name} chooses among the prompts, and would be right by necessity where"
                 " there is one: give a --prompts_file of all that it is to choose among."
             )
-        directory = hub.resolve_model(name, revision, model=hub.CLIP)
+        with name_flags():
+            directory = hub.resolve_model(name, revision, model=hub.CLIP)
         check_layout(directory)
         return directory
     if revision:

@@ -1,10 +1,14 @@
-"""The exceptions that a person, not a programmer, is meant to read."""
+"""Errors whose messages are for users: one sentence, and no traceback."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence that names the flag or file and the mend."""
+    """Bad input. The message is one sentence that names the flag or file and the remedy."""
 
     exit_code = 2
+
+
+class ArgumentError(UserError):
+    """A bad argument of a library function. The message opens with `name=value`."""
 
 
 class SettingError(UserError, ValueError):
@@ -21,3 +25,7 @@ class PriorError(UserError):
     """A prior's files are at fault, not the command. The message names the file and the fault."""
 
     exit_code = 1
+
+
+class NumberFormatError(PriorError):
+    """A prior's weights are beyond the number format that they were to be kept in."""

@@ -15,6 +15,8 @@ from dreamfusion_jax.diffusion.loading.weights import load_module
 from dreamfusion_jax.diffusion.models.layers import ResnetBlock2D
 from dreamfusion_jax.diffusion.models.transformer import Transformer2DModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.runs import open_prior
 from dreamfusion_jax.runtime.device import compiling_for
 from dreamfusion_jax.runtime.errors import PriorError
 from tests.benchmarks import prior_precision
@@ -117,7 +119,16 @@ def test_weights_beyond_float16_end_in_one_sentence(spoilt_unet):
         load_module(folder, UNet2DConditionModel, jnp.float16)
     said = str(told.value)
     assert said.startswith(str(folder)) and name in said and "65504" in said
-    assert "--prior_dtype=float32" in said and said.count("\n") == 0
+    assert "--" not in said and said.count("\n") == 0
+
+
+def test_the_flag_that_mends_weights_beyond_float16_is_named(spoilt_unet, monkeypatch):
+    folder, _ = spoilt_unet(-7e4)
+    monkeypatch.setattr(open_prior, "resolve_model", lambda *_: folder)
+    load = lambda *_: load_module(folder, UNet2DConditionModel, jnp.float16)  # noqa: E731
+    monkeypatch.setattr(open_prior, "load_prior", load)
+    with pytest.raises(PriorError, match="float16 ends. Give --prior_dtype=float32"):
+        open_prior.open_prior(PriorOptions(prior=str(folder)))
 
 
 @pytest.mark.parametrize("number", [65504.0, np.inf, np.nan])

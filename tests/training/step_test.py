@@ -197,3 +197,11 @@ def test_1_2_4_and_8_devices_have_one_gradient_and_a_run_of_4_goes_on_with_2_or_
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_on_the_devices_is_not_copied_again():
+    devices = jax.devices()
+    placed = replicate(np.ones(3, np.float32), devices)
+    again = replicate(placed, devices)
+    for ours, theirs in zip(placed.addressable_shards, again.addressable_shards, strict=True):
+        assert ours.data.unsafe_buffer_pointer() == theirs.data.unsafe_buffer_pointer()

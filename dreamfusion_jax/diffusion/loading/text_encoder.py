@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.loading.weights import load_module, read_config
+from dreamfusion_jax.diffusion.loading.weights import load_params, read_config
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText
 from dreamfusion_jax.diffusion.priors.unet_predictor import float32_products
@@ -28,10 +27,16 @@ EXTERNAL_FILE_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merge
 MAX_NOTE_LENGTH = 300
 
 
-def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
-    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokenizer's full length."""
+def load_text_encoder(
+    path: str | Path, text_encoder: CLIPTextModel, variant: str = ""
+) -> EncodeText:
+    """Loads a pipeline's tokenizer and the params of its text encoder.
+
+    Returns:
+      prompts -> last hidden states [B, L, D] in float32, padded to the tokenizer's full length.
+    """
     path = Path(path)
-    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, jnp.float32, variant)
+    params = load_params(text_encoder, path / "text_encoder", text_encoder.dtype, variant)
     tokenize = load_tokenizer(
         path / "tokenizer", text_encoder.max_position_embeddings, text_encoder.vocab_size
     )

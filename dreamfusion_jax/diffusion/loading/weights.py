@@ -23,13 +23,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.runtime.errors import PriorError
+from dreamfusion_jax.runtime.errors import NumberFormatError, PriorError
 from dreamfusion_jax.runtime.files import read_json, require_regular
 
 Params = dict[str, Any]
 DevicePutFn = Callable[[np.ndarray], Any]
 WINDOW_BYTES = 2**28
-# What a file says of its tensors: Stable Diffusion's take less than 0.1 MB.
+# Of a file's header, which names its tensors: Stable Diffusion's take less than 0.1 MB.
 MAX_HEADER_BYTES = 2**24
 FORMATS = ("F64", "F32", "F16", "BF16")
 MAX_AXES = 4
@@ -47,7 +47,11 @@ def _stay(array: np.ndarray) -> np.ndarray:
 
 
 def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
-    """A torch state dict, as arrays, to nested Flax params."""
+    """Converts a torch state dict, as arrays, to nested Flax params.
+
+    Raises:
+      ValueError: two tensors map to one name.
+    """
     params = dict(_to_flax(name, tensor) for name, tensor in tensors.items())
     if len(params) < len(tensors):
         raise ValueError("two tensors have names that mean the same")
@@ -55,12 +59,12 @@ def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
 
 
 def params_to_torch(params: Params) -> dict[str, np.ndarray]:
-    """Flax params to a torch state dict: the exact inverse of `params_from_torch`."""
+    """Converts Flax params to a torch state dict: the inverse of `params_from_torch`."""
     return dict(_to_torch(path, leaf) for path, leaf in flatten_dict(params).items())
 
 
 def read_config(directory: str | Path, name: str = "config.json") -> dict[str, Any]:
-    """Parses a JSON object; a missing or broken file is the user's to mend."""
+    """Parses a file that holds a JSON object; raises PriorError where it is missing or broken."""
     path = Path(directory) / name
     try:
         config = read_json(path)
@@ -80,12 +84,12 @@ def read_component(
 
     Args:
       directory: of the network, within a pipeline.
-      dtype: that the params are kept in.
+      dtype: of the params.
       variant: "fp16" reads `*.fp16.safetensors`; empty: the plain files, or else those.
       place: puts each array where it is to stay as soon as it is read.
 
-    The files are memory-mapped and read tensor by tensor, so that little more is held than what is
-    kept. Names of older versions of diffusers and transformers are brought up to date.
+    The files are memory-mapped and read tensor by tensor, so that the host holds little more than
+    the params. Names of older versions of diffusers and transformers are upgraded.
     """
     directory = Path(directory)
     config = read_config(directory)
@@ -99,21 +103,35 @@ def load_module(
     variant: str = "",
     place: DevicePutFn = _stay,
 ) -> tuple[Any, Params]:
-    """A network built from its config.json, computing in `dtype`, and its params in `dtype`.
+    """Builds a network from its config.json, computing in `dtype`, and reads its params."""
+    module = build_module(directory, module_class, dtype)
+    return module, load_params(module, directory, dtype, variant, place)
 
-    That they fit each other is checked before any tensor is read.
+
+def load_params(
+    module: nn.Module,
+    directory: str | Path,
+    dtype: Any,
+    variant: str = "",
+    place: DevicePutFn = _stay,
+) -> Params:
+    """Reads the params of a network in `dtype`; `place` is called once for each array.
+
+    Names and shapes are checked against the network before any tensor is read.
+
+    Raises:
+      PriorError: the files are missing or broken, or do not fit the network.
     """
     directory = Path(directory)
-    module = build_module(directory, module_class, dtype)
     files = _safetensors_files(directory, variant)
     with reraise_as_prior_error(directory, "holds weights whose names fit no network"):
-        outlines = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
-    check_params(module, outlines, directory)
-    return module, _read_params(files, dtype, place)
+        specs = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
+    check_params(module, specs, directory)
+    return _read_params(files, dtype, place)
 
 
 def weights_digest(directory: str | Path) -> str:
-    """SHA-256, in hexadecimal, of the files that `load_module` reads the weights of."""
+    """Returns the SHA-256, in hexadecimal, of the weights files that `load_module` reads."""
     digest = hashlib.sha256()
     for path in _safetensors_files(Path(directory)):
         with path.open("rb") as file:
@@ -121,10 +139,10 @@ def weights_digest(directory: str | Path) -> str:
     return digest.hexdigest()
 
 
-def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:
-    """The network that config.json describes, without its weights."""
+def build_module(directory: str | Path, module_class: Any, dtype: Any = np.float32) -> Any:
+    """Builds the network that config.json describes, without its weights."""
     config = read_config(directory)
-    with reraise_as_prior_error(directory / "config.json"):
+    with reraise_as_prior_error(Path(directory) / "config.json"):
         return module_class.from_config(config, dtype)
 
 
@@ -132,31 +150,26 @@ def check_params(module: nn.Module, params: Params, directory: str | Path) -> No
     """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
     with reraise_as_prior_error(Path(directory) / "config.json"):
         expected = _expected_shapes(module)
-    found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
-    problems = [
-        ("missing", sorted(expected.keys() - found.keys())),
-        ("surplus", sorted(found.keys() - expected.keys())),
-        (
-            "of another shape than config.json says",
-            [
-                f"{name} {found[name]} instead of {expected[name]}"
-                for name in sorted(expected.keys() & found.keys())
-                if expected[name] != found[name]
-            ],
-        ),
+    shapes = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+    mismatches = [
+        f"{name} {shapes[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if expected[name] != shapes[name]
     ]
-    said = [f"{what}: {_listed(names)}" for what, names in problems if names]
-    if said:
-        raise PriorError(
-            f"The weights in {directory} do not fit {type(module).__name__}; "
-            + "; ".join(said)
-            + "."
-        )
+    problems = {
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "surplus": sorted(shapes.keys() - expected.keys()),
+        "of another shape than config.json says": mismatches,
+    }
+    messages = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
+    if messages:
+        network = type(module).__name__
+        raise PriorError(f"The weights in {directory} do not fit {network}; {'; '.join(messages)}.")
 
 
 @functools.lru_cache(maxsize=8)
 def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of a network's parameters by their names; nothing is allocated for that."""
+    """Returns the shapes of a network's parameters by name; allocates no array."""
 
     def init() -> Any:
         return module.init(jax.random.key(0), *module.dummy_inputs())["params"]
@@ -178,13 +191,12 @@ def write_component(
     directory.mkdir(parents=True, exist_ok=True)
     tensors = params_to_torch(params)
     if config.get("model_type") == "clip_text_model":
-        # As every published Stable Diffusion has it; transformers 4 and 5 both read this.
+        # As in every published Stable Diffusion; transformers 4 and 5 both read this.
         tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-    # Contiguous: of a transposed view, safetensors would write the bytes in their old order.
+    # Contiguous: safetensors writes a transposed view's bytes in their old order.
     tensors = {name: np.array(tensor, dtype, order="C") for name, tensor in tensors.items()}
-    stem = (
-        "model" if "model_type" in config else "diffusion_pytorch_model"
-    )  # transformers, diffusers
+    # transformers' name, or diffusers'.
+    stem = "model" if "model_type" in config else "diffusion_pytorch_model"
     text = json.dumps(dict(config), indent=2, sort_keys=True)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
@@ -194,21 +206,21 @@ def write_component(
 def reraise_as_prior_error(
     path: Path, what: str = "describes nothing that can be built"
 ) -> Iterator[None]:
-    """Whatever the contents of a file make go wrong in here is told as that file's fault."""
+    """Re-raises any error as a PriorError that names `path`."""
     try:
         yield
     except PriorError as error:
-        told = str(error)
-        raise PriorError(told if str(path) in told else f"{path}: {told}") from None
-    except Exception as error:  # a word for a number, channels that their groups do not divide...
+        message = str(error)
+        raise PriorError(message if str(path) in message else f"{path}: {message}") from None
+    except Exception as error:  # text in place of a number, channels that no group divides...
         raise PriorError(f"{path} {what} ({error}).") from error
 
 
 def upgrade_legacy_keys(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Brings names written by older diffusers and transformers up to date.
+    """Upgrades names written by older versions of diffusers and transformers.
 
-    CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was called
-    query, key, value, proj_attn, at times in the shape of 1x1 convolutions.
+    CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was named query,
+    key, value, proj_attn, sometimes in the shape of 1x1 convolutions.
     """
     prefix = _prefix(tensors)
     return dict(
@@ -219,7 +231,7 @@ def upgrade_legacy_keys(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def _prefix(names: Collection[str]) -> str:
-    """What comes before all names of a CLIP tower saved by transformers before version 5."""
+    """Returns the prefix of all names of a CLIP tower that transformers < 5 saved, or ""."""
     names = [name for name in names if not name.endswith(POSITION_IDS)]
     for prefix in ("text_model.", "vision_model."):
         if names and all(name.startswith(prefix) for name in names):
@@ -272,55 +284,54 @@ def _read_params(files: Sequence[Path], dtype: Any, place: DevicePutFn) -> Param
     params = {}
     for path in files:
         for name, tensor in _stream(path):
-            modern = _upgrade_attention(name.removeprefix(prefix), tensor)
-            key, leaf = _to_flax(*modern)
-            params[key] = place(_kept(path, name, leaf, dtype))
+            key, leaf = _to_flax(*_upgrade_attention(name.removeprefix(prefix), tensor))
+            params[key] = place(_convert(path, name, leaf, dtype))
     return unflatten_dict(params)
 
 
-def _kept(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
-    """A tensor in the number format asked for, which must hold its numbers.
+def _convert(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
+    """Converts a tensor to a number format, and checks that its numbers fit.
 
-    float16 alone ends below what a file may hold. Numbers that are infinite in the file itself are
-    not its fault.
+    Only float16 has a smaller range than the files' formats. Numbers that are infinite in the file
+    itself are no error.
     """
-    with np.errstate(over="ignore"):  # told below, with the tensor's name
-        kept = np.array(tensor, dtype, order="C")
-    if kept.dtype == np.float16 and np.any(np.isinf(kept) & np.isfinite(tensor)):
-        raise PriorError(
+    with np.errstate(over="ignore"):  # reported below, with the tensor's name
+        converted = np.array(tensor, dtype, order="C")
+    if converted.dtype == np.float16 and np.any(np.isinf(converted) & np.isfinite(tensor)):
+        raise NumberFormatError(
             f"{path} holds {name:.200} with numbers beyond {np.finfo(np.float16).max:.0f}, where "
-            "float16 ends: give --prior_dtype=float32, or bfloat16, which costs accuracy."
+            "float16 ends."
         )
-    return kept
+    return converted
 
 
 def _tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """The names and shapes of all tensors, as arrays that take no memory."""
-    outlines = {}
+    """Returns all tensors' names and shapes, as arrays that take no memory."""
+    specs = {}
     for path in files:
         with _opened(path) as file:
             for name in _names(file):
-                outlines[name] = _outline(path, name, file.get_slice(name))
-    return outlines
+                specs[name] = _tensor_spec(path, name, file.get_slice(name))
+    return specs
 
 
 def _names(file: Any) -> list[str]:
     return [name for name in file.keys() if not name.endswith(POSITION_IDS)]  # noqa: SIM118
 
 
-def _outline(path: Path, name: str, tensor: Any) -> np.ndarray:
+def _tensor_spec(path: Path, name: str, tensor: Any) -> np.ndarray:
     shape, stored = tensor.get_shape(), tensor.get_dtype()
     if stored not in FORMATS:
         raise PriorError(
             f"{path} holds {name:.200} as {stored}, only {', '.join(FORMATS)} are supported."
         )
     if len(shape) > MAX_AXES:
-        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes, no network has such.")
+        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes; no network has such.")
     return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """All tensors of a file. It is mapped anew every so often: pages once read count as ours."""
+    """Yields a file's tensors. Maps it anew every WINDOW_BYTES: pages read count as our memory."""
     with _opened(path) as file:
         names = _names(file)
     while names:
@@ -347,7 +358,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _check_header(path: Path) -> None:
-    """Refuses a header so long that parsing it would fill the memory."""
+    """Raises ValueError where the header is so long that parsing it would fill the memory."""
     require_regular(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -356,7 +367,7 @@ def _check_header(path: Path) -> None:
 
 
 def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
-    """The one file of a network, or the shards that its index names; full precision first."""
+    """Returns a network's one file, or the shards that its index names; full precision first."""
     for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
         for stem in FILE_STEMS:
             path = directory / f"{stem}{suffix}.safetensors"
@@ -381,7 +392,7 @@ def _shards(directory: Path, index: str) -> list[Path]:
         raise PriorError(f"{directory / index} has no weight_map that names the shards.")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
-        # A file elsewhere is no part of the pipeline, and one of another format may be a pickle.
+        # A file elsewhere is not part of the pipeline; one of another format may be a pickle.
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise PriorError(
                 f"{directory / index} names {name:.200}, which is not a safetensors file beside it."

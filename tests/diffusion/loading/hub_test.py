@@ -1,4 +1,4 @@
-"""Where a prior is looked for, which files are fetched, and what is said when there are none."""
+"""Where a model is found, which files are downloaded, and the messages when there are none."""
 
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -8,6 +8,9 @@ import pytest
 from huggingface_hub import errors
 
 from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, needed_files, resolve_model
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.evaluation.judges import find_judge
+from dreamfusion_jax.runs.open_prior import open_prior
 from dreamfusion_jax.runtime.errors import UserError
 
 # What lies in a real repository of Stable Diffusion 1.x.
@@ -69,12 +72,12 @@ def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "owner/name", __file__])
-def test_messages_name_the_flag_that_names_the_judge(name, monkeypatch):
+def test_messages_name_the_argument_that_names_the_judge(name, monkeypatch):
     def refuse(*arguments, **options):
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=f"^--judge={name} is ") as told:
+    with pytest.raises(UserError, match=f"^judge={name} is ") as told:
         resolve_model(name, model=CLIP)
     assert "prior" not in str(told.value) and "\n" not in str(told.value)
 
@@ -127,7 +130,7 @@ def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
 REFUSALS = {
     "gated": (http(errors.GatedRepoError), "is gated: accept its license"),
     "unknown": (http(errors.RepositoryNotFoundError), "nor a repository on the hub"),
-    "revision": (http(errors.RevisionNotFoundError), "--revision=v2 does not exist"),
+    "revision": (http(errors.RevisionNotFoundError), "^revision=v2 does not exist"),
     "offline": (errors.LocalEntryNotFoundError("no"), "HF_HUB_OFFLINE"),
     "server": (http(errors.HfHubHTTPError), "could not be downloaded"),
     "disk": (OSError("no space left"), "could not be downloaded .no space left"),
@@ -153,5 +156,14 @@ def test_retired_repositories_say_where_to_look_now(retired, monkeypatch):
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=f"taken down.*--prior={RETIRED[retired]}"):
+    with pytest.raises(UserError, match=f"^prior={retired} was taken down.* {RETIRED[retired]} "):
         resolve_model(retired)
+
+
+def test_commands_name_the_flag_of_the_refused_argument():
+    with pytest.raises(UserError, match="^--prior=no such folder is not a directory"):
+        open_prior(PriorOptions(prior="no such folder"))
+    with pytest.raises(UserError, match="^--revision=../up is not a valid revision"):
+        open_prior(PriorOptions(prior="owner/name", revision="../up"))
+    with pytest.raises(UserError, match="^--judge=no such folder is not a directory"):
+        find_judge("no such folder", "", ["a red chair", "a blue mug"])
