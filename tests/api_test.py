@@ -80,7 +80,7 @@ def test_a_bad_setting_is_a_value_error_that_names_the_keyword(settings, said, m
     assert "--" not in str(told.value)
 
 
-def test_settings_may_be_numpys_numbers_one_number_for_a_range_and_paths(asset, workdir):
+def test_settings_may_be_numpy_numbers_single_ends_and_paths(asset, workdir):
     given = {"fov_deg": 50, "steps": np.int64(7), "learning_rate": 1, "workdir": workdir}
     config = dreamfusion_jax.api.configs.config_from_settings("paper", {"prompt": "x", **given})
     assert config.camera.fov_deg == (50.0, 50.0) and config.run.workdir == str(workdir)
@@ -88,7 +88,7 @@ def test_settings_may_be_numpys_numbers_one_number_for_a_range_and_paths(asset, 
     assert config.scene.network == "residual", "the preset's"
 
 
-def test_a_finished_run_is_read_and_one_of_another_prompt_compiles_nothing(
+def test_finished_runs_are_read_and_new_prompts_compile_nothing(
     asset, workdir, tiny_prior, monkeypatch
 ):
     assert asset.prompt == "a red chair" and asset.step == 2 and asset.workdir == workdir
@@ -171,7 +171,7 @@ def test_dashes_in_a_folder_name_stay_in_the_message(tmp_path):
     assert str(folder / "config.json") in str(error.value)
 
 
-def test_a_bad_argument_of_text_to_images_is_refused_before_any_work(monkeypatch):
+def test_text_to_images_refuses_bad_arguments_before_any_work(monkeypatch):
     monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("too late"))
     with pytest.raises(ValueError, match="samples must be a whole number from 1"):
         text_to_images("a cup", samples=0)
@@ -220,7 +220,7 @@ def warnings_of_compilation():
         logger.removeHandler(handler)
 
 
-def test_one_entry_cache_drops_the_old_value_before_it_makes_a_new_one():
+def test_one_entry_cache_drops_the_old_value_first():
     class Prior:
         pass
 

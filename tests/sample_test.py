@@ -35,7 +35,7 @@ def test_more_samples_leave_the_first_ones_as_they_are():
     assert not np.allclose(few, sampling.draw_noise(prior, sampling.sample_keys(6, 2)))
 
 
-def test_ancestral_samples_are_the_prior_s_own_and_depend_on_all_noise():
+def test_ancestral_samples_match_the_prior_and_use_all_noise():
     """Of a Gaussian prior: independent of the first noise, and still of its mean and spread."""
     mean, std = 0.5, 0.1  # far from 0 and 1, where pictures are cut off
     prior = analytic_prior(mean, std)

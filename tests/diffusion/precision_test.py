@@ -58,9 +58,7 @@ def asked(loaded) -> dict:
 
 @pytest.mark.parametrize("name", ["predict", "encode", "decode"])
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_float32_networks_multiply_in_more_than_an_accelerators_own_bits(
-    name, platform, loaded, asked
-):
+def test_float32_networks_raise_an_accelerators_precision(name, platform, loaded, asked):
     """At "high" a TPU adds three products of bfloat16 parts, a GPU rounds to TF32."""
     prior, _ = loaded
     with compiling_for(platform):
@@ -68,7 +66,7 @@ def test_float32_networks_multiply_in_more_than_an_accelerators_own_bits(
 
 
 @pytest.mark.parametrize("name", ["predict", "encode", "decode"])
-def test_nothing_is_asked_of_a_cpu(name, loaded, asked):
+def test_a_cpu_keeps_its_default_precision(name, loaded, asked):
     prior, _ = loaded
     assert precisions(getattr(prior, name), *asked[name]) == {None}
 
@@ -84,7 +82,7 @@ def test_half_precision_has_no_more_bits_to_multiply(pipeline_dir, asked):
     assert kinds >= {jnp.dtype("float16")} and jnp.dtype("bfloat16") not in kinds
 
 
-def test_texts_are_encoded_in_float32_whatever_the_prior_computes_in(pipeline_dir, loaded):
+def test_texts_are_encoded_in_float32_in_every_format(pipeline_dir, loaded):
     prompts = ["a red chair", ""]
     for dtype in (jnp.float16, jnp.bfloat16):
         half, _ = load_prior(pipeline_dir, dtype)
@@ -132,7 +130,7 @@ def test_the_flag_that_mends_weights_beyond_float16_is_named(spoilt_unet, monkey
 
 
 @pytest.mark.parametrize("number", [65504.0, np.inf, np.nan])
-def test_float16_is_not_blamed_for_what_the_file_says(number, spoilt_unet):
+def test_numbers_infinite_in_the_file_are_no_error(number, spoilt_unet):
     folder, _ = spoilt_unet(number)
     _, params = load_module(folder, UNet2DConditionModel, jnp.float16)
     np.testing.assert_equal(params["conv_in"]["bias"][3], np.float16(number))
@@ -170,7 +168,7 @@ SMALL_UNET = {
 }
 
 
-def test_float16_keeps_the_direction_of_guidance_where_bfloat16_does_not():
+def test_float16_keeps_guidance_direction_bfloat16_does_not():
     """Where text changes 3 % of the noise, float16 is off by less than 6 % of that change.
 
     The U-Net of Stable Diffusion 1.5 itself: see tests/benchmarks/prior_precision.py.

@@ -62,7 +62,7 @@ def test_residual_is_the_weighted_error_of_the_noise(name, weight):
     assert all(scalar.shape == () for scalar in scalars.values())
 
 
-def test_sigma_over_alpha_is_the_distance_to_the_predicted_picture():
+def test_sigma_over_alpha_is_the_distance_to_the_predicted_x0():
     """z - x0_hat, where the Gaussian's x0_hat is its posterior mean given z_t."""
     z, eps, residual, _, alpha, sigma = _residuals(0.5, "sigma_over_alpha")
     z_t = alpha * z + sigma * eps

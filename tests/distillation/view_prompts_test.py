@@ -145,7 +145,7 @@ def test_toybox_words_are_mixed_between_neighboring_azimuths(azimuth_deg, mix):
     assert _mix(azimuth_deg, 50.0, textureless=True, scheme="toybox") == without
 
 
-def test_perp_neg_leads_away_from_the_neighbors_and_never_from_the_view_itself():
+def test_perp_neg_leads_away_from_neighbors_never_from_the_view():
     """Weights of front and side are continuous all around, and 0 where that is the view."""
     azimuth_deg = jnp.linspace(-180.0, 180.0, 721)
     text = jax.vmap(lambda a: _view_text(a, scheme="paper", perp_neg=True))(azimuth_deg)
@@ -177,7 +177,7 @@ def test_negative_prompts_list_the_other_views():
     assert _view_text(180.0, scheme="paper").negative == 0
 
 
-def test_the_table_embeds_every_prompt_once_and_views_mix_its_rows():
+def test_the_table_embeds_prompts_once_and_views_mix_rows():
     asked = []
 
     def encode_text(texts):

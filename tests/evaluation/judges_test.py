@@ -72,7 +72,7 @@ def test_a_prompt_that_cannot_be_judged_is_refused(prompt):
     [
         ("no such", "", "--judge=no such is not a directory.*openai/clip"),
         ("toybox-clip", "main", "--judge_revision needs another --judge"),
-        (".", "..", "--judge_revision=.. is no name"),
+        (".", "..", "--judge_revision=.. is not a valid"),
         (".", "", "no config.json; it must hold a CLIPModel"),
     ],
 )

@@ -8,9 +8,7 @@ from dreamfusion_jax.training.state import init_state
 
 
 @pytest.mark.parametrize(("dtype", "suspected"), [(jnp.float16, True), (jnp.float32, False)])
-def test_numbers_gone_wrong_are_laid_to_float16_where_the_prior_is_in_it(
-    dtype, suspected, make_config, make_run
-):
+def test_diagnostics_suspect_float16_only_where_it_is_used(dtype, suspected, make_config, make_run):
     config = make_config()
     run = make_run(config)
     state = init_state(run.scene, run.optimizer, 0)

@@ -30,7 +30,7 @@ def prior(pipeline_dir, tmp_path):
 @pytest.mark.parametrize(
     "count", [150, pytest.param(3000, marks=pytest.mark.slow)], ids=["short", "long"]
 )
-def test_spoilt_files_are_read_or_refused_in_little_time_and_memory(
+def test_spoilt_files_are_read_or_refused_within_time_and_memory(
     count, pipeline_dir, tmp_path, record_property
 ):
     """Truncated, flipped, spliced, lying about themselves, or no files at all (see fuzz.py).
@@ -100,7 +100,7 @@ def test_pickles_beside_the_weights_are_left_alone(prior, tmp_path):
 @pytest.mark.parametrize(
     "name", ["..", "", ".", "/x", "../x.safetensors", "a/b.safetensors", "x", 7]
 )
-def test_an_index_names_safetensors_files_beside_it_and_no_others(name, prior):
+def test_an_index_names_only_safetensors_files_beside_it(name, prior):
     """Were it followed, every one of these would find the true weights."""
     for place in (prior / "x.safetensors", prior / "unet/x", prior / "unet/a/b.safetensors"):
         place.parent.mkdir(exist_ok=True)

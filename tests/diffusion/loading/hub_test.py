@@ -56,7 +56,7 @@ def test_only_the_needed_files_are_fetched():
     }
 
 
-def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
+def test_of_a_clip_only_the_files_a_judge_reads_are_fetched(tmp_path, monkeypatch):
     tokenizer = {"merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", *tokenizer}
     others = {"README.md", "flax_model.msgpack", "pytorch_model.bin", "onnx/config.json", "x.json"}
@@ -111,12 +111,12 @@ def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no such folder", "a/b/c", "/nowhere", "./nowhere", ""])
-def test_what_is_no_directory_and_no_id_is_told_in_one_sentence(name):
+def test_neither_directory_nor_id_is_one_sentence(name):
     with pytest.raises(UserError, match="is not a directory.*hub id"):
         resolve_model(name)
 
 
-def test_a_single_file_is_told_what_to_become(tmp_path):
+def test_a_single_file_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "model.safetensors"
     path.touch()
     with pytest.raises(UserError, match="one file.*from_single_file"):

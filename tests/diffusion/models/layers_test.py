@@ -79,7 +79,7 @@ def test_causal_attention_does_not_see_the_future():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
+def test_the_fused_kernel_computes_the_same_attention(causal, monkeypatch):
     """Its reference implementation stands in for the kernel, which only some GPUs have."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
     plain = layers.dot_product_attention(q, k, v, 3, causal)
@@ -118,7 +118,7 @@ def test_half_precision_has_a_fused_kernel_on_newer_nvidia_gpus(
         assert not layers._has_fused_kernel(query)
 
 
-def test_attention_follows_the_compile_target_not_the_local_device():
+def test_attention_follows_the_compile_target():
     query = jnp.zeros((1, 4, 2, 40), jnp.float16)
     for name, capability, fused in (
         ("gpu", 9.0, True),
@@ -141,7 +141,7 @@ def test_attention_scores_keep_their_digits_in_half_precision():
     np.testing.assert_allclose(out, 1.0 / (1.0 + np.exp(-gap)), rtol=1e-2)
 
 
-def test_timestep_embedding_of_zero_is_cosines_of_one_and_sines_of_zero():
+def test_timestep_embedding_of_zero_is_ones_and_zeros():
     index = jnp.zeros((1,), jnp.int32)
     one, zero = np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)
     flipped = layers.timestep_embedding(index, 8, flip_sin_to_cos=True, freq_shift=0)

@@ -53,7 +53,7 @@ def test_decoding_undoes_the_scale_and_the_range(pipeline, loaded, channels_firs
     chex.assert_trees_all_close(jax.jit(prior.decode)(weights, z), theirs, atol=1e-4)
 
 
-def test_the_prediction_is_the_networks_own_at_the_index_of_its_time(
+def test_predict_is_the_network_at_the_index_of_its_time(
     pipeline, loaded, channels_first, channels_last, relative_error
 ):
     prior, weights = loaded
