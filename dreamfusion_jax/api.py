@@ -1,4 +1,4 @@
-"""Text to 3D from Python: a prompt in, an `Asset` out, with the very code that the command runs.
+"""Text to 3D from Python: a prompt in, an `Asset` out, by the same code as the command.
 
   import dreamfusion_jax
 
@@ -7,8 +7,8 @@
   asset.mesh().export("chair.glb")
   asset.save("chair")
 
-Every flag of `python -m dreamfusion_jax.main` is a keyword here, under its own name. One process
-computes; jobs of several are the command's.
+Every flag of `python -m dreamfusion_jax.main` is a keyword here, under its own name. Jobs of
+several processes need the command.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
-# What only a command can do: join other processes.
+# Settings of jobs of several processes, which need the command.
 _OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
-_MAX_SIZE = 8192  # side of a picture
+_MAX_SIZE = 8192  # side of an image
 _PATIENCE_S = 2  # before a progress bar appears
-# trimesh's axes are its files': glTF's y up. Or the world's, in which cameras and fields are.
+# trimesh uses glTF's axes, y up; cameras and fields use the world's, z up.
 _AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
 # The dashes of a setting's flag in a message, but not those within the name of a file.
 _KEYWORDS = ("preset", "samples", *configs.setting_names())
@@ -68,9 +68,9 @@ def text_to_3d(
 ) -> Asset:
     """Optimizes a scene until it looks like the prompt from every side.
 
-    The same call with the same `workdir` goes on with a run that was stopped, and only reads one
-    that is finished. Calls that differ in prompt and folder alone share one prior and one compiled
-    step, which stay in memory until a call differs in more.
+    The same call with the same `workdir` continues a run that was stopped, and only reads one that
+    is finished. Calls that differ only in prompt and folder share one prior and one compiled step,
+    which stay in memory until a call differs in more.
 
     Args:
       prompt: what to make, for example "a red chair".
@@ -88,11 +88,11 @@ def text_to_3d(
 
     Raises:
       SettingError: a ValueError: there is no such setting, or its value is wrong.
-      UserError: in one sentence, what else keeps it from being made: a prior's files, the folder,
-        the disk, memory, numbers that are not finite.
-      KeyboardInterrupt: on Ctrl-C or an interrupted kernel, when the step being done is saved. The
-        message names the folder, also a temporary one, which is then left: the same call with this
-        `workdir` goes on, and `Asset.load` shows the scene as it is.
+      UserError: any other failure, in one sentence: a prior's files, the folder, the disk, memory,
+        numbers that are not finite.
+      KeyboardInterrupt: on Ctrl-C or an interrupted kernel, after the current step is saved. The
+        message names the folder, which stays even if it is temporary: the same call with this
+        `workdir` continues, and `Asset.load` shows the current scene.
     """
     temporary = workdir is None
     named: dict[str, Any] = {"prior": prior, "steps": steps}
@@ -115,7 +115,7 @@ def text_to_3d(
 
 def _optimized(config: Config, temporary: bool) -> SavedRun:
     own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if not own:  # A program's own choice stands.
+    if not own:  # The program's own choice has priority.
         cli.use_compilation_cache(config.run.compilation_cache)
     workdir = as_path(config.run.workdir)
     try:
@@ -192,7 +192,7 @@ def text_to_images(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asset:
-    """A scene that was made of a prompt, and the folder of its run.
+    """A scene optimized for a prompt, and the folder of its run.
 
     Attributes:
       workdir: the folder: checkpoints, metrics, previews, config.json.
@@ -204,10 +204,10 @@ class Asset:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike[str]) -> Asset:
-        """The newest state in the folder of a run, finished or not, by whomever it was made.
+        """Loads the newest state from the folder of a run, finished or not.
 
         Raises:
-          UserError: there is none.
+          UserError: the folder holds none.
         """
         folder = as_path(os.fspath(workdir))
         with _called_from_python():
@@ -215,18 +215,19 @@ class Asset:
 
     @property
     def prompt(self) -> str:
+        """The prompt that the scene was optimized for."""
         return self.saved.config.train.prompt
 
     @property
     def step(self) -> int:
-        """How many steps it was optimized for."""
+        """The number of steps done."""
         return int(self.saved.state.step)
 
     def __repr__(self) -> str:
         return f"<Asset {self.prompt!r} after {self.step} steps in {str(self.workdir)!r}>"
 
     def _repr_png_(self) -> bytes:
-        """Four sides, as notebooks show it."""
+        """Renders four sides, for notebooks."""
         sides = [self.render(azimuth_deg, size=128) for azimuth_deg in images.PREVIEW_AZIMUTHS_DEG]
         return encode_png(np.concatenate(sides, axis=1))
 
@@ -241,16 +242,15 @@ class Asset:
         fov_deg: float | None = None,
         background: Sequence[float] = images.WHITE,
     ) -> np.ndarray:
-        """A picture, [size, size, 3] uint8.
+        """Renders an image, [size, size, 3] uint8.
 
         Args:
-          azimuth_deg: side of the camera: 0 sees the front; positive goes counter-clockwise, seen
-            from above.
-          elevation_deg: its height: 90 looks straight down.
-          size: side of the picture in pixels.
+          azimuth_deg: of the camera: 0 sees the front; positive is counter-clockwise from above.
+          elevation_deg: of the camera: 90 looks straight down.
+          size: side of the image in pixels.
           show: "color" (softly lit), "albedo", "normals", "depth" or "opacity".
           distance, fov_deg: of the camera, in units of the scene and degrees; None: the middle of
-            those that it was trained from.
+            the training cameras'.
           background: RGB in [0, 1], behind color and albedo.
         """
         _check_whole("size", size, 1, _MAX_SIZE)
@@ -270,7 +270,7 @@ class Asset:
     def turntable(
         self, size: int = 128, frames: int = 48, *, show: str = "color"
     ) -> list[np.ndarray]:
-        """The scene once around: `frames` pictures [size, size, 3] uint8.
+        """Renders the scene once around: `frames` images [size, size, 3] uint8.
 
         `dreamfusion_jax.rendering.images` has `encode_gif` and `encode_mp4` for them.
 
@@ -299,16 +299,16 @@ class Asset:
         texture_size: int | None = None,
         up: str = "y",
     ) -> trimesh.Trimesh:
-        """The surface, closed but for the seams of its texture, with texture and normals.
+        """Extracts the surface, closed except at texture seams, with texture and normals.
 
         Args:
           mesh_resolution, mesh_threshold, mesh_faces, texture_size: as the flags of these names;
             None: the run's own.
-          up: "y", as in mesh.glb and as trimesh's viewers and exporters want it, the front towards
-            +z; or "z", the world of the cameras, the front towards +x.
+          up: "y", as in mesh.glb and as trimesh's viewers and exporters expect, front towards +z;
+            or "z", the world of the cameras, front towards +x.
 
         Raises:
-          SettingError: a value is wrong, or the asset is a flat picture.
+          SettingError: a value is wrong, or the asset is a flat image.
           UserError: there is no surface, or memory runs out.
         """
         _check_choice("up", up, tuple(_AXES))
@@ -321,21 +321,21 @@ class Asset:
         }
         config, scene, state = self.saved
         with _called_from_python():
-            asked = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
-            made = mesh_files.make_mesh(scene, state.scene_params, self.step, asked)
-        return formats.to_trimesh(made.textured, _AXES[up])
+            config = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
+            mesh = mesh_files.make_mesh(scene, state.scene_params, self.step, config)
+        return formats.to_trimesh(mesh.textured, _AXES[up])
 
     def save(self, folder: str | os.PathLike[str]) -> AnyPath:
-        """Leaves what the command leaves: pictures, turntables, mesh, page, checkpoint, settings.
+        """Writes the command's outputs: images, turntables, mesh, page, checkpoint, settings.
 
-        The folder is then that of a run: `Asset.load`, and the commands render, export, and main
-        with more steps, work on it.
+        The folder is then a run's: `Asset.load` and the commands render, export and main (with more
+        steps) accept it.
 
         Returns:
           The folder.
 
         Raises:
-          UserError: it holds another run, or cannot be written to.
+          UserError: the folder holds another run, or cannot be written to.
         """
         config, scene, state = self.saved
         run = dataclasses.replace(config.run, workdir=os.fspath(folder))
@@ -352,12 +352,12 @@ class Asset:
 
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):
-            raise SettingError("The asset is a flat picture: it has no sides and no mesh.")
+            raise SettingError("The asset is a flat image: it has no sides and no mesh.")
 
 
 @contextmanager
 def _settings_at_fault() -> Iterator[None]:
-    """What is refused within is a setting."""
+    """Converts UserError to SettingError."""
     try:
         yield
     except UserError as error:
@@ -368,7 +368,7 @@ def _refuse_jobs(settings: dict[str, Any]) -> None:
     for name in _OF_COMMANDS:
         if name in settings:
             raise SettingError(
-                f"{name} is of the command alone, in jobs of several processes; leave it out."
+                f"{name} is for jobs of several processes, which need the command; leave it out."
             )
 
 
@@ -386,7 +386,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 @contextmanager
 def _called_from_python() -> Iterator[None]:
-    """Names settings in messages as keywords, not as flags; Orbax keeps its own notes to itself."""
+    """Names settings in messages as keywords, not as flags, and silences Orbax's log."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -47,15 +47,15 @@ def asset(tiny_prior, workdir) -> Asset:
 
 
 def test_importing_the_package_does_not_import_jax():
-    look = "import sys, dreamfusion_jax as d; sys.exit('jax' in sys.modules or d.UserError is None)"
-    subprocess.run([sys.executable, "-c", look], check=True)
+    code = "import sys, dreamfusion_jax as d; sys.exit('jax' in sys.modules or d.UserError is None)"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert {"text_to_3d", "text_to_images", "Asset"} <= set(dir(dreamfusion_jax))
     with pytest.raises(AttributeError, match="no attribute 'text_to_4d'"):
         dreamfusion_jax.text_to_4d  # noqa: B018
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"prompt": " "}, "prompt is empty"),
         ({"widht": 8}, "There is no setting widht; did you mean width?"),
@@ -67,17 +67,17 @@ def test_importing_the_package_does_not_import_jax():
         ({"field": "cube"}, "field must be one of mip, grid, hash, image, not cube"),
         ({"preset": "mine"}, "preset must be one of toybox, paper, sd, not 'mine'"),
         ({"perp_neg": True}, "perp_neg needs view_words=paper"),
-        ({"processes": 2}, "processes is of the command alone"),
+        ({"processes": 2}, "processes is for jobs of several processes"),
         ({"platform": "tpu"}, "platform=tpu, but JAX runs on the cpu"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
-def test_a_bad_setting_is_a_value_error_that_names_the_keyword(settings, said, monkeypatch):
-    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("told too late"))
-    with pytest.raises(ValueError) as told:
+def test_a_bad_setting_is_a_value_error_that_names_the_keyword(settings, message, monkeypatch):
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError) as error:
         text_to_3d(**{"prompt": "a red chair", **settings})
-    assert isinstance(told.value, UserError) and str(told.value).startswith(said)
-    assert "--" not in str(told.value)
+    assert isinstance(error.value, UserError) and str(error.value).startswith(message)
+    assert "--" not in str(error.value)
 
 
 def test_settings_may_be_numpy_numbers_single_ends_and_paths(asset, workdir):

@@ -37,7 +37,7 @@ def test_more_samples_leave_the_first_ones_as_they_are():
 
 def test_ancestral_samples_match_the_prior_and_use_all_noise():
     """Of a Gaussian prior: independent of the first noise, and still of its mean and spread."""
-    mean, std = 0.5, 0.1  # far from 0 and 1, where pictures are cut off
+    mean, std = 0.5, 0.1  # far from 0 and 1, where images are clipped
     prior = analytic_prior(mean, std)
     text, keys = prior.encode_text(["a"] * 64), sampling.sample_keys(0, 64)
     sample_prior = sampling.make_sampler(prior)
@@ -85,9 +85,9 @@ def test_the_program_writes_a_grid_and_says_where(tiny_prior, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert str(output) in ended.stdout and "4/4" in ended.stderr
-    picture = np.asarray(Image.open(output))
-    assert picture.shape == (16, 24, 3)
-    assert (picture[:8] != picture[8:]).any()
+    image = np.asarray(Image.open(output))
+    assert image.shape == (16, 24, 3)
+    assert (image[:8] != image[8:]).any()
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):

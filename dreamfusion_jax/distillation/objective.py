@@ -1,8 +1,8 @@
-"""What an objective is: a pure function from a batch of rendered latents to their cotangent.
+"""Objectives: pure functions from a batch of rendered latents to their cotangent.
 
 A rendered latent z is noised to z_t = alpha z + sigma eps; the frozen prior estimates the noise;
-and an objective makes of that a constant, which is pulled back through the encoder and the renderer
-as if it were the gradient with respect to z. Each objective has a file of its own.
+and an objective computes a constant from it, which is pulled back through the encoder and the
+renderer as if it were the gradient with respect to z. Each objective has a file of its own.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Metrics = dict[str, jax.Array]  # scalars to log
 
 
 class Batch(NamedTuple):
-    """What one step distills: B views, those of one joint group one after another.
+    """The B views that one step distills, those of one joint group consecutive.
 
     Attributes:
       z: [B, h, w, c] latents of the renders.
       t: [B] diffusion times in (0, 1).
-      key: [B] typed keys, of which an objective draws its noise.
+      key: [B] typed keys from which an objective draws its noise.
       step: [] int32.
-      pose: where each view is seen from.
+      pose: of each view's camera.
       cond: the prompt with words for each view.
       uncond: the empty prompt.
-      negative: what guidance leads away from: the negative prompt, or the empty one.
+      negative: the condition to guide away from: the negative prompt, or the empty one.
       view_independent: the prompt without words for views.
-      perp_neg: the views that Perp-Neg leads away from, if it is asked for.
+      perp_neg: the views that Perp-Neg guides away from, or None.
     """
 
     z: jax.Array
@@ -114,9 +114,9 @@ def finish(
     weight: jax.Array,
     options: DistillationOptions,
 ) -> tuple[jax.Array, Metrics]:
-    """Clips the cotangent as `options` ask for, and measures it; constants from here on.
+    """Clips the cotangent as `options` set, and measures it; both are constants from here on.
 
-    None of the numbers is the value of a loss that would mean anything.
+    None of the metrics is the value of a meaningful loss.
     """
     if options.residual_clip:
         gradient = clip_pixels(gradient, options.residual_clip)

@@ -1,4 +1,4 @@
-"""From the name of an objective to the objective."""
+"""Chooses an objective by its name."""
 
 from __future__ import annotations
 

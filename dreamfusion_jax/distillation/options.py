@@ -1,4 +1,4 @@
-"""How a prior's score becomes a gradient, and how views are put into words."""
+"""Options of the objective, and of the words for views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dreamfusion_jax.runtime.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class DistillationOptions:
-    """Says how the prior's estimate becomes a gradient."""
+    """Options that turn the prior's estimate into a gradient."""
 
     guidance_scale: float = setting(
         6.0, "classifier-free guidance as diffusers counts it (1: none; paper: 101)", 0, 1e3
@@ -43,7 +43,7 @@ class DistillationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ViewPromptOptions:
-    """Says how views are put into words."""
+    """Options of the words that describe views."""
 
     negative_prompt: str = setting("", "what to guide away from (empty: from no text)")
     view_words: str = setting(

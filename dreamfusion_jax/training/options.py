@@ -1,4 +1,4 @@
-"""What is optimized, for how long, how views are drawn, and at which rates."""
+"""Options of the optimization: its target and length, how views are drawn, learning rates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dreamfusion_jax.runtime.settings import MAX_STEPS, Range, setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Says what is optimized, for how long, and how the views of a step are drawn."""
+    """Options of the optimization's target and length, and of how a step's views are drawn."""
 
     prompt: str = setting("", "what to make, for example 'a red chair'")
     steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
@@ -23,7 +23,7 @@ class TrainOptions:
     )
     half_size_steps: int = setting(
         400,
-        "steps before this render a picture of half the side and enlarge it (paper: 0)",
+        "steps before this render an image of half the side and enlarge it (paper: 0)",
         0,
         MAX_STEPS,
     )
@@ -81,8 +81,8 @@ class TrainOptions:
     )
     solid_background_share: float = setting(
         0.5,
-        "share of views before a plain color although --background=mlp (paper: 0), lest the"
-        " background paint what the object should be made of",
+        "share of views with a plain color in place of --background=mlp (paper: 0), so that the"
+        " background does not paint the object",
         0,
         1,
     )
@@ -90,11 +90,11 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """How gradients become updates, and at which rate."""
+    """Options of the optimizer and its learning rates."""
 
     optimizer: str = setting(
         "adam",
-        "how gradients become updates (paper: Distributed Shampoo, which has no kept library)",
+        "how gradients become updates (paper: Distributed Shampoo, with no maintained library)",
         choices=("adam", "adan"),
     )
     learning_rate: float = setting(
@@ -138,16 +138,16 @@ class OptimizerOptions:
         0,
         1e3,
     )
-    objective_rate: float = setting(1.0, "the same of what an objective trains for itself", 0, 1e3)
+    objective_rate: float = setting(1.0, "the same of the objective's own parameters", 0, 1e3)
     network_rate: float = setting(
         1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )
 
     def suited_to(self, scene: SceneOptions) -> OptimizerOptions:
-        """Returns the same with the rates that were left open filled in.
+        """Returns the options with the unset rates filled in for the scene's field.
 
-        Hash tables bear Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128 units
-        do not: their density saturates within 50 steps, and no gradient brings it back.
+        Hash tables train at Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128
+        units do not: their density saturates within 50 steps, where gradients vanish.
         """
         tables = scene.field in ("hash", "grid")
         residual = scene.field == "mip" and scene.network == "residual"

@@ -1,4 +1,4 @@
-"""How long the viewer's pictures take: while the camera moves, and at rest.
+"""The time of the viewer's images, while the camera moves and at rest.
 
 python -m tests.benchmarks.view --workdir=workdir/a-red-chair
 """
@@ -14,12 +14,12 @@ from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 from tests.benchmarks.measure import ceilings, median_ms
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a run's folder", required=True)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "pictures of each kind; the median is told")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "images of each kind; the median is printed")
 WINDOW = Window((0.5, -0.5, -0.5, 0.5), (2.75, 0.0, 0.0), 0.829, 720, 1280)  # from the front
 
 
 def main(_: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every file
     follower = WorkdirWatcher(as_path(_WORKDIR.value))
     follower.refresh()
     step, params = list(follower.found.scenes.items())[-1]

@@ -116,6 +116,6 @@ def test_the_pictures_are_those_of_stable_diffusion_pipeline(
         return draw(weights, prior.encode_text([prompt] * 2), prior.encode_text([negative]))
 
     assert theirs.shape == (2, prior.image_size, prior.image_size, 3)
-    assert theirs.std() > 0.1, "a saturated picture would compare nothing"
+    assert theirs.std() > 0.1, "a saturated image would compare nothing"
     assert np.abs(ours(prompt) - theirs).mean() < 1e-3
     assert np.abs(ours("x") - theirs).mean() > 1e-2

@@ -178,17 +178,17 @@ def test_negative_prompts_list_the_other_views():
 
 
 def test_the_table_embeds_prompts_once_and_views_mix_rows():
-    asked = []
+    encoded = []
 
     def encode_text(texts):
-        asked.append(list(texts))
+        encoded.append(list(texts))
         return Condition(jnp.asarray([[[float(len(text))]] for text in texts]))
 
     prior = analytic_prior(0.5, 0.1)._replace(encode_text=encode_text)
     options = ViewPromptOptions(negative_prompt="blurry", interpolate_views=True, perp_neg=True)
     table = view_prompts.text_table(prior, "a cup", options, view_prompts.PAPER)
     completed = view_prompts.table_prompts("a cup", view_prompts.PAPER)
-    assert asked == [completed, ["blurry"], ["a cup"], [""]]
+    assert encoded == [completed, ["blurry"], ["a cup"], [""]]
     chex.assert_shape(table.rows.tokens, (4, 1, 1))
     angles = jnp.array([0.0, 30.0]), jnp.zeros(2)
     views = view_prompts.view_text(options, view_prompts.PAPER, *angles, jnp.zeros(2, bool))

@@ -144,8 +144,8 @@ def gradient(devices):
     start = init_state(scene, descent, 0)
     start = start._replace(step=jax.numpy.int32(3))  # some views are lit
     copy = jax.tree.map(np.array, start)
-    state, told, placed = replicate((copy, params, table), ALL[:devices])
-    state, metrics = step_on(devices)(place_input(ALL[:devices]), state, told, placed)
+    state, frozen, placed = replicate((copy, params, table), ALL[:devices])
+    state, metrics = step_on(devices)(place_input(ALL[:devices]), state, frozen, placed)
     lost = lambda a, b: (np.asarray(a) - np.asarray(b)) / RATE
     names = "t", "opacity_mean"
     return jax.tree.map(lost, copy.params, state.params), [float(metrics[n]) for n in names]

@@ -36,8 +36,8 @@ def test_a_view_depends_on_seed_step_and_its_own_index_alone():
 
 
 def test_the_pose_is_the_drawn_cameras():
-    behind = CameraRanges(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
-    draw = draw_view(Config(camera=behind), jnp.int32(0), 0)
+    back = CameraRanges(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
+    draw = draw_view(Config(camera=back), jnp.int32(0), 0)
     assert draw.pose.azimuth_deg == 180.0 and draw.pose.elevation_deg == 0.0
     np.testing.assert_allclose(draw.view.camera.pose[1:, 3], 0.0, atol=1e-5)
     assert draw.view.camera.pose[0, 3] < -2.0
@@ -72,8 +72,8 @@ def test_early_views_are_of_half_the_size():
 
 def test_views_have_normals_whenever_orientation_is_weighted():
     late = TrainOptions(orientation_start=0.0, orientation_weight=1.0, orientation_steps=10)
-    asked = [draw_view(Config(train=late), jnp.int32(step), 0).view for step in (0, 1)]
-    assert [bool(view.with_normals) for view in asked] == [False, True]
+    views = [draw_view(Config(train=late), jnp.int32(step), 0).view for step in (0, 1)]
+    assert [bool(view.with_normals) for view in views] == [False, True]
     assert not draw_view(Config(), jnp.int32(5), 0).view.with_normals
 
 

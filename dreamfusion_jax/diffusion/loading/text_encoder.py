@@ -1,4 +1,4 @@
-"""A pipeline's tokenizer and text encoder -> prompts to conditions."""
+"""Loads a pipeline's tokenizer and text encoder."""
 
 from __future__ import annotations
 
@@ -52,10 +52,16 @@ def load_text_encoder(
 def load_tokenizer(
     directory: str | Path, max_length: int, vocab_size: int | None = None
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """Prompts -> ids [B, L] below `vocab_size`, padded and cut as StableDiffusionPipeline does."""
+    """Loads a tokenizer: prompts -> ids [B, L] below `vocab_size`.
+
+    Prompts are padded and truncated as by StableDiffusionPipeline.
+
+    Raises:
+      PriorError: the directory holds no such tokenizer, or refers to files elsewhere.
+    """
     directory = Path(directory)
     _check_tokenizer_files(directory)
-    from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
+    from transformers import CLIPTokenizer  # slow to import, so only where a prior is loaded
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(directory))
@@ -67,21 +73,21 @@ def load_tokenizer(
             ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
             return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
 
-        tokenize([""])  # what else is wrong shows here, or with the first letter it does not know
+        tokenize([""])  # Other faults show here, or at the first unknown letter.
         if tokenizer.backend_tokenizer.model.token_to_id(str(tokenizer.unk_token)) is None:
             raise ValueError(f"its unk_token, {tokenizer.unk_token}, is not in its vocabulary")
-    except Exception as error:  # transformers raises whatever the broken file led to
+    except Exception as error:  # transformers raises errors of any type on a broken file
         raise PriorError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
     if vocab_size is not None and max(largest_id, len(tokenizer) - 1) >= vocab_size:
         raise PriorError(
             f"{directory} holds {largest_id + 1} tokens, but the text encoder beside it knows "
-            f"{vocab_size}: they are not of one pipeline."
+            f"{vocab_size}: they are from different pipelines."
         )
     return tokenize
 
 
 def _check_tokenizer_files(directory: Path) -> None:
-    """Refuses files without end, and those that would make transformers read files elsewhere."""
+    """Refuses files of no end, such as devices, and any that refer to files elsewhere."""
     for name in TOKENIZER_JSON:
         if (directory / name).exists():
             for key in read_config(directory, name):
@@ -106,18 +112,16 @@ def _references_external_file(name: str, key: str) -> bool:
 
 
 def _warn_truncation(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
-    """Names what the text encoder will not see of the first prompt that is too long."""
+    """Warns of the part of the first too long prompt that the text encoder does not read."""
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False)["input_ids"]
         if len(ids) > length:
-            _note(length, tokenizer.decode(ids[length - 1 : -1]))
+            _warn_once(length, tokenizer.decode(ids[length - 1 : -1]))
             return
 
 
-@functools.cache  # told once, however often the prompt is encoded
-def _note(length: int, cut: str) -> None:
-    if len(cut) > MAX_NOTE_LENGTH:
-        cut = f"{cut[: MAX_NOTE_LENGTH // 2]} ... {cut[-MAX_NOTE_LENGTH // 2 :]}"
-    print(
-        f"Note: the text encoder reads {length} tokens; it will not see {cut!r}.", file=sys.stderr
-    )
+@functools.cache  # once, however often the prompt is encoded
+def _warn_once(length: int, rest: str) -> None:
+    if len(rest) > MAX_NOTE_LENGTH:
+        rest = f"{rest[: MAX_NOTE_LENGTH // 2]} ... {rest[-MAX_NOTE_LENGTH // 2 :]}"
+    print(f"Note: the text encoder reads {length} tokens; it ignores {rest!r}.", file=sys.stderr)

@@ -62,19 +62,18 @@ REQUIRED: dict[str, Any] = {
 # Attention scores are float32 here, so upcast_attention is always on.
 IGNORED = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
 MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
-# Of the residual stream, the sums that all blocks add to, whatever `dtype` their products have:
-# rounded to half precision it would cost accuracy (tests/benchmarks/prior_precision.py), and in
-# float16 it is what would overflow first.
+# Of the residual stream, whatever `dtype` the blocks' products have: half precision would cost
+# accuracy there (tests/benchmarks/prior_precision.py), and float16 would overflow there first.
 RESIDUAL_DTYPE = jnp.float32
 PER_BLOCK = ("attention_head_dim", "only_cross_attention")
 
 
 class UNet2DConditionModel(nn.Module):
-    """Predicts the noise (or velocity) in a picture, given the timestep and the text.
+    """Predicts the noise (or velocity) in a latent, given the timestep and the text.
 
     The attributes are diffusers' own; `attention_head_dim` means the NUMBER of heads, as it does in
     the configs of Stable Diffusion. `dtype` is that of the factors of all products and of the
-    prediction; what the blocks add up, and norms take, is kept in RESIDUAL_DTYPE.
+    prediction; the residual sums, which the norms read, are in RESIDUAL_DTYPE.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -102,7 +101,7 @@ class UNet2DConditionModel(nn.Module):
     def from_config(
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
     ) -> UNet2DConditionModel:
-        """Builds the network of a diffusers config.json; refuses what it does not implement."""
+        """Builds the network of a diffusers config.json; raises PriorError for others."""
         options = module_options(
             NAME, config, module_defaults(cls), REQUIRED, IGNORED, per_block=PER_BLOCK
         )
@@ -129,7 +128,7 @@ class UNet2DConditionModel(nn.Module):
         return unet
 
     def dummy_inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Arguments small enough to initialize or to trace shapes with."""
+        """Returns arguments small enough to initialize or to trace shapes with."""
         side = 2 ** (len(self.block_out_channels) - 1)
         return (
             jnp.zeros((1, side, side, self.in_channels)),
@@ -139,7 +138,7 @@ class UNet2DConditionModel(nn.Module):
 
     @nn.compact
     def __call__(self, sample: jax.Array, timestep: jax.Array, text: jax.Array) -> jax.Array:
-        """sample [B, h, w, c], timestep index [B], text [B, L, D] -> [B, h, w, out_channels]."""
+        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels]."""
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
         channels, blocks = self.block_out_channels, self._block_options

@@ -67,8 +67,8 @@ def test_of_a_clip_only_the_files_a_judge_reads_are_fetched(tmp_path, monkeypatc
         lambda *_, allow_patterns, **__: patterns.extend(allow_patterns) or str(tmp_path),
     )
     assert resolve_model("owner/name", model=CLIP) == tmp_path
-    found = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
-    assert found == wanted
+    matches = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
+    assert matches == wanted
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "owner/name", __file__])
@@ -77,9 +77,9 @@ def test_messages_name_the_argument_that_names_the_judge(name, monkeypatch):
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=f"^judge={name} is ") as told:
+    with pytest.raises(UserError, match=f"^judge={name} is ") as error:
         resolve_model(name, model=CLIP)
-    assert "prior" not in str(told.value) and "\n" not in str(told.value)
+    assert "prior" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_shards_are_needed_with_their_index():
@@ -95,15 +95,15 @@ def test_a_directory_is_itself(tmp_path):
 
 
 def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
-    asked = {}
+    arguments = {}
 
     def download(repository, **options):
-        asked.update(options, repository=repository)
+        arguments.update(options, repository=repository)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert resolve_model("owner/name", "v2", "fp16") == tmp_path
-    assert asked == {
+    assert arguments == {
         "repository": "owner/name",
         "revision": "v2",
         "allow_patterns": needed_files("fp16"),
@@ -139,15 +139,15 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_every_refusal_of_the_hub_is_explained(case, monkeypatch):
-    error, message = REFUSALS[case]
+    refusal, message = REFUSALS[case]
 
     def refuse(*arguments, **options):
-        raise error
+        raise refusal
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=message) as told:
+    with pytest.raises(UserError, match=message) as error:
         resolve_model("owner/name", "v2")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("retired", RETIRED)

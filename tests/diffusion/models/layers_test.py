@@ -83,17 +83,17 @@ def test_the_fused_kernel_computes_the_same_attention(causal, monkeypatch):
     """Its reference implementation stands in for the kernel, which only some GPUs have."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
     plain = layers.dot_product_attention(q, k, v, 3, causal)
-    asked = []
+    implementations = []
 
     def reference(*args, implementation, **options):
-        asked.append(implementation)
+        implementations.append(implementation)
         return fused(*args, **options)
 
     fused = jax.nn.dot_product_attention
     monkeypatch.setattr(layers, "_has_fused_kernel", lambda query: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
     chex.assert_trees_all_close(layers.dot_product_attention(q, k, v, 3, causal), plain, atol=1e-6)
-    assert asked == ["cudnn"]
+    assert implementations == ["cudnn"]
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_every_pixel_of_a_larger_picture_has_a_gradient(loaded):
 def test_resizing_is_smooth_and_keeps_flat_pictures():
     flat = jnp.full((1, 24, 40, 3), 0.3)
     chex.assert_trees_all_close(resize_bilinear(flat, 16), jnp.full((1, 16, 16, 3), 0.3), atol=1e-6)
-    picture = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    halved = resize_bilinear(picture, 2)
+    image = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    halved = resize_bilinear(image, 2)
     # Weights 3 and 3 inside, 1 beyond: a triangle as wide as two output pixels.
     rows = jnp.array([(3 * 0 + 3 * 1 + 1 * 2) / 7, (1 * 1 + 3 * 2 + 3 * 3) / 7])
     expected = 4 * rows[:, None] + rows[None, :]
