@@ -129,9 +129,10 @@ def _optimized(config: Config, temporary: bool) -> SavedRun:
             )
             return job.optimize(config, SCHEMES, prior_cache.prepared_run(common, SCHEMES))[1]
     except loop.Interrupted as stopped:
+        folder = repr(str(workdir))
         raise KeyboardInterrupt(
-            f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
-            f" Asset.load({str(workdir)!r}) shows it as it is."
+            f"Stopped {stopped}; it is saved. The same call with workdir={folder} continues;"
+            f" Asset.load({folder}) loads the current state."
         ) from None
     except BaseException as error:
         if temporary and not steps_done(workdir):

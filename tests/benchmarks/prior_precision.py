@@ -239,7 +239,7 @@ def _norm(x: np.ndarray) -> np.ndarray:
 
 def loaded(directory: Path) -> Subject:
     """Loads a prior's U-Net, encodes texts, and draws latents for them from the prior."""
-    prior, weights = load_prior(directory)
+    prior, prior_params = load_prior(directory)
     unet, params = load_module(
         directory / "unet", UNet2DConditionModel, np.float32, "", jnp.asarray
     )
@@ -247,7 +247,7 @@ def loaded(directory: Path) -> Subject:
     empty = prior.encode_text([""] * len(PROMPTS))
     draw = jax.jit(lambda w, key: ddim_sample(prior, w, text, empty, key, 25, 6.0))
     times, texts = (np.ravel(x) for x in np.meshgrid(TIMES, np.arange(len(PROMPTS))))
-    z, t = draw(weights, jax.random.key(0))[texts], jnp.asarray(times, jnp.float32)
+    z, t = draw(prior_params, jax.random.key(0))[texts], jnp.asarray(times, jnp.float32)
     eps = jax.random.normal(jax.random.key(1), z.shape)
     z_t = add_noise(z, eps, *alpha_sigma(prior.schedule, t))
     tokens, none = text.tokens[texts], empty.tokens[texts]

@@ -47,12 +47,12 @@ def precisions(function, *arguments) -> set:
 @pytest.fixture(scope="module")
 def inputs(loaded) -> dict:
     """Arguments of each function of the tiny pipeline's prior."""
-    prior, weights = loaded
+    prior, params = loaded
     z, rgb = jnp.zeros((2, *prior.latent_shape)), jnp.zeros((2, 16, 16, 3))
     return {
-        "predict": (weights, z, jnp.array([0.3, 0.8]), prior.encode_text(["a", "b"])),
-        "encode": (weights, rgb, None),
-        "decode": (weights, z),
+        "predict": (params, z, jnp.array([0.3, 0.8]), prior.encode_text(["a", "b"])),
+        "encode": (params, rgb, None),
+        "decode": (params, z),
     }
 
 

@@ -1,7 +1,7 @@
-"""Where a model lies: in a directory, or in a repository of the Hugging Face hub.
+"""Finds a model: in a directory, or in a repository of the Hugging Face hub.
 
-A repository is fetched once into the hub's own cache, by huggingface_hub, which shows how far it
-is, goes on after an interruption, and obeys HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+huggingface_hub downloads a repository once into its own cache, with a progress bar; it resumes
+interrupted downloads and reads HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Names, torch to Flax: `.N` joins the name before it (`to_out.0` -> `to_out_0`); a 4-D weight is a
 convolution's `kernel` with the axes (2, 3, 1, 0), a 2-D one a linear layer's `kernel` transposed or
-an embedding as it is, a 1-D one a norm's `scale`. Name and shape decide it all, no module needed.
+an embedding unchanged, a 1-D one a norm's `scale`. Name and shape decide; no module is needed.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ def test_the_links_of_the_hubs_cache_are_followed(prior, tmp_path):
         link = snapshot / path.relative_to(prior)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
-    prior_of_links, weights = load_prior(snapshot)
-    assert prior_of_links.image_size == 16 and weights["unet"]
+    linked_prior, params = load_prior(snapshot)
+    assert linked_prior.image_size == 16 and params["unet"]
 
 
 def test_two_tensors_of_one_meaning_are_refused(prior):
