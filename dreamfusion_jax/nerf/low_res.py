@@ -19,7 +19,7 @@ def half(size: tuple[int, int]) -> tuple[int, int]:
     return -(-size[0] // 2), -(-size[1] // 2)
 
 
-def idle_places(size: tuple[int, int]) -> jax.Array:
+def inactive_pixels(size: tuple[int, int]) -> jax.Array:
     """[H, W] bool: the places that the small picture leaves empty."""
     return (jnp.arange(math.prod(size)) >= math.prod(half(size))).reshape(size)
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf import low_res, regularizers
-from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
+from dreamfusion_jax.nerf.cameras import Camera, Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Params
 from dreamfusion_jax.nerf.fields.grid import grid_field
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
 from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
@@ -77,13 +77,32 @@ def _density(out: FieldOutput) -> jax.Array:
 DENSITY_LEVELS = LevelSet(_density, level=None)
 
 
+class RenderFn(Protocol):
+    """Renders one view of `height` x `width` pixels.
+
+    Without a key (None) samples lie in the middle of their strata and the image is deterministic.
+    Where `half_size` [] bool is given and true, the rays of an image of half the side are traced
+    and the result is enlarged; one compiled program serves both sizes.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        view: View,
+        height: int,
+        width: int,
+        step: jax.Array,
+        key: jax.Array | None,
+        half_size: jax.Array | None = None,
+    ) -> Render: ...
+
+
 class Scene(NamedTuple):
     """A family of scenes; the parameters choose one.
 
     Attributes:
       init: key -> params, a dict of "field" and, where there are such, "proposal", "background".
-      render: params, view, height, width, step, key -> Render. Without a key (None) samples lie in
-        the middle of their strata and the picture is deterministic.
+      render: params, view, height, width, step, key[, half_size] -> Render, see `RenderFn`.
       query: params, points [..., 3], step -> FieldOutput. The density is 0 outside the bounding
         sphere, where no ray looks.
       normals: params, points [..., 3], step -> outward unit normals [..., 3].
@@ -91,10 +110,10 @@ class Scene(NamedTuple):
       flat: it is an image, the same for every camera.
     """
 
-    init: Callable[[jax.Array], Any]
-    render: Callable[[Any, View, int, int, jax.Array, jax.Array | None], Render]
-    query: Callable[[Any, jax.Array, jax.Array], FieldOutput]
-    normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    init: Callable[[jax.Array], Params]
+    render: RenderFn
+    query: Callable[[Params, jax.Array, jax.Array], FieldOutput]
+    normals: Callable[[Params, jax.Array, jax.Array], jax.Array]
     level_set: LevelSet = DENSITY_LEVELS
     flat: bool = False
 
@@ -146,56 +165,48 @@ def make_scene(options: SceneOptions) -> Scene:
         return params
 
     def render(
-        params: Any, view: View, height: int, width: int, step: jax.Array, key: jax.Array | None
+        params: Params,
+        view: View,
+        height: int,
+        width: int,
+        step: jax.Array,
+        key: jax.Array | None,
+        half_size: jax.Array | None = None,
     ) -> Render:
         size = (height, width)
-        rays, idle = _rays(options, view, size)
-        expected = None
+        full = pixel_rays(view.camera, height, width)
+        bounded, inactive = _bounded_rays(options, view.camera, full, half_size)
+        proposal_density = None
         if options.proposal_samples:
-            expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
+            table = proposal.table(params["proposal"])
+            proposal_density = functools.partial(proposal.density, table)
 
         def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
             out = field.query(params["field"], mean, covariance_diag, step)
             return out.density, out.albedo
 
-        def look(
-            normals_of: DensityNormals | None, block: tuple[Rays, StratifiedNoise]
+        def render_chunk(
+            normals_of: DensityNormals | None, chunk: tuple[_BoundedRays, StratifiedNoise]
         ) -> RayOutputs:
-            rays, jitter = block
-            intervals = _choose_intervals(options, expected, rays, jitter)
-            return _render_rays(options, query, normals_of, view, rays, intervals)
+            bounded, noise = chunk
+            intervals = _choose_intervals(options, proposal_density, bounded, noise)
+            return _render_rays(options, query, normals_of, view, bounded.rays, intervals)
 
-        seen = render_in_chunks(
-            # Normals cost as much again as all the rest: they are made only where they matter.
-            [functools.partial(look, None), functools.partial(look, normals_of)],
-            which=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
-            rays=(rays, _draw_stratified_noise(options, size, key)),
-            idle=idle,
+        outputs = render_in_chunks(
+            # Normals double the cost, so the first branch leaves them out.
+            [functools.partial(render_chunk, None), functools.partial(render_chunk, normals_of)],
+            index=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
+            rays=(bounded, _draw_stratified_noise(options, size, key)),
+            inactive=inactive,
             points_per_ray=options.fine_samples,
         )
-        seen = _tree_where(view.half_size, low_res.enlarge(seen, size), seen)
-        behind = view.background
+        if half_size is not None:
+            outputs = _tree_where(half_size, low_res.enlarge(outputs, size), outputs)
+        background_color = view.background
         if background is not None:
-            direction = pixel_rays(view.camera, height, width).direction
-            learned = _background_color(background, params["background"], direction)
-            behind = jnp.where(view.solid_background, behind, learned)
-        per_ray = {
-            "opacity": regularizers.opacity_loss(seen.opacity),
-            "entropy": regularizers.entropy_loss(seen.opacity),
-            "distortion": seen.regularizers["distortion"],
-            "interlevel": seen.regularizers["interlevel"],
-        }
-        orientation = regularizers.mean_over_hits(seen.regularizers["orientation"], seen.opacity)
-        return Render(
-            image=over(seen.color, seen.opacity, behind),
-            opacity=seen.opacity,
-            depth=seen.depth,
-            normals=seen.normals,
-            regularizers={
-                "orientation": orientation,
-                **{name: jnp.mean(term) for name, term in per_ray.items()},
-            },
-        )
+            learned = _background_color(background, params["background"], full.direction)
+            background_color = jnp.where(view.solid_background, background_color, learned)
+        return _composite_over(outputs, background_color)
 
     def query_points(params: Any, points: jax.Array, step: jax.Array) -> FieldOutput:
         out = field.query(params["field"], points, _point_covariance(options, points), step)
@@ -248,13 +259,32 @@ def _background_color(background: Background, params: Any, direction: jax.Array)
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
-def _rays(options: SceneOptions, view: View, size: tuple[int, int]) -> tuple[Rays, jax.Array]:
-    """The rays [H, W] to follow, and which of them are idle: those that miss the scene."""
-    small = pixel_rays(view.camera, *low_res.half(size))
-    rays = _tree_where(view.half_size, low_res.pack(small, size), pixel_rays(view.camera, *size))
+class _BoundedRays(NamedTuple):
+    """Rays and the distances [..., 1] at which they enter and leave the bounding sphere."""
+
+    rays: Rays
+    near: jax.Array
+    far: jax.Array
+
+
+def _bounded_rays(
+    options: SceneOptions, camera: Camera, full: Rays, half_size: jax.Array | None
+) -> tuple[_BoundedRays, jax.Array]:
+    """Returns the rays [H, W] to trace, and which of them are inactive: those missing the scene.
+
+    Args:
+      full: [H, W] the camera's rays at full size.
+      half_size: [] bool, trace the rays of half the side in the first places; None: never.
+    """
+    height, width, _ = full.radius.shape
+    size = (height, width)
+    rays, unused = full, jnp.asarray(False)
+    if half_size is not None:
+        small = pixel_rays(camera, *low_res.half(size))
+        rays = _tree_where(half_size, low_res.pack(small, size), full)
+        unused = half_size & low_res.inactive_pixels(size)
     near, far = sphere_bounds(rays, options.bound_radius)
-    idle = jnp.squeeze(far <= near, axis=-1)
-    return rays, idle | (view.half_size & low_res.idle_places(size))
+    return _BoundedRays(rays, near, far), jnp.squeeze(far <= near, axis=-1) | unused
 
 
 def _tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
@@ -297,20 +327,20 @@ def _samples(options: SceneOptions) -> list[int]:
 
 def _choose_intervals(
     options: SceneOptions,
-    expected: Callable[[jax.Array], jax.Array] | None,
-    rays: Rays,
-    jitter: StratifiedNoise,
+    proposal_density: Callable[[jax.Array], jax.Array] | None,
+    bounded: _BoundedRays,
+    noise: StratifiedNoise,
 ) -> _Intervals:
-    """Fine intervals [..., S+1], dense where the `expected` density says there is something."""
-    near, far = sphere_bounds(rays, options.bound_radius)
+    """Returns fine intervals [..., S+1], dense where `proposal_density` expects the scene."""
+    rays, near, far = bounded
     first, *later = _samples(options)
-    edges = uniform_edges(near, far, first, jitter.uniform)
+    edges = uniform_edges(near, far, first, noise.uniform)
     proposals = []
-    for samples, shift in zip(later, jitter.rounds, strict=True):
-        assert expected is not None, "rounds of proposals have something to go by"
+    for samples, shift in zip(later, noise.rounds, strict=True):
+        assert proposal_density is not None, "resampling needs a proposal"
         middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
-        weights = compositing_weights(expected(points), edges)
+        weights = compositing_weights(proposal_density(points), edges)
         proposals.append((edges, weights))
         edges = resample_edges(edges, weights, samples, shift)
     return _Intervals(edges, tuple(proposals))
@@ -367,6 +397,28 @@ def _render_rays(
             "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
             "distortion": regularizers.distortion_loss(weights, relative_edges),
             "interlevel": sum(bounds, jnp.zeros(weights.shape[:-1])),
+        },
+    )
+
+
+def _composite_over(outputs: RayOutputs, background: jax.Array) -> Render:
+    """Joins what the rays [H, W] return with the background's color, [3] or [H, W, 3]."""
+    opacity = outputs.opacity
+    per_ray = {
+        "opacity": regularizers.opacity_loss(opacity),
+        "entropy": regularizers.entropy_loss(opacity),
+        "distortion": outputs.regularizers["distortion"],
+        "interlevel": outputs.regularizers["interlevel"],
+    }
+    orientation = regularizers.mean_over_hits(outputs.regularizers["orientation"], opacity)
+    return Render(
+        image=over(outputs.color, opacity, background),
+        opacity=opacity,
+        depth=outputs.depth,
+        normals=outputs.normals,
+        regularizers={
+            "orientation": orientation,
+            **{name: jnp.mean(term) for name, term in per_ray.items()},
         },
     )
 

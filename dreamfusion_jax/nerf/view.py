@@ -23,7 +23,6 @@ class View(NamedTuple):
       background: [3] solid color.
       solid_background: [] bool; use `background` even where the scene has learned one.
       with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
-      half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
     """
 
     camera: Camera
@@ -34,7 +33,6 @@ class View(NamedTuple):
     background: jax.Array
     solid_background: jax.Array
     with_normals: jax.Array
-    half_size: jax.Array
 
 
 def albedo_view(camera: Camera, background: jax.Array) -> View:
@@ -74,5 +72,4 @@ def _view(
         background=jnp.asarray(background, jnp.float32),
         solid_background=jnp.asarray(True),
         with_normals=jnp.asarray(False),
-        half_size=jnp.asarray(False),
     )

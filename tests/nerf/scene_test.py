@@ -43,21 +43,21 @@ def _init(options):
     return jax.jit(make_scene(options).init)(jax.random.key(0))
 
 
-def _draw(options, params, view, size=9, key=None):
-    return _renderer(options)(params, view, size, size, jnp.int32(0), key)
+def _draw(options, params, view, size=9, key=None, half_size=None):
+    return _renderer(options)(params, view, size, size, jnp.int32(0), key, half_size)
 
 
 @functools.cache
 def _learner(options, block_points=2**20):
-    """params, view, cotangent (a Render), key -> the Render and its pull-back to the params."""
+    """params, view, cotangent (a Render), key -> the Render and its gradient of the params."""
 
-    def learn(params, view, cotangent, key):
+    def learn(params, view, cotangent, key, half_size=None):
         def draw(params):
-            return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key)
+            return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key, half_size)
 
         with pytest.MonkeyPatch.context() as patch:  # read while tracing
-            patch.setattr(ray_chunks, "_BLOCK_POINTS_CPU", block_points)
-            patch.setattr(ray_chunks, "_BLOCK_POINTS", block_points)
+            patch.setattr(ray_chunks, "_CHUNK_POINTS_CPU", block_points)
+            patch.setattr(ray_chunks, "_CHUNK_POINTS", block_points)
             drawn, pull = jax.vjp(draw, params)
         return drawn, pull(cotangent)[0]
 
@@ -187,10 +187,11 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         )
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
-        jitter = scene_module._draw_stratified_noise(options, (5, 5), jax.random.key(0))
-        expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
-        choose = functools.partial(scene_module._choose_intervals, options, expected)
-        chosen = jax.jit(choose)(rays, jitter)
+        noise = scene_module._draw_stratified_noise(options, (5, 5), jax.random.key(0))
+        density_fn = functools.partial(proposal.density, proposal.table(params["proposal"]))
+        choose = functools.partial(scene_module._choose_intervals, options, density_fn)
+        bounded = scene_module._BoundedRays(rays, *sphere_bounds(rays, 1.0))
+        chosen = jax.jit(choose)(bounded, noise)
         assert len(chosen.proposals) == rounds
         last.append(chosen.proposals[-1][0])
         middle = 0.5 * (chosen.edges[..., 1:] + chosen.edges[..., :-1])
@@ -267,7 +268,7 @@ def test_half_size_is_the_small_picture_enlarged(lit):
     view = make_view(_camera(), _BACKGROUND)
     params = _init(_MIP)
     small = _draw(_MIP, params, view, size=5)
-    drawn = _draw(_MIP, params, view._replace(half_size=jnp.asarray(True)))
+    drawn = _draw(_MIP, params, view, half_size=jnp.asarray(True))
     for name in ("image", "opacity", "depth", "normals"):
         expected = getattr(small, name)
         expected = jax.image.resize(expected, (9, 9, *expected.shape[2:]), "linear")
@@ -278,8 +279,9 @@ def test_half_size_is_the_small_picture_enlarged(lit):
 
 def test_blocks_leave_the_half_size_picture_and_its_gradients():
     """In blocks only a quarter of the rays are followed: the rest are left out, not enlarged."""
-    view = lit_view(_camera(), _BACKGROUND)._replace(half_size=jnp.asarray(True))
-    arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
+    view = lit_view(_camera(), _BACKGROUND)
+    cotangent, half_size = _cotangent(1.0, 1.0, 1.0), jnp.asarray(True)
+    arguments = (_init(_MIP), view, cotangent, jax.random.key(1), half_size)
     whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
     chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1]["field"]))

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
+from dreamfusion_jax.nerf.fields.field import Params
 from dreamfusion_jax.nerf.scene import Render, Scene
 from dreamfusion_jax.nerf.view import View
 
@@ -26,7 +27,13 @@ def image_scene(size: int) -> Scene:
         return {"field": {"image": jnp.full((size, size, 3), 0.5)}}
 
     def render(
-        params: Any, view: View, height: int, width: int, step: jax.Array, key: jax.Array | None
+        params: Params,
+        view: View,
+        height: int,
+        width: int,
+        step: jax.Array,
+        key: jax.Array | None,
+        half_size: jax.Array | None = None,
     ) -> Render:
         image = params["field"]["image"]
         if image.shape[:2] != (height, width):
