@@ -1,7 +1,7 @@
-"""From a view to a picture: rays, intervals, field, light and compositing, joined.
+"""A renderable scene: joins rays, intervals, field, light and compositing.
 
-Every function acts on one view without a batch axis. Take several views with `jax.lax.map`: under
-`jax.vmap` an unlit view would pay for the normals of the lit branch as well.
+Every function acts on one view without a batch axis. Map several views with `jax.lax.map`: under
+`jax.vmap` an unlit view would also compute the normals of the lit branch.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from dreamfusion_jax.nerf.volume_rendering import (
     over,
 )
 
-# A bare point is given the width of about one training pixel: the field knows nothing finer.
+# Width of a bare point, about one training pixel: the field resolves nothing finer.
 _POINT_STD = 0.01
 
 
 class Render(NamedTuple):
-    """One picture.
+    """A rendered image.
 
     Attributes:
       image: [H, W, 3] in [0, 1].
       opacity: [H, W] in [0, 1].
-      depth: [H, W] mean distance along the ray; 0 where there is nothing.
+      depth: [H, W] mean distance along the ray; 0 where the ray meets nothing.
       normals: [H, W, 3] composited unit normals; zeros where none were computed.
       regularizers: scalars "opacity", "distortion", "entropy", "interlevel", means over all rays,
         and "orientation", the mean over the rays that hit something (0 without normals).
@@ -63,7 +63,7 @@ class LevelSet(NamedTuple):
 
     Attributes:
       value: FieldOutput -> [...].
-      level: None: to be chosen, so that the surface's silhouettes are those of the opaque parts.
+      level: None: to be chosen such that the surface's silhouettes match the opaque parts.
     """
 
     value: Callable[[FieldOutput], jax.Array]
@@ -98,16 +98,16 @@ class RenderFn(Protocol):
 
 
 class Scene(NamedTuple):
-    """A family of scenes; the parameters choose one.
+    """A family of scenes as pure functions; the parameters select one.
 
     Attributes:
-      init: key -> params, a dict of "field" and, where there are such, "proposal", "background".
+      init: key -> params, a dict of "field" and, if the scene has them, "proposal", "background".
       render: params, view, height, width, step, key[, half_size] -> Render, see `RenderFn`.
       query: params, points [..., 3], step -> FieldOutput. The density is 0 outside the bounding
-        sphere, where no ray looks.
+        sphere, where no ray is sampled.
       normals: params, points [..., 3], step -> outward unit normals [..., 3].
-      level_set: the surface that a mesh follows.
-      flat: it is an image, the same for every camera.
+      level_set: the surface that a mesh extracts.
+      flat: true for a flat image, the same for every camera.
     """
 
     init: Callable[[jax.Array], Params]
@@ -121,19 +121,23 @@ class Scene(NamedTuple):
 # mean, covariance_diag -> density, albedo
 Query = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
-# density function, points -> density, whatever else the function returns, normals
+# density function, points -> density, the function's other output, normals
 DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
 
 
 class _Intervals(NamedTuple):
-    """Where the field is asked [..., S+1], and each round of proposals [..., P+1], [..., P]."""
+    """Edges [..., S+1] of the field's samples; per round the proposal's edges and weights."""
 
     edges: jax.Array
     proposals: tuple[tuple[jax.Array, jax.Array], ...]
 
 
 def make_scene(options: SceneOptions) -> Scene:
-    """Joins the field, the proposal and the background that `options` names."""
+    """Makes the scene of the field, proposal and background that `options` select.
+
+    Raises:
+      ValueError: the field or the background is unknown.
+    """
     density = Density(
         options.density_activation,
         options.density_scale,
@@ -155,7 +159,7 @@ def make_scene(options: SceneOptions) -> Scene:
     if options.fd_epsilon:
         normals_of = functools.partial(finite_difference_normals, spacing=options.fd_epsilon)
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> Params:
         field_key, background_key = jax.random.split(key)
         params = {"field": field.init(field_key)}
         if options.proposal_samples:
@@ -208,16 +212,16 @@ def make_scene(options: SceneOptions) -> Scene:
             background_color = jnp.where(view.solid_background, background_color, learned)
         return _composite_over(outputs, background_color)
 
-    def query_points(params: Any, points: jax.Array, step: jax.Array) -> FieldOutput:
+    def query_points(params: Params, points: jax.Array, step: jax.Array) -> FieldOutput:
         out = field.query(params["field"], points, _point_covariance(options, points), step)
         inside = jnp.sum(points**2, axis=-1) <= options.bound_radius**2
         return out._replace(density=jnp.where(inside, out.density, 0.0))
 
-    def normals(params: Any, points: jax.Array, step: jax.Array) -> jax.Array:
+    def normals(params: Params, points: jax.Array, step: jax.Array) -> jax.Array:
         covariance = _point_covariance(options, points)
 
-        def density_albedo(at: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = field.query(params["field"], at, covariance, step)
+        def density_albedo(points: jax.Array) -> tuple[jax.Array, jax.Array]:
+            out = field.query(params["field"], points, covariance, step)
             return out.density, out.albedo
 
         return normals_of(density_albedo, points)[2]
@@ -255,7 +259,7 @@ def _make_background(options: SceneOptions) -> Background | None:
     raise ValueError(f"background {options.background!r} is not solid or mlp")
 
 
-def _background_color(background: Background, params: Any, direction: jax.Array) -> jax.Array:
+def _background_color(background: Background, params: Params, direction: jax.Array) -> jax.Array:
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
@@ -292,11 +296,11 @@ def _tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
 
 
 class StratifiedNoise(NamedTuple):
-    """What is random about the samples of each ray; without jitter they lie in the middle.
+    """Random positions of the samples in their strata; None puts them in the middle.
 
     Attributes:
       uniform: [..., P-1] in [-1/2, 1/2), the shifts of the evenly spaced inner edges.
-      rounds: for each resampling [..., S] in [0, 1), where in its stratum a sample lies.
+      rounds: for each resampling [..., S] in [0, 1), the position of a sample in its stratum.
     """
 
     uniform: jax.Array | None
@@ -304,23 +308,23 @@ class StratifiedNoise(NamedTuple):
 
 
 def _draw_stratified_noise(
-    options: SceneOptions, picture: tuple[int, int], key: jax.Array | None
+    options: SceneOptions, size: tuple[int, int], key: jax.Array | None
 ) -> StratifiedNoise:
     counts = _samples(options)
     if key is None:
         return StratifiedNoise(None, (None,) * (len(counts) - 1))
     uniform_key, resample_key = jax.random.split(key)
-    shifts = jax.random.uniform(uniform_key, (*picture, counts[0] - 1), minval=-0.5, maxval=0.5)
+    shifts = jax.random.uniform(uniform_key, (*size, counts[0] - 1), minval=-0.5, maxval=0.5)
     last = len(counts) - 1
     rounds = (
-        jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*picture, counts[i]))
+        jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*size, counts[i]))
         for i in range(1, len(counts))
     )
     return StratifiedNoise(shifts, tuple(rounds))
 
 
 def _samples(options: SceneOptions) -> list[int]:
-    """Samples a ray of each round: the proposals', then the field's own."""
+    """Returns the samples per ray of each round: the proposals', then the field's."""
     proposals = [options.proposal_samples] * options.proposal_rounds
     return [*(proposals if options.proposal_samples else []), options.fine_samples]
 
@@ -336,18 +340,18 @@ def _choose_intervals(
     first, *later = _samples(options)
     edges = uniform_edges(near, far, first, noise.uniform)
     proposals = []
-    for samples, shift in zip(later, noise.rounds, strict=True):
+    for samples, offset in zip(later, noise.rounds, strict=True):
         assert proposal_density is not None, "resampling needs a proposal"
         middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
         points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
         weights = compositing_weights(proposal_density(points), edges)
         proposals.append((edges, weights))
-        edges = resample_edges(edges, weights, samples, shift)
+        edges = resample_edges(edges, weights, samples, offset)
     return _Intervals(edges, tuple(proposals))
 
 
 class RayOutputs(NamedTuple):
-    """What rays see: all 0 of a ray that misses the scene.
+    """What rays return; all 0 for a ray that misses the scene.
 
     Attributes:
       color: [..., 3] premultiplied.
@@ -372,21 +376,21 @@ def _render_rays(
     rays: Rays,
     intervals: _Intervals,
 ) -> RayOutputs:
-    """Asks the field in intervals of rays and composites the answers; no normals, no light."""
+    """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
     mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
     if normals_of is None:
-        tau, rho = query(mean, covariance_diag)
+        density, albedo = query(mean, covariance_diag)
         normals = jnp.zeros_like(mean)
     else:
-        tau, rho, normals = normals_of(lambda points: query(points, covariance_diag), mean)
-    rho = jnp.where(view.textureless, 1.0, rho)
-    color = point_light(rho, normals, mean, view.light_position, view.ambient, view.diffuse)
-    weights = compositing_weights(tau, intervals.edges)
+        density, albedo, normals = normals_of(lambda at: query(at, covariance_diag), mean)
+    albedo = jnp.where(view.textureless, 1.0, albedo)
+    color = point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse)
+    weights = compositing_weights(density, intervals.edges)
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
-    bounds = (
-        regularizers.interlevel_loss(intervals.edges, weights, edges, outer)
-        for edges, outer in intervals.proposals
+    interlevel = (
+        regularizers.interlevel_loss(intervals.edges, weights, *proposal)
+        for proposal in intervals.proposals
     )
     return RayOutputs(
         color=composite(weights, color),
@@ -396,7 +400,7 @@ def _render_rays(
         regularizers={
             "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
             "distortion": regularizers.distortion_loss(weights, relative_edges),
-            "interlevel": sum(bounds, jnp.zeros(weights.shape[:-1])),
+            "interlevel": sum(interlevel, jnp.zeros(weights.shape[:-1])),
         },
     )
 

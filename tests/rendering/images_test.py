@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,14 +63,14 @@ def test_near_is_light_and_far_is_dark_over_what_is_opaque_in_all_frames():
     near, far = np.full((2, 2), 2.0), np.full((2, 2), 3.0)
     near[0, 0], far[0, 0] = 1.0, 9.0
     opacity = np.array([[0.4, 1.0], [0.0, 1.0]])  # what is haze does not stretch the range
-    first, second = images.depth_pictures([near, far], [opacity, opacity])
+    first, second = images.depth_images([near, far], [opacity, opacity])
     assert first.shape == (2, 2, 3) and first.dtype == np.uint8
     assert (first[:, 1] == 255).all() and (first[1, 0] == 0).all(), "near; the background"
     assert (second[:, 1] == round(255 * 0.15)).all(), "far"
 
 
 def test_depths_of_nothing_are_all_background():
-    (picture,) = images.depth_pictures([np.zeros((2, 2))], [np.zeros((2, 2))])
+    (picture,) = images.depth_images([np.zeros((2, 2))], [np.zeros((2, 2))])
     assert (picture == 0).all()
 
 
@@ -111,7 +112,7 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     view = albedo_view(camera, jnp.zeros(3))
     monkeypatch.setattr(images, "_TILE_CPU", 3)
     monkeypatch.setattr(images, "_TILE", 3)
-    whole = images.Picture(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
+    whole = images.RenderedImage(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
     chex.assert_trees_all_close(images.render_image(scene, {}, view, 7, 0), whole, atol=1e-6)
     done = []
     images.render_image(scene, {}, view, 7, 0, lambda: done.append(1))
@@ -119,7 +120,9 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     one = images.render_image(scene._replace(flat=True), {}, view, 7, 0)
     chex.assert_trees_all_close(one, whole, atol=1e-6)
     for height, width in ((4, 8), (8, 4)):
-        whole = images.Picture(*map(np.asarray, towards({}, view, height, width, 0, None)[:4]))
+        whole = images.RenderedImage(
+            *map(np.asarray, towards({}, view, height, width, 0, None)[:4])
+        )
         tiled = images.render_tiles(scene, {}, view, (height, width), 3, 0)
         chex.assert_trees_all_close(tiled, whole, atol=1e-6)
 
@@ -135,3 +138,22 @@ def test_a_picture_is_written_whole(tmp_path):
     write_png(tmp_path / "picture.png", picture)
     np.testing.assert_array_equal(images.imageio.imread(tmp_path / "picture.png"), picture)
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_params_are_placed_on_the_device_once_for_many_images(monkeypatch):
+    params = {"field": np.ones(3, np.float32)}
+    device_put, uploads = jax.device_put, []
+
+    def counting(tree, *args):
+        uploads.extend(leaf for leaf in jax.tree.leaves(tree) if leaf is params["field"])
+        return device_put(tree, *args)
+
+    monkeypatch.setattr(jax, "device_put", counting)
+    monkeypatch.setattr(images, "_TILE_CPU", 2)
+    monkeypatch.setattr(images, "_TILE", 2)
+    for render in (images.preview, images.contact_sheet):
+        render(SCENE, params, SIZE, 0, images.Orbit())
+        assert len(uploads) == 1
+        uploads.clear()
+    images.turntable(SCENE, params, SIZE, 3, 0, images.Orbit())
+    assert len(uploads) == 1

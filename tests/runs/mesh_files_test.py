@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.fields.field import FieldOutput
 from dreamfusion_jax.nerf.scene import Render, Scene, SceneOptions, make_scene
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import mesh_files
+from dreamfusion_jax.runs import mesh_files, outputs
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
 CENTRE = jnp.array([0.2, 0.0, 0.0])
@@ -93,6 +94,29 @@ def test_what_has_no_surface_is_told_in_one_sentence():
         make(ball_scene(), mesh_threshold=70.0)
 
 
+def test_params_are_placed_on_the_device_once_per_mesh(monkeypatch):
+    """Silhouettes, density grid and texture share them; so do all images of a run."""
+    params, uploads = {"field": np.ones(3, np.float32)}, []
+    device_put = jax.device_put
+
+    def counting(tree, *args):
+        uploads.extend(leaf for leaf in jax.tree.leaves(tree) if leaf is params["field"])
+        return device_put(tree, *args)
+
+    monkeypatch.setattr(jax, "device_put", counting)
+    mesh_files.make_mesh(ball_scene(), params, 0, config(mesh_faces=500))
+    assert len(uploads) == 1
+    uploads.clear()
+    monkeypatch.setattr(outputs, "encode_mp4", lambda frames: b"")
+    monkeypatch.setattr(outputs, "encode_gif", lambda frames: b"")
+    monkeypatch.setattr(
+        outputs.progress_strip, "growth_strip", lambda workdir: np.zeros((1, 1, 3), np.uint8)
+    )
+    small = {"poster_size": 8, "sheet_size": 4, "turntable_size": 4, "turntable_frames": 2}
+    outputs._image_files(Path(), ball_scene(), params, 0, config(**small))
+    assert len(uploads) == 1
+
+
 def test_all_files_are_written_whole_and_named(tmp_path):
     made = mesh_files.write_mesh(tmp_path, ball_scene(), {}, 0, config())
     assert {path.name for path in tmp_path.iterdir()} == set(mesh_files.MESH_FILES)
@@ -107,7 +131,7 @@ def test_all_files_are_written_whole_and_named(tmp_path):
 def test_the_picture_of_the_mesh_shows_what_a_camera_sees(ball):
     """A ball to the front of the origin: right of the center when seen from the object's left."""
     orbit = images.Orbit()
-    picture = mesh_files.mesh_picture(ball.textured, orbit.camera(270.0, 0.0), 32) / 255.0
+    picture = mesh_files.mesh_image(ball.textured, orbit.camera(270.0, 0.0), 32) / 255.0
     covered = picture[..., 2] < 0.5
     rows, columns = np.nonzero(covered)
     focal = 0.5 / np.tan(np.deg2rad(orbit.fov_deg / 2))

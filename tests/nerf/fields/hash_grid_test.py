@@ -80,7 +80,7 @@ def test_levels_fade_in_one_after_the_other():
         (112, [1, 1, 1, 0.2]),
         (500, [1, 1, 1, 1]),
     ):
-        np.testing.assert_allclose(grid.seen(jnp.int32(step)), seen, atol=1e-6)
+        np.testing.assert_allclose(grid.level_weights(jnp.int32(step)), seen, atol=1e-6)
 
 
 def test_an_untrained_field_is_the_blob_and_unseen_levels_change_nothing():
