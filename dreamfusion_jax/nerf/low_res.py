@@ -48,3 +48,8 @@ def enlarge(packed: Any, size: tuple[int, int]) -> Any:
         return jax.image.resize(small, x.shape, "linear")
 
     return jax.tree.map(resize, packed)
+
+
+def tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
+    """Selects every array of `first` where `condition` [] holds, and else of `second`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf import low_res, regularizers
-from dreamfusion_jax.nerf.cameras import Camera, Rays, pixel_rays
+from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening
@@ -25,9 +25,16 @@ from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.nerf.ray_chunks import render_in_chunks
-from dreamfusion_jax.nerf.ray_sampling import resample_edges, sphere_bounds, uniform_edges
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
 from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.nerf.view_rays import (
+    BoundedRays,
+    Intervals,
+    StratifiedNoise,
+    bounded_rays,
+    choose_intervals,
+    draw_stratified_noise,
+)
 from dreamfusion_jax.nerf.volume_rendering import (
     composite,
     compositing_weights,
@@ -125,13 +132,6 @@ Query = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
 
 
-class _Intervals(NamedTuple):
-    """Edges [..., S+1] of the field's samples; per round the proposal's edges and weights."""
-
-    edges: jax.Array
-    proposals: tuple[tuple[jax.Array, jax.Array], ...]
-
-
 def make_scene(options: SceneOptions) -> Scene:
     """Makes the scene of the field, proposal and background that `options` select.
 
@@ -179,7 +179,7 @@ def make_scene(options: SceneOptions) -> Scene:
     ) -> Render:
         size = (height, width)
         full = pixel_rays(view.camera, height, width)
-        bounded, inactive = _bounded_rays(options, view.camera, full, half_size)
+        bounded, inactive = bounded_rays(options, view.camera, full, half_size)
         proposal_density = None
         if options.proposal_samples:
             table = proposal.table(params["proposal"])
@@ -190,22 +190,22 @@ def make_scene(options: SceneOptions) -> Scene:
             return out.density, out.albedo
 
         def render_chunk(
-            normals_of: DensityNormals | None, chunk: tuple[_BoundedRays, StratifiedNoise]
+            normals_of: DensityNormals | None, chunk: tuple[BoundedRays, StratifiedNoise]
         ) -> RayOutputs:
             bounded, noise = chunk
-            intervals = _choose_intervals(options, proposal_density, bounded, noise)
+            intervals = choose_intervals(options, proposal_density, bounded, noise)
             return _render_rays(options, query, normals_of, view, bounded.rays, intervals)
 
         outputs = render_in_chunks(
             # Normals double the cost, so the first branch leaves them out.
             [functools.partial(render_chunk, None), functools.partial(render_chunk, normals_of)],
             index=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
-            rays=(bounded, _draw_stratified_noise(options, size, key)),
+            rays=(bounded, draw_stratified_noise(options, size, key)),
             inactive=inactive,
             points_per_ray=options.fine_samples,
         )
         if half_size is not None:
-            outputs = _tree_where(half_size, low_res.enlarge(outputs, size), outputs)
+            outputs = low_res.tree_where(half_size, low_res.enlarge(outputs, size), outputs)
         background_color = view.background
         if background is not None:
             learned = _background_color(background, params["background"], full.direction)
@@ -263,93 +263,6 @@ def _background_color(background: Background, params: Params, direction: jax.Arr
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
-class _BoundedRays(NamedTuple):
-    """Rays and the distances [..., 1] at which they enter and leave the bounding sphere."""
-
-    rays: Rays
-    near: jax.Array
-    far: jax.Array
-
-
-def _bounded_rays(
-    options: SceneOptions, camera: Camera, full: Rays, half_size: jax.Array | None
-) -> tuple[_BoundedRays, jax.Array]:
-    """Returns the rays [H, W] to trace, and which of them are inactive: those missing the scene.
-
-    Args:
-      full: [H, W] the camera's rays at full size.
-      half_size: [] bool, trace the rays of half the side in the first places; None: never.
-    """
-    height, width, _ = full.radius.shape
-    size = (height, width)
-    rays, unused = full, jnp.asarray(False)
-    if half_size is not None:
-        small = pixel_rays(camera, *low_res.half(size))
-        rays = _tree_where(half_size, low_res.pack(small, size), full)
-        unused = half_size & low_res.inactive_pixels(size)
-    near, far = sphere_bounds(rays, options.bound_radius)
-    return _BoundedRays(rays, near, far), jnp.squeeze(far <= near, axis=-1) | unused
-
-
-def _tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
-
-
-class StratifiedNoise(NamedTuple):
-    """Random positions of the samples in their strata; None puts them in the middle.
-
-    Attributes:
-      uniform: [..., P-1] in [-1/2, 1/2), the shifts of the evenly spaced inner edges.
-      rounds: for each resampling [..., S] in [0, 1), the position of a sample in its stratum.
-    """
-
-    uniform: jax.Array | None
-    rounds: tuple[jax.Array | None, ...]
-
-
-def _draw_stratified_noise(
-    options: SceneOptions, size: tuple[int, int], key: jax.Array | None
-) -> StratifiedNoise:
-    counts = _samples(options)
-    if key is None:
-        return StratifiedNoise(None, (None,) * (len(counts) - 1))
-    uniform_key, resample_key = jax.random.split(key)
-    shifts = jax.random.uniform(uniform_key, (*size, counts[0] - 1), minval=-0.5, maxval=0.5)
-    last = len(counts) - 1
-    rounds = (
-        jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*size, counts[i]))
-        for i in range(1, len(counts))
-    )
-    return StratifiedNoise(shifts, tuple(rounds))
-
-
-def _samples(options: SceneOptions) -> list[int]:
-    """Returns the samples per ray of each round: the proposals', then the field's."""
-    proposals = [options.proposal_samples] * options.proposal_rounds
-    return [*(proposals if options.proposal_samples else []), options.fine_samples]
-
-
-def _choose_intervals(
-    options: SceneOptions,
-    proposal_density: Callable[[jax.Array], jax.Array] | None,
-    bounded: _BoundedRays,
-    noise: StratifiedNoise,
-) -> _Intervals:
-    """Returns fine intervals [..., S+1], dense where `proposal_density` expects the scene."""
-    rays, near, far = bounded
-    first, *later = _samples(options)
-    edges = uniform_edges(near, far, first, noise.uniform)
-    proposals = []
-    for samples, offset in zip(later, noise.rounds, strict=True):
-        assert proposal_density is not None, "resampling needs a proposal"
-        middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
-        points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
-        weights = compositing_weights(proposal_density(points), edges)
-        proposals.append((edges, weights))
-        edges = resample_edges(edges, weights, samples, offset)
-    return _Intervals(edges, tuple(proposals))
-
-
 class RayOutputs(NamedTuple):
     """What rays return; all 0 for a ray that misses the scene.
 
@@ -374,7 +287,7 @@ def _render_rays(
     normals_of: DensityNormals | None,
     view: View,
     rays: Rays,
-    intervals: _Intervals,
+    intervals: Intervals,
 ) -> RayOutputs:
     """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
     mean, covariance_diag = frustum_gaussians(rays, intervals.edges)

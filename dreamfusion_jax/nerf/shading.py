@@ -2,7 +2,8 @@
 
     c = rho (l_diffuse max(0, n . l) + l_ambient),    n = -grad tau / |grad tau|
 
-With l_ambient = 1, l_diffuse = 0 the color is the albedo; with rho = 1 the shape is seen alone.
+With l_ambient = 1, l_diffuse = 0 the color is the albedo; with rho = 1 it shows shape alone.
+tau is the density, rho the albedo.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def write_images(
     Raises:
       RunError: out of memory.
     """
-    with oom.oom_context("pictures were made", lambda: memory_advice.picture_remedies(config.run)):
+    with oom.oom_context(
+        "images were rendered", lambda: memory_advice.picture_remedies(config.run)
+    ):
         files = _image_files(workdir, scene, params, step, config)
     for name in IMAGE_FILES:
         atomic_write(workdir / name, files[name])
