@@ -1,13 +1,15 @@
-"""What a finished run leaves beside its checkpoints: images, films, mesh, page, a record."""
+"""Outputs of a finished run: images, films, mesh, page, and a record of them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+
+import jax
 
 from dreamfusion_jax.config.flags import Config, is_flat
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.nerf.fields.field import Params
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.rendering.images import encode_gif, encode_mp4
@@ -39,41 +41,42 @@ def make_outputs(
     saved: SavedRun,
     get_sampler: Callable[[PriorOptions], PriorSampler] = open_sampler,
 ) -> None:
-    """Writes images and mesh of the finished scene; or the flat image beside the prior's samples.
+    """Writes images and mesh of the finished scene, or the flat image and the prior's samples.
 
     Args:
       get_sampler: gives the prior that a flat image is compared with; by default it is loaded.
     """
     config, scene, state = saved
     step, files = int(state.step), output_files(config)
+    params = jax.device_put(state.scene_params)  # once, for all images and the mesh
     print("Making " + ", ".join(files) + " ...", flush=True)
     if is_flat(config):
         sampler = get_sampler(config.prior)
-        flat_image.write_comparison(workdir, scene, state.scene_params, step, config, sampler)
+        flat_image.write_comparison(workdir, scene, params, step, config, sampler)
         write_png(workdir / progress_strip.FILE, progress_strip.growth_strip(workdir))
     else:
-        write_images(workdir, scene, state.scene_params, step, config)
-        mesh_files.write_mesh(workdir, scene, state.scene_params, step, config)
+        write_images(workdir, scene, params, step, config)
+        mesh_files.write_mesh(workdir, scene, params, step, config)
     build.write_page(workdir, config, build.FINISHED, step)
-    # Last, so that a run that is stopped here makes them again.
+    # Last, so that a run stopped before this point makes all of them again.
     record = json.dumps({"step": step, "files": files}) + "\n"
     atomic_write(_outputs_record(workdir), record.encode())
 
 
 def output_files(config: Config) -> tuple[str, ...]:
-    """The names of what is made at the end."""
+    """Returns the names of the files that are written at the end."""
     return FLAT_FILES if is_flat(config) else SCENE_FILES
 
 
 def outputs_made(workdir: AnyPath, config: Config) -> int | None:
-    """The step whose scene the outputs show; None unless all of them are there."""
+    """Returns the step whose scene the outputs show; None unless all of them exist."""
     record = _outputs_record(workdir)
     if not all((workdir / name).exists() for name in (*output_files(config), record.name)):
         return None
     try:
         return read_json(record)["step"]
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # a record cut short, or no record at all: the outputs are made again
+        return None  # The record is truncated or missing: the outputs are made again.
 
 
 def _outputs_record(workdir: AnyPath) -> AnyPath:
@@ -81,14 +84,16 @@ def _outputs_record(workdir: AnyPath) -> AnyPath:
 
 
 def write_images(
-    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+    workdir: AnyPath, scene: Scene, params: Params, step: int, config: Config
 ) -> list[AnyPath]:
-    """Writes all `IMAGE_FILES`; returns their paths.
+    """Writes all `IMAGE_FILES` and returns their paths.
 
     Raises:
-      RunError: memory runs out.
+      RunError: out of memory.
     """
-    with oom.oom_context("pictures were made", lambda: memory_advice.picture_remedies(config.run)):
+    with oom.oom_context(
+        "images were rendered", lambda: memory_advice.picture_remedies(config.run)
+    ):
         files = _image_files(workdir, scene, params, step, config)
     for name in IMAGE_FILES:
         atomic_write(workdir / name, files[name])
@@ -96,24 +101,25 @@ def write_images(
 
 
 def _image_files(
-    workdir: AnyPath, scene: Scene, params: Any, step: int, config: Config
+    workdir: AnyPath, scene: Scene, params: Params, step: int, config: Config
 ) -> dict[str, bytes]:
     settings, orbit = config.run, images.training_orbit(config.camera)
+    params = jax.device_put(params)  # once, not per image
     size, frames = settings.turntable_size, settings.turntable_frames
     sheet_views = len(images.SHEET_AZIMUTHS_DEG) + 1
     total = images.tiles(settings.poster_size) + sheet_views * images.tiles(settings.sheet_size)
     total += frames * images.tiles(size)
     with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
-        drawn = scene, params
-        still = images.poster(*drawn, settings.poster_size, step, orbit, bar.update)
-        sheet = images.contact_sheet(*drawn, settings.sheet_size, step, orbit, bar.update)
-        around = images.turntable(*drawn, size, frames, step, orbit, bar.update)
+        common = (step, orbit, bar.update)
+        poster = images.poster(scene, params, settings.poster_size, *common)
+        sheet = images.contact_sheet(scene, params, settings.sheet_size, *common)
+        turntable = images.turntable(scene, params, size, frames, *common)
     return {
-        "poster.png": encode_png(still),
+        "poster.png": encode_png(poster),
         "contact_sheet.png": encode_png(sheet),
-        "turntable.mp4": encode_mp4(around.color),
-        "turntable.gif": encode_gif(around.color),
-        "depth_turntable.mp4": encode_mp4(around.depth),
-        "normals_turntable.mp4": encode_mp4(around.normals),
+        "turntable.mp4": encode_mp4(turntable.color),
+        "turntable.gif": encode_gif(turntable.color),
+        "depth_turntable.mp4": encode_mp4(turntable.depth),
+        "normals_turntable.mp4": encode_mp4(turntable.normals),
         progress_strip.FILE: encode_png(progress_strip.growth_strip(workdir)),
     }

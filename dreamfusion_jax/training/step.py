@@ -182,7 +182,8 @@ def make_forward(setup: Setup, prior_params: PriorParams, step: jax.Array, draws
     size = render_size(setup.config, setup.prior)
 
     def render(params: Any, draw: Draw) -> Render:
-        return setup.scene.render(params, draw.view, size, size, step, draw.render_key)
+        half_size = draw.half_size if setup.config.train.half_size_steps else None
+        return setup.scene.render(params, draw.view, size, size, step, draw.render_key, half_size)
 
     def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Render]:
         # A loop over the views, not vmap: under vmap `lax.cond` would always compute the normals.

@@ -31,6 +31,7 @@ class Draw(NamedTuple):
       t: [] diffusion time.
       noise_key: key of the noise eps.
       render_key: key of the jitter of the samples along the rays.
+      half_size: [] bool, render at half the side and enlarge.
     """
 
     view: View
@@ -38,6 +39,7 @@ class Draw(NamedTuple):
     t: jax.Array
     noise_key: jax.Array
     render_key: jax.Array
+    half_size: jax.Array
 
 
 class Shading(NamedTuple):
@@ -78,14 +80,14 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_view
         solid_background=(config.scene.background == "solid")
         | jax.random.bernoulli(first[4], config.train.solid_background_share),
         with_normals=jnp.asarray(orientation_weight(config.train, step) > 0.0),
-        half_size=step < config.train.half_size_steps,
     )
     options = config.distillation
     t_low, t_high = time_range(
         step, config.train.steps, options.t_min, options.t_max_start, options.t_max_end
     )
     t = jax.random.uniform(first[5], (), jnp.float32, t_low, t_high)
-    return Draw(view, pose_of(drawn), t, noise_key=own[6], render_key=own[7])
+    half_size = jnp.asarray(step < config.train.half_size_steps)
+    return Draw(view, pose_of(drawn), t, own[6], own[7], half_size)
 
 
 def pose_of(drawn: CameraDraw) -> Pose:

@@ -71,7 +71,7 @@ def xla_cost(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
     A loop's body is counted once, so the scene is lowered as one chunk. Bytes are those that all
     instructions access, cached or not, without recomputation.
     """
-    with mock.patch.multiple(ray_chunks, _BLOCK_POINTS=2**40, _BLOCK_POINTS_CPU=2**40):
+    with mock.patch.multiple(ray_chunks, _CHUNK_POINTS=2**40, _CHUNK_POINTS_CPU=2**40):
         compiled = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
     counts = compiled.cost_analysis()
     counts = counts[0] if isinstance(counts, list) else counts

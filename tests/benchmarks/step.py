@@ -52,21 +52,28 @@ def parts(run: loop.Run) -> dict[str, Part]:
     draws = step.draw_views(setup, now, jnp.arange(1))
     draw = jax.tree.map(lambda x: x[0], draws)
 
-    def render(params: Any, view: View) -> jax.Array:
-        return scene.render(params, view, size, size, now, draw.render_key).image
+    def render(params: Any, view: View, half_size: jax.Array) -> jax.Array:
+        return scene.render(params, view, size, size, now, draw.render_key, half_size).image
 
     def encode(prior_params: PriorParams, rgb: jax.Array) -> jax.Array:
         return prior.encode(prior_params, rgb, None)
 
-    def pull_back(params: Any, prior_params: PriorParams, view: View, residual: jax.Array) -> Any:
-        latent = lambda params: encode(prior_params, render(params, view)[None])  # noqa: E731
+    def pull_back(
+        params: Any,
+        prior_params: PriorParams,
+        view: View,
+        half_size: jax.Array,
+        residual: jax.Array,
+    ) -> Any:
+        def latent(params: Any) -> jax.Array:
+            return encode(prior_params, render(params, view, half_size)[None])
+
         return jax.vjp(latent, params)[1](residual)
 
-    whole = draw.view._replace(half_size=jnp.asarray(False))
-    unlit = whole._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
-    lit = whole._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
-    half = unlit._replace(half_size=jnp.asarray(True))
-    image = jax.jit(render)(params, unlit)[None]
+    full, half = jnp.asarray(False), jnp.asarray(True)
+    unlit = draw.view._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
+    lit = draw.view._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
+    image = jax.jit(render)(params, unlit, full)[None]
     z = jax.jit(encode)(prior_params, image)
     batch = step.make_batch(setup, run.table, draws, z.astype(jnp.float32), now)
 
@@ -74,13 +81,15 @@ def parts(run: loop.Run) -> dict[str, Part]:
         return run.optimizer.update(grads, opt_state, params)
 
     return {
-        "render, unlit": Part(render, (params, unlit)),
-        "render, lit": Part(render, (params, lit)),
+        "render, unlit": Part(render, (params, unlit, full)),
+        "render, lit": Part(render, (params, lit, full)),
         "encode": Part(encode, (prior_params, image)),
         "U-Net, guided": Part(objective.gradient, (own, prior_params, batch)),
-        "render + encode + pull-back, unlit": Part(pull_back, (params, prior_params, unlit, z)),
-        "render + encode + pull-back, lit": Part(pull_back, (params, prior_params, lit, z)),
-        "the same of half the side, unlit": Part(pull_back, (params, prior_params, half, z)),
+        "render + encode + pull-back, unlit": Part(
+            pull_back, (params, prior_params, unlit, full, z)
+        ),
+        "render + encode + pull-back, lit": Part(pull_back, (params, prior_params, lit, full, z)),
+        "the same of half the side, unlit": Part(pull_back, (params, prior_params, unlit, half, z)),
         "optimizer": Part(update, (state.params, state.params, state.opt_state)),
     }
 

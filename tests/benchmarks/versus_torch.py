@@ -53,8 +53,8 @@ def draw(setup: step.Setup, now: jax.Array, index: int, lit: bool) -> Draw:
     """Draws one view, leaves [1]; without a key, samples lie in the middle of their strata."""
     drawn = step.draw_views(setup, now, jnp.array([index]))
     diffuse, no = jnp.full(1, 0.7 if lit else 0.0), jnp.zeros(1, bool)
-    view = drawn.view._replace(ambient=1.0 - diffuse, diffuse=diffuse, textureless=no, half_size=no)
-    return drawn._replace(view=view, render_key=None)
+    view = drawn.view._replace(ambient=1.0 - diffuse, diffuse=diffuse, textureless=no)
+    return drawn._replace(view=view, render_key=None, half_size=no)
 
 
 def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:

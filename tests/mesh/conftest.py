@@ -5,7 +5,7 @@ import trimesh
 from dreamfusion_jax.mesh import texture
 
 RADIUS = 0.5
-SHARP = 1e4  # density of what nobody sees into
+SHARP = 1e4  # density of an opaque solid
 
 
 def colored(points: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from scipy import ndimage
 from dreamfusion_jax.mesh import surface
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 
-CENTRE = np.array([0.2, 0.0, -0.1])
+CENTER = np.array([0.2, 0.0, -0.1])
 BALL = 4 / 3 * np.pi * 0.5**3
 
 
@@ -16,7 +16,7 @@ def grid(density, resolution: int = 40) -> np.ndarray:
 
 
 def from_center(points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(points - CENTRE, axis=-1)
+    return np.linalg.norm(points - CENTER, axis=-1)
 
 
 def ball(points: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def noise(seed: int, width: float, resolution: int = 16) -> np.ndarray:
     return np.maximum(ndimage.gaussian_filter(values, width), 0.0).astype(np.float32)
 
 
-def test_the_grid_holds_the_field_inside_the_sphere_and_nothing_outside():
+def test_grid_is_the_field_inside_the_sphere_and_0_outside():
     density = grid(lambda points: points @ [1.0, 10.0, 100.0] + 200.0, 9)
     np.testing.assert_allclose(density[4, 4, 4], 200.0)
     np.testing.assert_allclose(
@@ -96,7 +96,7 @@ def test_floaters_are_dropped_and_of_dust_one_grain_stays():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_the_density_the_surface_is_closed_and_has_no_degenerate_faces(seed):
+def test_surface_of_any_density_is_closed_and_nondegenerate(seed):
     density = noise(seed, (0.0, 0.7, 1.5)[seed % 3])
     assert_closed(surface.extract_surface(density, 1.0, 0.4 * float(density.max())))
     # Many nodes exactly at the threshold, or next to it: triangles would shrink to a point there.
@@ -108,14 +108,14 @@ def test_whatever_the_density_the_surface_is_closed_and_has_no_degenerate_faces(
 def disc(radius: float, camera, size: int) -> np.ndarray:
     """[size, size] opacity: 0.9 on the rays that pass the center within `radius`, 0.2 elsewhere."""
     rays = pixel_rays(camera, size, size)
-    away = CENTRE - np.asarray(rays.origin)
+    away = CENTER - np.asarray(rays.origin)
     along = np.sum(away * rays.direction, axis=-1, keepdims=True)
     missed = np.linalg.norm(away - along * rays.direction, axis=-1)
     return np.where(missed < radius, 0.9, 0.2)
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.5])
-def test_the_automatic_threshold_has_the_silhouettes_of_what_is_opaque(radius):
+def test_automatic_threshold_matches_opaque_silhouettes(radius):
     cameras = [orbit_camera(azimuth_deg, 20.0, 2.5, 50.0) for azimuth_deg in (0.0, 100.0, 200.0)]
     opacity = [disc(radius, camera, 48) for camera in cameras]
     level = surface.silhouette_threshold(grid(ball), 1.0, cameras, opacity)

@@ -36,7 +36,7 @@ def test_pose_is_a_rotation_that_looks_at_the_target():
     np.testing.assert_allclose(jnp.linalg.det(rotation), 1.0, atol=1e-6)
     towards = (target - position) / jnp.linalg.norm(target - position)
     chex.assert_trees_all_close(-rotation[:, 2], towards, atol=1e-6)
-    assert pose[2, 1] > 0.0, "the picture's up is the world's up"
+    assert pose[2, 1] > 0.0, "the image's up is the world's up"
 
 
 def test_overhead_view_has_the_front_at_the_lower_edge():
@@ -193,7 +193,7 @@ def test_bounds_that_are_one_angle_are_that_angle(angle):
     chex.assert_trees_all_equal(elevation_deg, jnp.full(50, angle))
 
 
-def test_the_share_by_area_leaves_the_cameras_by_angle_as_they_are():
+def test_cameras_by_area_leave_those_by_angle_unchanged():
     def elevations(share):
         ranges = CameraRanges(uniform_area_prob=share)
         draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
@@ -220,7 +220,7 @@ def test_the_look_at_point_and_the_up_vector_are_normal():
     draws = _paper_draws()
     assert np.abs(draws.target.mean(0)).max() < 5 * 0.2 / np.sqrt(_COUNT)
     np.testing.assert_allclose(np.cov(draws.target.T), 0.04 * np.eye(3), atol=2e-3)
-    # Pictures lean by the part of the up vector that is across the line of sight and level.
+    # Images lean by the part of the up vector that is across the line of sight and level.
     level = np.cross([0.0, 0.0, 1.0], draws.camera.pose[:, :, 2])
     slope = np.linalg.norm(level, axis=-1)
     low = slope > 0.9  # where the camera looks nearly level, a lean is a lean of the up vector

@@ -36,7 +36,8 @@ def test_the_gradient_is_the_view_mean_of_pulled_back_residuals(make_config, mak
         total = 0.0
         for i in range(2):
             draw = jax.tree.map(lambda x, i=i: x[i], draws)
-            render = run.scene.render(params, draw.view, 6, 6, 0, draw.render_key)
+            args = (6, 6, 0, draw.render_key, draw.half_size)
+            render = run.scene.render(params, draw.view, *args)
             z = run.prior.encode({}, render.image[None], None)[0]
             alpha, sigma = alpha_sigma(run.prior.schedule, draw.t)
             eps = jax.random.normal(draw.noise_key, z.shape)

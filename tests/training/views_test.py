@@ -66,8 +66,8 @@ def test_views_of_a_group_share_all_but_azimuth_and_noise():
 
 def test_early_views_are_of_half_the_size():
     config = Config(train=TrainOptions(half_size_steps=7))
-    assert draw_view(config, jnp.int32(6), 0).view.half_size
-    assert not draw_view(config, jnp.int32(7), 0).view.half_size
+    assert draw_view(config, jnp.int32(6), 0).half_size
+    assert not draw_view(config, jnp.int32(7), 0).half_size
 
 
 def test_views_have_normals_whenever_orientation_is_weighted():

@@ -9,7 +9,7 @@ from dreamfusion_jax.nerf.encoding import positional_encoding
 
 
 class Background(nn.Module):
-    """A color for each direction: a small MLP on the encoded unit vector [..., 3] -> [..., 3]."""
+    """A small MLP from the encoded unit direction [..., 3] to a color [..., 3]."""
 
     width: int = 32
     max_degree: int = 4

@@ -1,4 +1,4 @@
-"""What a field is: a pure function from Gaussians to density and albedo."""
+"""The field interface: pure functions from Gaussians to density and albedo."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Params = Any  # a pytree of arrays
 
 
 class FieldOutput(NamedTuple):
-    """What a field says of points.
+    """A field's values at points.
 
     Attributes:
       density: [...] per unit length.
       albedo: [..., 3] in [0, 1].
-      sdf: [...] signed distance, negative inside, of fields that have one; else None.
+      sdf: [...] signed distance, negative inside; None for fields without one.
     """
 
     density: jax.Array
@@ -25,12 +25,12 @@ class FieldOutput(NamedTuple):
 
 
 class Field(NamedTuple):
-    """A pair of pure functions.
+    """A field as a pair of pure functions.
 
     Attributes:
       init: key -> params.
-      query: params, mean [..., 3], covariance_diag [..., 3], step [] -> FieldOutput. The step is
-        there for schedules.
+      query: params, mean [..., 3], covariance_diag [..., 3], step [] -> FieldOutput. The step
+        drives schedules.
     """
 
     init: Callable[[jax.Array], Params]
