@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from dreamfusion_jax.config import help
 from dreamfusion_jax.config.flags import parse_flags
 from dreamfusion_jax.runtime import device, oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
@@ -77,7 +78,13 @@ def use_compilation_cache(folder: str) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """The arguments that are no flags: there may be none."""
+    """Parses the flags; prints the help where it is asked for. Refuses arguments that are no flags.
+
+    absl's own help would list a command's own module alone, and nothing at all for `-h`.
+    """
+    if help.is_requested(argv[1:]):
+        help.print_text(help.help_text(sys.modules["__main__"].__doc__ or "", flags.FLAGS))
+        sys.exit(0)
     try:
         rest = parse_flags(argv)
     except flags.Error as error:
