@@ -15,7 +15,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs.lock import LOCK
+from dreamfusion_jax.runs import lock
 from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
@@ -78,11 +78,22 @@ def view(workdir_name: str, port: int) -> None:
 
 
 def _await_config(workdir: AnyPath) -> None:
-    """A run that has just begun reads its prior before it writes down its settings."""
-    if (workdir / LOCK).exists() and not (workdir / "config.json").exists():
-        print(f"Waiting for the run in {workdir} to begin ...", flush=True)
-        while not (workdir / "config.json").exists():
-            time.sleep(_POLL_S)
+    """Waits for a run that has just begun: it reads its prior before it writes its settings.
+
+    Raises:
+      RunError: it ended before that.
+    """
+    config = workdir / "config.json"
+    if config.exists() or not (workdir / lock.LOCK).exists():
+        return
+    print(f"Waiting for the run in {workdir} to begin ...", flush=True)
+    while not config.exists():
+        if not lock.is_held(workdir) and not config.exists():
+            raise RunError(
+                f"The run in {workdir} ended before it wrote config.json, and left nothing to show:"
+                " start it again, or name another --workdir."
+            )
+        time.sleep(_POLL_S)
 
 
 def define_flags() -> None:

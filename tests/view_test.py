@@ -21,11 +21,11 @@ from PIL import Image
 from dreamfusion_jax import view
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.runs import mesh_files
+from dreamfusion_jax.runs import lock, mesh_files
 from dreamfusion_jax.runs.checkpoint import Checkpoints
 from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runs.workdir import store_config
-from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 from dreamfusion_jax.training.state import build_scene, init_state
@@ -189,3 +189,23 @@ def test_without_viser_the_command_names_what_to_install(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "dreamfusion_jax.viewer.server", raising=False)
     with pytest.raises(UserError, match="pip install viser"):
         view.view(str(tmp_path), 8080)
+
+
+@pytest.mark.parametrize("end", ["killed", "in error"])
+def test_a_run_that_ended_before_its_settings_were_written_is_named(end, tmp_path, monkeypatch):
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    file = tmp_path / lock.LOCK
+    file.write_text(f"process {dead.pid if end == 'killed' else os.getpid()} on {os.uname()[1]}\n")
+    monkeypatch.setattr(view.time, "sleep", lambda _: file.unlink())
+    with pytest.raises(RunError, match=f"run in {tmp_path} ended before .*start it again"):
+        view._await_config(tmp_path)
+
+
+def test_a_run_that_begins_is_waited_for(tmp_path, monkeypatch, capsys):
+    view._await_config(tmp_path)
+    assert capsys.readouterr().out == "", "there is no run"
+    with lock.locked(tmp_path):
+        monkeypatch.setattr(view.time, "sleep", lambda _: (tmp_path / "config.json").touch())
+        view._await_config(tmp_path)
+    assert f"Waiting for the run in {tmp_path}" in capsys.readouterr().out

@@ -74,19 +74,31 @@ class Checkpoints:
         """Saves a state that lies on the devices, unless its step is saved already.
 
         Raises:
-          RunError: it, or the one before, which was being written, does not fit on the disk.
+          UserError: a newer state is saved.
+          RunError: this state, or the one before it, which was being written, does not fit on the
+            disk.
         """
         host_state = jax.device_get(state)
         step = int(host_state.step)
         if step == self.latest_step():
             return
+        self.require_not_newer(step)
         assert self._devices is not None, "opened to read only"
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(across_processes(state, self._devices)),
             digest=ocp.args.JsonSave(digest(host_state)),
         )
         with self._plain_words():
-            self._manager.save(step, args=items)
+            saved = self._manager.save(step, args=items)
+        assert saved, "Orbax declines no step that is newer than all others"
+
+    def require_not_newer(self, step: int) -> None:
+        """Raises a UserError where a checkpoint of a later step is there."""
+        if step < (newest := self.latest_step()):
+            raise UserError(
+                f"{self._workdir} already holds step {newest}, which is newer than step {step}:"
+                " save to another folder."
+            )
 
     def restore(self, like: TrainState) -> TrainState:
         """The newest state that is whole, as numpy arrays in the structure and shapes of `like`.
@@ -183,6 +195,15 @@ def steps_done(workdir: AnyPath) -> int:
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
+
+
+def require_not_newer(workdir: AnyPath, step: int) -> None:
+    """Raises a UserError where a work folder holds a checkpoint of a later step."""
+    checkpoints = Checkpoints(workdir)
+    try:
+        checkpoints.require_not_newer(step)
     finally:
         checkpoints.close()
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamfusion_jax.runs.options import RunOptions
-from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.errors import PriorError, RunError, SettingError, UserError
 from dreamfusion_jax.runtime.files import AnyPath
 
 Value = TypeVar("Value")
@@ -99,13 +99,15 @@ def is_single_process() -> bool:
 
 
 def run_on_primary(make: Callable[[], Value]) -> Value:
-    """What `make` returns in the first process, which alone calls it, in every process.
+    """Runs `make` on process 0 and broadcasts the result, or the error.
 
     Args:
       make: returns what JSON can hold.
 
     Raises:
-      UserError: where it did so in the first process, in every process.
+      UserError: `make` raised it: in every process of the same class and with its cause; the other
+        processes know the cause by its description alone.
+      RunError: in the other processes, where `make` raised anything else.
     """
     if is_single_process():
         return make()
@@ -113,17 +115,31 @@ def run_on_primary(make: Callable[[], Value]) -> Value:
     if is_primary():
         try:
             outcome = {"value": make()}
-        except UserError as error:
-            outcome = {"error": str(error)[:4000], "exit_code": error.exit_code}
         except BaseException as error:
-            _broadcast({"error": f"The first process failed: {error!r}"[:4000], "exit_code": 1})
+            _broadcast(_describe(error))
             raise
     outcome = _broadcast(outcome)
     if "error" in outcome:
-        told = UserError(outcome["error"])
-        told.exit_code = outcome["exit_code"]
-        raise told
+        cause = _PrimaryError(outcome["cause"]) if outcome["cause"] else None
+        raise _ERRORS[outcome["class"]](outcome["error"]) from cause
     return outcome["value"]
+
+
+_ERRORS = {kind.__name__: kind for kind in (UserError, SettingError, RunError, PriorError)}
+
+
+class _PrimaryError(Exception):
+    """What went wrong in process 0."""
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    """Returns an error's class, message and cause as JSON holds them."""
+    cause = f"{error.__cause__!r:.1000}" if error.__cause__ else ""
+    if isinstance(error, UserError):
+        kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+        return {"class": kind, "error": str(error)[:4000], "cause": cause}
+    message = f"The first process failed: {error!r}"[:4000]
+    return {"class": RunError.__name__, "error": message, "cause": cause}
 
 
 def all_agree(here: bool) -> bool:

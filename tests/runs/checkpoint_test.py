@@ -132,6 +132,13 @@ def test_what_a_killed_job_wrote_by_half_is_no_checkpoint(states, tmp_path):
     assert sorted(path.name for path in there.iterdir()) == ["1", "2"], "cleared away"
 
 
+def test_an_older_state_than_the_newest_is_refused(states, tmp_path):
+    save(tmp_path, states(2), states(2))
+    with pytest.raises(UserError, match=f"{tmp_path} already holds step 2, .* newer than step 1"):
+        save(tmp_path, states(1))
+    chex.assert_trees_all_equal(restore(tmp_path, states(0)), jax.device_get(states(2)))
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own with 640 kB."""

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import chex
 import pytest
 
-from dreamfusion_jax.runs import outputs
+from dreamfusion_jax.runs import distributed, outputs
 from dreamfusion_jax.runs.checkpoint import load_run
+from dreamfusion_jax.runtime.errors import PriorError, RunError, UserError
 
 STEPS = 200
 SETTINGS = (
@@ -172,3 +173,37 @@ def wait_until(happened) -> None:
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+class WandbError(RunError):
+    """A class that the other processes may not know."""
+
+
+@pytest.mark.parametrize(
+    "error, kind, message",
+    [
+        (UserError("--width is wrong."), UserError, r"^--width is wrong\.$"),
+        (PriorError("unet is torn."), PriorError, r"^unet is torn\.$"),
+        (WandbError("no login."), RunError, r"^no login\.$"),
+        (KeyError("x"), RunError, r"^The first process failed: KeyError\('x'\)$"),
+        (UserError(10**5 * "\U0001f600"), UserError, "^\U0001f600{4000}$"),
+    ],
+    ids=["UserError", "PriorError", "subclass", "KeyError", "long"],
+)
+def test_an_error_of_process_0_reaches_the_others_as_it_is(error, kind, message, monkeypatch):
+    sent = []
+    monkeypatch.setattr(distributed, "is_single_process", lambda: False)
+    exchange = distributed.multihost_utils
+    monkeypatch.setattr(exchange, "broadcast_one_to_all", lambda data: sent.append(data) or data)
+    with pytest.raises(type(error)):
+        distributed.run_on_primary(lambda: fail(error))
+    monkeypatch.setattr(distributed, "is_primary", lambda: False)
+    monkeypatch.setattr(exchange, "broadcast_one_to_all", lambda _: sent.pop())
+    with pytest.raises(kind, match=message) as raised:
+        distributed.run_on_primary(lambda: pytest.fail("only process 0 runs it"))
+    assert type(raised.value) is kind and raised.value.exit_code == kind.exit_code
+    assert "lost file" in str(raised.value.__cause__)
+
+
+def fail(error):
+    raise error from OSError("a lost file")

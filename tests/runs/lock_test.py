@@ -24,8 +24,39 @@ def test_a_second_job_is_refused_until_the_first_is_done(workdir):
         with pytest.raises(UserError, match=MESSAGE):
             with lock.locked(workdir):
                 pytest.fail("two jobs in one folder")
+        assert lock.is_held(workdir), "and has its lock still"
+    assert not (workdir / lock.LOCK).exists(), "removed"
     with lock.locked(workdir):
         pass
+
+
+def test_a_lock_removed_by_its_job_excludes_none_and_is_not_shared(workdir, monkeypatch):
+    """The second job opens the first one's file, which is removed before the second locks it."""
+    flock, first = lock.fcntl.flock, lock.locked(workdir)
+    first.__enter__()
+
+    def late(file, operation):
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+    with lock.locked(workdir):
+        with pytest.raises(UserError, match=MESSAGE):
+            with lock.locked(workdir):
+                pytest.fail("two jobs in one folder")
+
+
+def test_a_folder_that_was_replaced_keeps_the_lock_of_its_new_job(workdir):
+    with lock.locked(workdir):
+        workdir.rename(workdir.with_name("moved"))
+        workdir.mkdir()
+        with lock.locked(workdir):
+            (workdir / lock.LOCK).rename(workdir / "other")
+            (workdir / "other").rename(workdir / lock.LOCK)
+            assert lock.is_held(workdir)
+        assert not (workdir / lock.LOCK).exists()
+    assert (workdir.with_name("moved") / lock.LOCK).exists(), "not this path's any more"
 
 
 def hold(workdir, taken):
@@ -43,8 +74,10 @@ def test_a_killed_job_leaves_no_lock_behind(workdir):
     with pytest.raises(UserError, match=f"process {job.pid} "):
         with lock.locked(workdir):
             pytest.fail("two jobs in one folder")
+    assert lock.is_held(workdir)
     job.kill()
     job.join()
+    assert (workdir / lock.LOCK).exists() and not lock.is_held(workdir)
     with lock.locked(workdir):
         pass
 
