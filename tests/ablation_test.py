@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import ablation
-from dreamfusion_jax.config.flags import differing_flags
+from dreamfusion_jax.config.flags import conflicting_settings
 from dreamfusion_jax.evaluation.judges import prompt_pair
 from dreamfusion_jax.evaluation.score import Score
 from dreamfusion_jax.evaluation.views import AssetViews
@@ -26,7 +26,7 @@ def test_every_recipe_adds_one_thing_and_the_last_is_the_default():
     configs = {r: parse("--prompt=x", *flags) for r, flags in ablation.RECIPES.items()}
     assert configs["full"] == parse("--prompt=x")
     for before, after in itertools.pairwise(configs):
-        assert differing_flags(configs[before], configs[after]) == ADDED[after]
+        assert conflicting_settings(configs[before], configs[after]) == ADDED[after]
     assert ablation.TITLES.keys() == configs.keys()
 
 
@@ -69,7 +69,7 @@ def test_the_grid_has_a_column_a_recipe_and_a_row_a_prompt(recipe, prompt):
     views[("base", "full")[recipe]]["pq"[prompt]] = AssetViews(
         seen, black, 0.5 * np.ones_like(seen)
     )
-    grid, size = ablation.picture(views), 2 * ablation.CELL
+    grid, size = ablation.comparison(views), 2 * ablation.CELL
     assert grid.shape == (2 * size + ablation.MARGIN, 2 * size + ablation.MARGIN, 3)
     scene = grid[ablation.MARGIN :, ablation.MARGIN :]
     cells = scene.reshape(2, size, 2, size, 3).swapaxes(1, 2)

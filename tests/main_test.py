@@ -145,7 +145,7 @@ def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, mo
     code, said, error = program(*arguments)
     assert code == 1 and "[3/3] a green car" in said
     assert f"Error: {workdirs[1] / 'config.json'}" in error
-    assert error.splitlines()[-1] == "2 of 3 are made; not: a blue cup."
+    assert error.splitlines()[-1] == "2 of 3 are made; failed: a blue cup."
     assert len(opened) == 1, "the prior is read once for all"
     for workdir in (workdirs[0], workdirs[2]):
         assert (workdir / "mesh.glb").exists()
@@ -193,7 +193,7 @@ def test_sigterm_while_outputs_are_made_is_told_and_they_are_made_the_next_time(
             outputs.mesh_files, "write_mesh", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
         )
         code, _, error = program(f"--workdir={workdir}")
-    assert code == cli.EXIT_INTERRUPTED and "the same command goes on" in error
+    assert code == cli.EXIT_INTERRUPTED and "the same command continues" in error
     assert not (workdir / "outputs.json").exists()
     code, said, _ = program(f"--workdir={workdir}")
     assert code == 0 and "is finished" in said and (workdir / "mesh.glb").exists()

@@ -38,7 +38,7 @@ def make_outputs(workdir: AnyPath, saved: SavedRun) -> None:
     print("Making " + ", ".join(files) + " ...", flush=True)
     if is_flat(config):
         flat_image.write_comparison(workdir, scene, state.scene_params, step, config)
-        write_png(workdir / progress_strip.FILE, progress_strip.growth_strip(workdir))
+        write_png(workdir / progress_strip.FILE, progress_strip.progress_strip(workdir))
     else:
         write_images(workdir, scene, state.scene_params, step, config)
         mesh_files.write_mesh(workdir, scene, state.scene_params, step, config)
@@ -76,7 +76,7 @@ def write_images(
     Raises:
       RunError: memory runs out.
     """
-    with oom.oom_context("pictures were made", lambda: memory_advice.picture_remedies(config.run)):
+    with oom.oom_context("pictures were made", lambda: memory_advice.image_remedies(config.run)):
         files = _image_files(workdir, scene, params, step, config)
     for name in IMAGE_FILES:
         atomic_write(workdir / name, files[name])
@@ -103,5 +103,5 @@ def _image_files(
         "turntable.gif": encode_gif(around.color),
         "depth_turntable.mp4": encode_mp4(around.depth),
         "normals_turntable.mp4": encode_mp4(around.normals),
-        progress_strip.FILE: encode_png(progress_strip.growth_strip(workdir)),
+        progress_strip.FILE: encode_png(progress_strip.progress_strip(workdir)),
     }

@@ -1,8 +1,8 @@
-"""The exceptions that a person, not a programmer, is meant to read."""
+"""The exceptions whose messages are written for users."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence that names the flag or file and the mend."""
+    """Bad input. The message is one sentence that names the flag or file and the remedy."""
 
     exit_code = 2
 
@@ -12,12 +12,12 @@ class SettingError(UserError, ValueError):
 
 
 class RunError(UserError):
-    """The machine, or the numbers, are at fault, not the command. What was saved is kept."""
+    """A fault of the machine or the numbers, not of the command. What was saved is kept."""
 
     exit_code = 1
 
 
 class PriorError(UserError):
-    """A prior's files are at fault, not the command. The message names the file and the fault."""
+    """A fault in a prior's files. The message names the file and the fault."""
 
     exit_code = 1

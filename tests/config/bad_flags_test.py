@@ -232,7 +232,7 @@ def assert_works(config: configs.Config, folder: Path) -> None:
     """What a run makes of a configuration before it looks at its prior."""
     (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
     assert configs.read_config(folder / "config.json") == config
-    assert configs.differing_flags(config, config) == []
+    assert configs.conflicting_settings(config, config) == []
     assert make_optimizer(config.optimizer, config.train.steps)
     scheme = SCHEMES.get(config.view_prompts.view_words, view_prompts.PAPER)
     assert all(view_prompts.table_prompts(config.train.prompt, scheme))

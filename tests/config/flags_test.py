@@ -120,7 +120,9 @@ def test_presets_are_whole_and_set_the_same_flags():
 def test_every_number_of_the_paper_stands_in_the_help_of_its_flag():
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    differing = configs.differing_flags(parse("--prompt=x"), parse("--prompt=x", "--preset=paper"))
+    differing = configs.conflicting_settings(
+        parse("--prompt=x"), parse("--prompt=x", "--preset=paper")
+    )
     assert len(differing) > 40
     for name in differing:
         assert "paper" in values[name].help, name
@@ -177,10 +179,12 @@ def test_a_flat_picture_is_judged_by_the_prompt_as_it_stands():
 
 def test_only_what_makes_another_run_counts_as_different():
     config = parse("--prompt=x", "--steps=10")
-    assert configs.differing_flags(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
-    assert configs.differing_flags(config, with_train(config, steps=5)) == ["steps"]
+    assert (
+        configs.conflicting_settings(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
+    )
+    assert configs.conflicting_settings(config, with_train(config, steps=5)) == ["steps"]
     other = parse("--prompt=y", "--steps=10", "--width=8", "--guidance_scale=7")
-    assert configs.differing_flags(config, other) == ["width", "guidance_scale", "prompt"]
+    assert configs.conflicting_settings(config, other) == ["width", "guidance_scale", "prompt"]
 
 
 def test_a_broken_config_file_is_named(tmp_path):

@@ -97,7 +97,7 @@ def test_a_run_in_a_bucket_leaves_all_there_and_goes_on_from_there(bucket, tiny_
     assert not list(tmp_path.iterdir()), "nothing was left here"
 
     said = run("--steps=20")
-    assert "Going on in gs://bucket/assets/chair after step 10." in said
+    assert "Continuing in gs://bucket/assets/chair after step 10." in said
     lines = read(objects()["assets/chair/metrics.jsonl"]).splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
     assert "is finished" in run("--steps=20")

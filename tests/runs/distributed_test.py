@@ -146,7 +146,7 @@ def test_when_one_is_killed_the_others_end_and_the_job_goes_on(
 
     job = start(workdir, 2, 2, *FLAT)
     assert job.wait() == [0, 0], job.said(0) + job.said(1)
-    assert "Going on in" in job.said(0)
+    assert "Continuing in" in job.said(0)
     assert steps_logged(workdir) == list(range(1, STEPS + 1))
     chex.assert_trees_all_equal(load_run(workdir).state, load_run(undisturbed[0]).state)
 

@@ -72,7 +72,7 @@ def test_where_it_is_missing_or_does_not_start_there_is_one_sentence(
 
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
     (tmp_path / "run").mkdir()
-    with pytest.raises(RunError, match=r"--wandb=chairs .*\(No API key configured.\): mend"):
+    with pytest.raises(RunError, match=r"--wandb=chairs .*\(No API key configured.\): fix"):
         wandb_logger.WandbRun(logged)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     monkeypatch.setattr(loop, "open_prior", lambda *_: pytest.fail("told too late"))

@@ -89,6 +89,6 @@ def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
         with pytest.raises(UserError, match="^JAX_PLATFORMS=axe names a platform that is not here"):
             require("auto")
         monkeypatch.setenv("JAX_PLATFORMS", "")  # as where another program holds a TPU
-        with pytest.raises(UserError, match=r"^JAX cannot use what is here \(.+\): .*=cpu"):
+        with pytest.raises(UserError, match=r"^JAX cannot use the device here \(.+\): .*=cpu"):
             require("auto")
         monkeypatch.setenv("JAX_PLATFORMS", "axe")

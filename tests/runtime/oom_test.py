@@ -101,7 +101,7 @@ def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():
     assert memory_advice.mesh_remedies(RunOptions()) == []
     # A quarter of the pixels is less than half of the frames.
     large = RunOptions(turntable_size=1024, turntable_frames=60, poster_size=4096)
-    assert first_words(memory_advice.picture_remedies(large)) == [
+    assert first_words(memory_advice.image_remedies(large)) == [
         "--poster_size=2048",
         "--turntable_size=512",
         "--turntable_frames=30",
