@@ -14,7 +14,7 @@ _FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in _A
 _FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
-class Told:
+class PageEvents:
     """What a page did beside being shown: complaints in the console, addresses it asked for."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Told:
 
 
 @contextlib.contextmanager
-def opened(address: str, **options: Any) -> Iterator[tuple[Any, Told]]:
+def opened(address: str, **options: Any) -> Iterator[tuple[Any, PageEvents]]:
     """A loaded page of Playwright's, and what it has told so far.
 
     Args:
@@ -34,17 +34,17 @@ def opened(address: str, **options: Any) -> Iterator[tuple[Any, Told]]:
         pytest.skip("no Chromium is installed")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
-        page, told = browser.new_page(**options), Told()
-        page.on("pageerror", lambda error: told.complaints.append(str(error)))
+        page, events = browser.new_page(**options), PageEvents()
+        page.on("pageerror", lambda error: events.complaints.append(str(error)))
         page.on(
             "console",
             lambda message: (
-                told.complaints.append(message.text)
+                events.complaints.append(message.text)
                 if message.type in ("error", "warning")
                 else None
             ),
         )
-        page.on("request", lambda request: told.requests.append(request.url))
+        page.on("request", lambda request: events.requests.append(request.url))
         page.goto(address)
-        yield page, told
+        yield page, events
         browser.close()

@@ -39,8 +39,8 @@ for name, request in zip(commands.COMMANDS, 4 * ["--help", "-h", "--helpfull", "
 @pytest.fixture(scope="module")
 def every_help():
     command = [sys.executable, "-W", "ignore", "-c", EVERY_HELP]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    return {name: rest for name, *rest in map(json.loads, ended.stdout.splitlines())}
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {name: rest for name, *rest in map(json.loads, result.stdout.splitlines())}
 
 
 def test_every_flag_of_every_command_is_listed_once(every_help):
@@ -76,5 +76,5 @@ def test_help_is_asked_for_before_two_dashes_only(arguments, wanted):
 def test_a_reader_that_leaves_early_sees_no_traceback():
     script = "from dreamfusion_jax.config import help; help.print_text(100_000 * 'text ')"
     command = f'"{sys.executable}" -W ignore -c "{script}" | head -c 3; exit ${{PIPESTATUS[0]}}'
-    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "tex", "")
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "tex", "")

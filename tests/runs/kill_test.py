@@ -36,7 +36,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_a_run_ends_as_if_undisturbed(count, command, tmp_path):
+def test_a_run_killed_at_random_moments_ends_bit_identical(count, command, tmp_path):
     log = tmp_path / "log"
     before = time.monotonic()
     assert start(command(tmp_path / "whole"), log).wait() == 0, log.read_text()

@@ -31,7 +31,7 @@ def runs(monkeypatch):
     started: list[FakeRun] = []
     module = types.ModuleType("wandb")
     module.init = lambda **settings: started.append(FakeRun(settings)) or started[-1]
-    module.Image = lambda picture: ("image", picture.shape, picture.dtype)
+    module.Image = lambda image: ("image", image.shape, image.dtype)
     monkeypatch.setitem(sys.modules, "wandb", module)
     return started
 
@@ -43,7 +43,7 @@ def logged(make_config):
     return dataclasses.replace(config, run=run)
 
 
-def test_numbers_and_previews_go_there_and_a_run_goes_on_as_the_same(
+def test_metrics_and_previews_are_sent_and_the_id_is_kept(
     runs, logged, make_run, count_step, monkeypatch
 ):
     monkeypatch.setattr(loop.images, "preview", lambda *_: np.zeros((8, 32, 3), np.uint8))
@@ -58,15 +58,13 @@ def test_numbers_and_previews_go_there_and_a_run_goes_on_as_the_same(
     assert first.settings["id"] == second.settings["id"] and second.settings["resume"] == "allow"
     numbers = [step for step, values in first.logged if "residual_rms" in values]
     assert numbers == [2, 3]
-    pictures = [values["preview"] for _, values in first.logged if "preview" in values]
-    assert pictures == [("image", (8, 32, 3), np.uint8)]
+    previews = [values["preview"] for _, values in first.logged if "preview" in values]
+    assert previews == [("image", (8, 32, 3), np.uint8)]
     assert [step for step, _ in second.logged] == [4]
     assert first.finished and second.finished
 
 
-def test_where_it_is_missing_or_does_not_start_there_is_one_sentence(
-    runs, logged, tmp_path, monkeypatch
-):
+def test_a_missing_or_failing_wandb_is_one_sentence(runs, logged, tmp_path, monkeypatch):
     def refuse(**_):
         raise ValueError("No API key configured.\nUse `wandb login` to log in.")
 

@@ -10,14 +10,14 @@ from dreamfusion_jax.runtime.device import compiling_for, platform, require, use
 from dreamfusion_jax.runtime.errors import UserError
 
 
-def test_the_platform_is_jax_own_unless_a_program_is_compiled_for_another():
+def test_platform_is_jaxs_own_unless_compiling_for_another():
     assert platform() == jax.default_backend()
     with compiling_for("tpu"):
         assert platform() == "tpu"
     assert platform() == jax.default_backend()
 
 
-def test_what_was_traced_for_one_platform_is_not_taken_for_another():
+def test_a_trace_for_one_platform_is_not_reused_for_another():
     traced = []
 
     @jax.jit
@@ -40,9 +40,7 @@ def test_what_was_traced_for_one_platform_is_not_taken_for_another():
         ("tpu", jnp.float32, jnp.bfloat16),
     ],
 )
-def test_a_prior_computes_in_the_least_format_that_keeps_the_direction_of_guidance(
-    name, dtype, vae_dtype
-):
+def test_number_formats_of_a_prior_by_platform(name, dtype, vae_dtype):
     with compiling_for(name):
         assert prior_dtypes(PriorOptions()) == (dtype, vae_dtype)
         # What is asked for of the one does not change the other.
@@ -50,14 +48,14 @@ def test_a_prior_computes_in_the_least_format_that_keeps_the_direction_of_guidan
         assert prior_dtypes(PriorOptions(vae_dtype="float32")) == (dtype, jnp.float32)
 
 
-def test_a_tpu_has_no_float16_to_multiply_in():
+def test_float16_is_refused_on_a_tpu():
     with compiling_for("tpu"):
         with pytest.raises(UserError, match="^--prior_dtype=float16: a TPU does not"):
             prior_dtypes(PriorOptions(prior_dtype="float16"))
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def jax_platforms(monkeypatch):
     """What JAX is asked for, by its own setting, and by the environment of programs started."""
     monkeypatch.setenv("JAX_PLATFORMS", "axe")
     before = jax.config.jax_platforms
@@ -65,16 +63,16 @@ def asked(monkeypatch):
     jax.config.update("jax_platforms", before)
 
 
-def test_a_platform_is_asked_for_here_and_in_programs_that_are_started(asked):
+def test_a_platform_is_set_here_and_in_child_processes(jax_platforms):
     use("auto")
-    assert asked()[1] == "axe", "the user's own choice"
+    assert jax_platforms()[1] == "axe", "the user's own choice"
     use("cpu")
-    assert asked() == ("cpu", "cpu")
+    assert jax_platforms() == ("cpu", "cpu")
     use("gpu")  # JAX's own "gpu" wants those of all makers
-    assert asked() == (None, "")
+    assert jax_platforms() == (None, "")
 
 
-def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
+def test_a_missing_platform_is_one_sentence(monkeypatch):
     require("auto")
     require("cpu")
     with pytest.raises(UserError, match=r'^--platform=gpu, but JAX runs on the cpu .*".\[cuda\]"'):
