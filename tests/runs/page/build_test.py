@@ -84,7 +84,7 @@ def test_time_and_devices_are_told(tmp_path):
 
 
 def test_what_finds_no_room_is_left_beside_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "ROOM_BYTES", 1000)
+    monkeypatch.setattr(media, "MAX_BYTES", 1000)
     (tmp_path / "turntable.mp4").write_bytes(b"0" * 1001)
     write_image(tmp_path / "poster.png")
     text = page(tmp_path)
