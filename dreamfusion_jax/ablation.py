@@ -134,7 +134,7 @@ def main() -> int:
         r: {p: views_of_run(open_run(folder(workdir, r, p))) for p in prompts} for r in RECIPES
     }
     scores = {
-        recipe: {p: score_views(judge, p, seen) for p, seen in by_prompt.items()}
+        recipe: {p: score_views(judge, p, shown) for p, shown in by_prompt.items()}
         for recipe, by_prompt in views.items()
     }
     write_png(workdir / "ablation.png", comparison(views))

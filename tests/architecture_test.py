@@ -1,4 +1,4 @@
-"""Reads the imports, and holds who may know whom, room by room."""
+"""Checks which rooms import which, and other rules of the architecture."""
 
 import ast
 import re

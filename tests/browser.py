@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of what people see in a browser; skipped where there is none."""
+"""Headless Chromium for tests in a browser, which are skipped where it is missing."""
 
 import contextlib
 import shutil
@@ -15,7 +15,7 @@ _FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
 class PageEvents:
-    """What a page did beside being shown: complaints in the console, addresses it asked for."""
+    """Console errors and requests of a page."""
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
@@ -24,7 +24,7 @@ class PageEvents:
 
 @contextlib.contextmanager
 def opened(address: str, **options: Any) -> Iterator[tuple[Any, PageEvents]]:
-    """A loaded page of Playwright's, and what it has told so far.
+    """Opens a page in Chromium; yields it and its events.
 
     Args:
       options: of Playwright's `new_page`, as its `viewport`.

@@ -1,4 +1,4 @@
-"""What the documents say is so: commands parse, code fits the API, links and files exist."""
+"""The documents are right: commands parse, code fits the API, links and files exist."""
 
 import json
 import re

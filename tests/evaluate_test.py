@@ -1,4 +1,4 @@
-"""The whole tool on small runs: what it makes, scores, leaves behind, and refuses."""
+"""The whole command on small runs: what it makes, scores, writes and refuses."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def program(monkeypatch):
 
 
 def pretended_run(command):
-    """What the main program would leave of runs that learned nothing."""
+    """Writes the work folders of runs that learned nothing."""
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
     flags.DEFINE_string("prompts_file", "", "", flag_values=values)

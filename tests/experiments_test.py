@@ -1,4 +1,4 @@
-"""What stands in experiments/ works: flagfiles parse, scripts do what they say."""
+"""experiments/ works: flagfiles parse, and scripts do what they should."""
 
 import os
 import shlex

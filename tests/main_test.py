@@ -145,7 +145,7 @@ def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, mo
     code, stdout, error = program(*arguments)
     assert code == 1 and "[3/3] a green car" in stdout
     assert f"Error: {workdirs[1] / 'config.json'}" in error
-    assert error.splitlines()[-1] == "2 of 3 are made; failed: a blue cup."
+    assert error.splitlines()[-1] == "2 of 3 are done; failed: a blue cup."
     assert len(loads) == 1, "the prior is read once for all"
     for workdir in (workdirs[0], workdirs[2]):
         assert (workdir / "mesh.glb").exists()

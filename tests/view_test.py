@@ -85,7 +85,7 @@ def viewer(workdir, port):
 
 
 def address(process) -> str:
-    """What the command says when it is ready."""
+    """Returns the address that the command prints when it is ready."""
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -36,7 +36,7 @@ _ABSL = "absl's own flags: --flagfile=FILE reads flags from a file; also --undef
 
 
 def is_requested(arguments: Sequence[str]) -> bool:
-    """Whether one of the arguments, before any `--`, asks for help."""
+    """Returns whether one of the arguments, before any `--`, asks for help."""
     before = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(argument in REQUESTS for argument in before)
 

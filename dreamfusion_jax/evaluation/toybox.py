@@ -30,29 +30,29 @@ def measure_judge(judge: Judge) -> Numbers:
 
     The azimuth is one of eight, of kinds with a front, by a classifier that is given the kind.
     """
-    seen = dataset.make(1040, UNSEEN_SEED)
-    hidden = dataset.make(520, UNSEEN_SEED + 1, pairs="held_out")
+    trained = dataset.make(1040, UNSEEN_SEED)
+    held_out = dataset.make(520, UNSEEN_SEED + 1, pairs="held_out")
     colored, gray = (
-        seen.take(np.flatnonzero(seen.color >= 0)),
-        seen.take(np.flatnonzero(seen.color < 0)),
+        trained.take(np.flatnonzero(trained.color >= 0)),
+        trained.take(np.flatnonzero(trained.color < 0)),
     )
-    sided = seen.take(seen.with_front())
-    side = load_azimuth_classifier()(_rgb(sided), sided.kind)
+    with_front = trained.take(trained.with_front())
+    side = load_azimuth_classifier()(_rgb(with_front), with_front.kind)
     return {
         "pair_accuracy_seen_pairs": share(judge.name_pair(_rgb(colored)) == _pair(colored)),
-        "pair_accuracy_held_out_pairs": share(judge.name_pair(_rgb(hidden)) == _pair(hidden)),
+        "pair_accuracy_held_out_pairs": share(judge.name_pair(_rgb(held_out)) == _pair(held_out)),
         "kind_accuracy_gray": share(judge.name_kind(_rgb(gray)) == gray.kind),
-        "azimuth_accuracy": share(side == azimuth_of(sided)),
+        "azimuth_accuracy": share(side == azimuth_of(with_front)),
         "asked_kind_named_on_spheres": _sphere_rate(judge),
         "chance_of_a_kind": 1.0 / len(captions.KINDS),
     }
 
 
-def measure_prior(judge: Judge, pictures: Path | None = None, samples: int = 2) -> Numbers:
+def measure_prior(judge: Judge, png: Path | None = None, samples: int = 2) -> Numbers:
     """Computes the share of samples that show the azimuth and the kind of their prompt.
 
     Args:
-      pictures: where to write the judged images as PNG; None: nowhere.
+      png: where to write the judged images; None: nowhere.
       samples: samples per prompt.
     """
     prior, prior_params = load_prior(TOYBOX)
@@ -79,8 +79,8 @@ def measure_prior(judge: Judge, pictures: Path | None = None, samples: int = 2) 
         text = prior.encode_text(prompts[start : start + batch])
         chunks.append(np.asarray(draw(prior_params, text, empty, jax.random.key(start))))
     rgb = np.concatenate(chunks)
-    if pictures:
-        write_png(pictures, grid(to_uint8(rgb), columns=16))
+    if png:
+        write_png(png, grid(to_uint8(rgb), columns=16))
     is_right = load_azimuth_classifier()(rgb, kinds) == sides
     by_kind = {captions.KINDS[kind]: share(is_right[kinds == kind]) for kind in np.unique(kinds)}
     return {
@@ -100,9 +100,9 @@ def _sphere_rate(judge: Judge) -> float:
     return share(np.array([np.mean(named == kind) for kind in kinds]))
 
 
-def _pair(pictures: dataset.Pictures) -> np.ndarray:
-    return pictures.color.astype(int) * len(captions.KINDS) + pictures.kind
+def _pair(images: dataset.Pictures) -> np.ndarray:
+    return images.color.astype(int) * len(captions.KINDS) + images.kind
 
 
-def _rgb(pictures: dataset.Pictures) -> np.ndarray:
-    return pictures.image.astype(np.float32) / 255.0
+def _rgb(images: dataset.Pictures) -> np.ndarray:
+    return images.image.astype(np.float32) / 255.0

@@ -30,7 +30,7 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
             failed.append(config.train.prompt)
     if failed:
         distributed.print_primary(
-            f"{len(many) - len(failed)} of {len(many)} are made; failed: {', '.join(failed)}.",
+            f"{len(many) - len(failed)} of {len(many)} are done; failed: {', '.join(failed)}.",
             file=sys.stderr,
         )
     return 1 if failed else 0

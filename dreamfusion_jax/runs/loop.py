@@ -145,11 +145,11 @@ def choose_devices(count: int) -> list[jax.Device]:
     local = len(jax.local_devices())
     if count > local:
         raise UserError(f"--devices={count}, but this machine has {local}.")
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     chosen = []
     for device in jax.devices():
-        seen[device.process_index] = seen.get(device.process_index, 0) + 1
-        if seen[device.process_index] <= (count or local):
+        counts[device.process_index] = counts.get(device.process_index, 0) + 1
+        if counts[device.process_index] <= (count or local):
             chosen.append(device)
     return chosen
 

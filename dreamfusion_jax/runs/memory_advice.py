@@ -70,7 +70,7 @@ def prior_remedies(dtype: Any) -> list[str]:
 
 def sample_remedies(samples: int) -> list[str]:
     """Lists what lowers the memory of drawing this many samples at once."""
-    return [f"--samples={samples // 2}, which halves what is drawn at once"] if samples > 1 else []
+    return [f"--samples={samples // 2}, which halves the samples at once"] if samples > 1 else []
 
 
 def image_remedies(run: RunOptions) -> list[str]:

@@ -16,7 +16,7 @@ from dreamfusion_jax.mesh.formats import WORLD_TO_GLTF
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runtime.device import platform
 from dreamfusion_jax.runtime.png import encode_png
-from dreamfusion_jax.viewer.renderer import MODES, Look, Renderer
+from dreamfusion_jax.viewer.renderer import MODES, Renderer, ViewSettings
 from dreamfusion_jax.viewer.window import (
     ProgressiveQueue,
     RenderRequest,
@@ -128,11 +128,11 @@ class Tab:
 
     def draw(self, request: RenderRequest) -> None:
         """Renders and shows one image, unless it is out of date before it is done."""
-        step, look = self._step, self._look()
+        step, settings = self._step, self._view_settings()
         params = self._watcher.snapshot.scenes.get(step)
         if params is not None:
             wanted = functools.partial(self._queue.is_current, request)
-            image = self._renderer.draw(look, request.size, params, step, wanted)
+            image = self._renderer.draw(settings, request.size, params, step, wanted)
             if image is None or not wanted():
                 return
             self._image = image
@@ -145,9 +145,9 @@ class Tab:
         is_selected = self._selected in steps and not self._follow.value
         return self._selected if is_selected else max(steps, default=0)
 
-    def _look(self) -> Look:
+    def _view_settings(self) -> ViewSettings:
         color = tuple(channel / 255.0 for channel in self._color.value)
-        return Look(self._mode.value, self._window, None if self._learned.value else color)
+        return ViewSettings(self._mode.value, self._window, None if self._learned.value else color)
 
     def _update(self) -> None:
         self._refresh()

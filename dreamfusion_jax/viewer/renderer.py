@@ -21,7 +21,7 @@ _LARGE = 4096  # pixels of a side, for which tiles have their greatest size
 _DECAY = 0.7  # share of the old estimate of the speed that a new image leaves
 
 
-class Look(NamedTuple):
+class ViewSettings(NamedTuple):
     """What to render.
 
     Attributes:
@@ -62,7 +62,12 @@ class Renderer:
         return _MOVING_SECONDS / max(self._pixel_seconds[_is_lit(mode)], 1e-9)
 
     def draw(
-        self, look: Look, size: Size, params: Any, step: int, is_wanted: Callable[[], bool]
+        self,
+        settings: ViewSettings,
+        size: Size,
+        params: Any,
+        step: int,
+        is_wanted: Callable[[], bool],
     ) -> np.ndarray | None:
         """Renders an image [*size, 3] uint8; None where `is_wanted` turned false meanwhile."""
 
@@ -72,12 +77,12 @@ class Renderer:
 
         started = time.monotonic()
         try:
-            view = look_view(look)
+            view = make_view(settings)
             image = images.render_tiles(self._scene, params, view, size, self._side, step, tick)
         except _Unwanted:
             return None
-        self._learn_speed(look.mode, (time.monotonic() - started) / (size[0] * size[1]))
-        return images.as_colors(look.mode, image)
+        self._learn_speed(settings.mode, (time.monotonic() - started) / (size[0] * size[1]))
+        return images.as_colors(settings.mode, image)
 
     def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
         lit = _is_lit(mode)
@@ -89,12 +94,12 @@ class _Unwanted(Exception):
     """Raised to stop rendering an image that is out of date."""
 
 
-def look_view(look: Look) -> View:
+def make_view(settings: ViewSettings) -> View:
     """Builds the view for a mode; only lit ones have normals."""
-    view = images.view_to_show(look.mode, window_camera(look.window))
-    if look.background is None:
+    view = images.view_to_show(settings.mode, window_camera(settings.window))
+    if settings.background is None:
         return view._replace(solid_background=jnp.asarray(False))
-    return view._replace(background=jnp.asarray(look.background, jnp.float32))
+    return view._replace(background=jnp.asarray(settings.background, jnp.float32))
 
 
 def _is_lit(mode: str) -> bool:

@@ -1,4 +1,4 @@
-"""Every flag has a range or choices; what is beyond is refused in one sentence that names it."""
+"""Every flag has bounds or choices; other values are refused in one sentence that names it."""
 
 import collections
 import contextlib
@@ -229,7 +229,7 @@ def assert_one_sentence(code: int, stderr: str) -> None:
 
 
 def assert_works(config: configs.Config, folder: Path) -> None:
-    """What a run makes of a configuration before it looks at its prior."""
+    """Takes the steps of a run before its prior is loaded."""
     (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
     assert configs.read_config(folder / "config.json") == config
     assert configs.conflicting_settings(config, config) == []

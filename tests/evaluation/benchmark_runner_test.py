@@ -1,4 +1,4 @@
-"""Another process makes the assets: what it is asked, how its end is told, who hears Ctrl-C."""
+"""The process that makes the assets: its arguments, its exit codes, and Ctrl-C."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What is told of scores: groups, names, settings, tables; and the gallery."""
+"""Reports of scores: groups, names, settings, tables; and the gallery."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is measured on an asset, with a judge that says what it is told."""
+"""The scores of an asset, with a judge whose answers are set."""
 
 import chex
 import jax
@@ -23,7 +23,7 @@ PAIRS, KINDS = captions.all_pairs(), captions.KINDS
 
 
 def judge(classify_azimuth=lambda *_: pytest.fail("no side is asked for")):
-    """Each picture's first pixel says as which pair, and as which kind, it is to be named."""
+    """A judge that names the pair and the kind in the first pixel of each image."""
 
     def embed(rgb):
         pair, kind = rgb[:, 0, 0, 0].astype(int), rgb[:, 0, 0, 1].astype(int)
@@ -40,7 +40,7 @@ def judge(classify_azimuth=lambda *_: pytest.fail("no side is asked for")):
 
 
 def named_as(pair, kind, right):
-    """Eight pictures, `right` of them named right and the others as something else."""
+    """Eight images, of which `right` are named correctly."""
     views = np.zeros((8, 2, 2, 3))
     views[:right, 0, 0, :2] = PAIRS.index((pair, kind)), KINDS.index(kind)
     return views

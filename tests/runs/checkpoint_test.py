@@ -1,4 +1,4 @@
-"""Damaged, half-written, and unwritable checkpoints: what was whole before is used and kept."""
+"""Damaged, partial and unwritable checkpoints: intact older ones are used and kept."""
 
 import errno
 import os
@@ -166,7 +166,7 @@ def test_a_full_disk_is_reported_and_saved_states_are_kept(states, small_disk):
 def test_a_full_disk_for_metrics_or_images_is_one_sentence(
     make_config, make_run, tmp_path, monkeypatch
 ):
-    """As `cli.run` tells of it; the checkpoint of the last whole step is there."""
+    """The message is that of `cli.not_writable`; the last checkpoint is kept."""
     from dreamfusion_jax.config import cli
 
     config = make_config()

@@ -1,4 +1,4 @@
-"""Numbers gone wrong: a step that is not finite changes nothing; many in a row end the run."""
+"""A non-finite step changes nothing; many in a row end the run."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def config(make_config):
 
 @pytest.fixture
 def faulty_run(config, make_run):
-    """A run whose prior says NaN at times t below a limit, and is off by a bias: both weights."""
+    """Makes a run whose prior predicts NaN below a time `limit` and adds a `bias` elsewhere."""
 
     def make(limit=0.0, bias=0.0):
         run = make_run(config)
@@ -82,7 +82,7 @@ def optimizer_count(state):
 
 
 def stopped(config, run):
-    """The sentence that the run ends with, and what its report says."""
+    """Returns the message with which the run ends, and its report."""
     with pytest.raises(RunError) as raised:
         loop.train(config, run, started=loop.time.monotonic())
     (report,) = Path(config.run.workdir).glob("diagnostics_step_*.json")

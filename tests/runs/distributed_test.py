@@ -22,7 +22,7 @@ SETTINGS = (
     *("--prompt=a red chair", "--preview_size=8", "--checkpoint_every=10", "--log_every=1"),
     "--peer_timeout=10",
 )
-# What a flat picture compiles is less.
+# A flat image compiles faster.
 FLAT = ("--field=image", "--image_size=8", f"--steps={STEPS}")
 SCENE = (
     *("--steps=6", "--width=8", "--depth=1", "--proposal_samples=0", "--fine_samples=4"),
@@ -84,7 +84,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def undisturbed(start, tmp_path_factory):
-    """The finished flat picture of two processes, and what each of them said."""
+    """The work folder and the job of a finished run of two processes."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     job = start(workdir, 2, 2, *FLAT)
     assert job.wait() == [0, 0], job.output(0) + job.output(1)

@@ -1,4 +1,4 @@
-"""Two jobs never work in one folder, and no dead one keeps the living out."""
+"""Two jobs never work in one folder, and a dead job locks nobody out."""
 
 import multiprocessing
 import threading

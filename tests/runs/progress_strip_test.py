@@ -13,7 +13,7 @@ def workdir(tmp_path):
 
 
 def add(workdir, step, sides=(0,), size=16):
-    """A preview whose sides are plain grays."""
+    """Writes a preview whose sides are plain gray."""
     image = np.concatenate([np.full((size, size, 3), side, np.uint8) for side in sides], axis=1)
     (workdir / "previews" / f"step_{step:06d}.png").write_bytes(encode_png(image))
 

@@ -1,4 +1,4 @@
-"""Weights & Biases, which is not installed here: a module of the same calls stands in its place."""
+"""The wandb logger, with a fake of the wandb module."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""Every mode shows its part of a render, and nothing is drawn that nobody waits for any more."""
+"""Every mode shows its part of a render; images that are out of date are abandoned."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.viewer.renderer import MODES, Look, Renderer, look_view
+from dreamfusion_jax.viewer.renderer import MODES, Renderer, ViewSettings, make_view
 from dreamfusion_jax.viewer.window import Window
 
 WINDOW = Window((0.5, 0.5, 0.5, 0.5), (0.0, -3.0, 0.0), 0.8, 10, 20)
@@ -42,23 +42,23 @@ def renderer(monkeypatch):
     ],
 )
 def test_modes(renderer, mode, color):
-    drawn_image = renderer.draw(Look(mode, WINDOW, GREEN), (10, 20), {}, 7, lambda: True)
+    drawn_image = renderer.draw(ViewSettings(mode, WINDOW, GREEN), (10, 20), {}, 7, lambda: True)
     assert drawn_image.shape == (10, 20, 3) and drawn_image.dtype == np.uint8
     assert (drawn_image == color).all()
 
 
 def test_only_lit_modes_are_lit_and_backgrounds_may_be_learned():
-    lit = {mode: bool(look_view(Look(mode, WINDOW, GREEN)).diffuse > 0.0) for mode in MODES}
+    lit = {mode: bool(make_view(ViewSettings(mode, WINDOW, GREEN)).diffuse > 0.0) for mode in MODES}
     assert lit == {m: m in ("shaded", "normals") for m in MODES}
-    assert bool(look_view(Look("albedo", WINDOW, GREEN)).solid_background)
-    assert not bool(look_view(Look("albedo", WINDOW, None)).solid_background)
+    assert bool(make_view(ViewSettings("albedo", WINDOW, GREEN)).solid_background)
+    assert not bool(make_view(ViewSettings("albedo", WINDOW, None)).solid_background)
 
 
 def test_an_unwanted_image_is_abandoned_after_its_tile(renderer):
     """10 x 20 pixels are six tiles of 8."""
     calls = []
     wanted = lambda: calls.append(1) or len(calls) < 3  # noqa: E731
-    assert renderer.draw(Look("albedo", WINDOW, GREEN), (10, 20), {}, 0, wanted) is None
+    assert renderer.draw(ViewSettings("albedo", WINDOW, GREEN), (10, 20), {}, 0, wanted) is None
     assert len(calls) == 3
 
 

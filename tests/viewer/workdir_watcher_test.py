@@ -1,4 +1,4 @@
-"""A work folder that a run writes and deletes in while it is read."""
+"""The watcher reads a work folder in which a run writes and deletes."""
 
 import dataclasses
 import shutil
