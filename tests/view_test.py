@@ -89,8 +89,8 @@ def address(process) -> str:
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            return found[0]
+        if match := re.search(r"http://127\.0\.0\.1:\d+", line):
+            return match[0]
     raise AssertionError("".join(lines))
 
 

@@ -73,7 +73,7 @@ def scored_run(prompt, seed, albedo, fronts=None):
 
 
 def test_standard_errors_are_over_prompts_after_seeds():
-    """Prompt means 0.25, 0.75, 0.5: their standard deviation is 0.25, its root-of-three-th told."""
+    """Prompt means 0.25, 0.75, 0.5: of standard deviation 0.25; the error is that over sqrt(3)."""
     runs = [scored_run(*run) for run in (("a", 0, 0.0), ("a", 1, 0.5), ("b", 0, 0.75, 1))]
     runs.append(scored_run("c", 0, 0.5))
     errors = score.standard_errors(runs)

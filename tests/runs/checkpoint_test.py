@@ -83,7 +83,7 @@ def lose_the_digest(folder):
 
 
 def exchange_the_state_for_another(folder):
-    """Whole, readable, and not what the digest was made of."""
+    """The arrays are readable, but not those of the digest."""
     checkpoints_folder = folder / "checkpoints"
     shutil.rmtree(checkpoints_folder / "2" / "state")
     shutil.copytree(checkpoints_folder / "1" / "state", checkpoints_folder / "2" / "state")

@@ -27,7 +27,7 @@ class FakeRun:
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Every run that wandb was asked to start."""
+    """The runs that were started in wandb."""
     started: list[FakeRun] = []
     module = types.ModuleType("wandb")
     module.init = lambda **settings: started.append(FakeRun(settings)) or started[-1]

@@ -43,7 +43,7 @@ def test_a_trace_for_one_platform_is_not_reused_for_another():
 def test_number_formats_of_a_prior_by_platform(name, dtype, vae_dtype):
     with compiling_for(name):
         assert prior_dtypes(PriorOptions()) == (dtype, vae_dtype)
-        # What is asked for of the one does not change the other.
+        # One format does not change the other.
         assert prior_dtypes(PriorOptions(prior_dtype="bfloat16")) == (jnp.bfloat16, vae_dtype)
         assert prior_dtypes(PriorOptions(vae_dtype="float32")) == (dtype, jnp.float32)
 
@@ -56,7 +56,7 @@ def test_float16_is_refused_on_a_tpu():
 
 @pytest.fixture
 def jax_platforms(monkeypatch):
-    """What JAX is asked for, by its own setting, and by the environment of programs started."""
+    """Reads the platforms in JAX's own setting and in the environment of child processes."""
     monkeypatch.setenv("JAX_PLATFORMS", "axe")
     before = jax.config.jax_platforms
     yield lambda: (jax.config.jax_platforms, os.environ["JAX_PLATFORMS"])

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: the mesh shows, turns, and nothing is asked of the network."""
+"""The page in headless Chromium: the mesh is shown and turns, without network requests."""
 
 import io
 
