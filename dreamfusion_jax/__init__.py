@@ -3,8 +3,8 @@
   import dreamfusion_jax
   asset = dreamfusion_jax.text_to_3d("a red chair")
 
-`text_to_3d`, `text_to_images` and `Asset` come from dreamfusion_jax.api, and JAX with them, when
-they are first asked for: importing the package itself costs next to nothing.
+`text_to_3d`, `text_to_images` and `Asset` come from dreamfusion_jax.api, which is imported with JAX
+at their first use, so that importing the package itself is fast.
 """
 
 from typing import TYPE_CHECKING, Any

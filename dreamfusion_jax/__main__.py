@@ -13,7 +13,7 @@ COMMANDS = ("main", "sample", "render", "export", "view", "page", "evaluate", "a
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command that the first argument names, with the rest as its flags."""
+    """Runs the command that the first argument names with the rest as flags; returns 0, or 2."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name in ("", "-h", "--help", "help"):
         print(overview())

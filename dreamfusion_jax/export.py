@@ -1,4 +1,4 @@
-"""Makes a run's mesh again from its newest checkpoint: GLB and OBJ with a texture, PLY, an image.
+"""Exports a run's mesh again from its newest checkpoint: GLB and OBJ with texture, PLY, an image.
 
 python -m dreamfusion_jax.export --workdir=workdir/a-red-chair --mesh_resolution=128
 """
@@ -17,12 +17,13 @@ _FLAGS = ("workdir", "platform", "mesh_resolution", "mesh_threshold", "mesh_face
 
 
 def main() -> int:
+    """Exports the mesh; returns the exit code."""
     cli.use_platform(flags.FLAGS.platform)
     workdir, run = open_scene(flags.FLAGS.workdir, "it has no mesh")
-    step, asked = int(run.state.step), configs.override_run(run.config, _FLAGS)
-    made = mesh_files.write_mesh(workdir, run.scene, run.state.scene_params, step, asked)
+    step, config = int(run.state.step), configs.override_run(run.config, _FLAGS)
+    written = mesh_files.write_mesh(workdir, run.scene, run.state.scene_params, step, config)
     build.rewrite_page(workdir, run.config, step)
-    print("Made " + ", ".join(map(str, made)))
+    print("Made " + ", ".join(map(str, written)))
     return 0
 
 

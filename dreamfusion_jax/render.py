@@ -1,4 +1,4 @@
-"""Makes a run's images again from its newest checkpoint, at any size, and its page with them.
+"""Renders a run's images again from its newest checkpoint, at any size, and updates its page.
 
 python -m dreamfusion_jax.render --workdir=workdir/a-red-chair --turntable_size=256
 """
@@ -17,12 +17,13 @@ _FLAGS = ("workdir", "platform", "poster_size", "sheet_size", "turntable_size", 
 
 
 def main() -> int:
+    """Renders the images; returns the exit code."""
     cli.use_platform(flags.FLAGS.platform)
     workdir, run = open_scene(flags.FLAGS.workdir, "there are no sides to render")
-    step, asked = int(run.state.step), configs.override_run(run.config, _FLAGS)
-    made = outputs.write_images(workdir, run.scene, run.state.scene_params, step, asked)
+    step, config = int(run.state.step), configs.override_run(run.config, _FLAGS)
+    written = outputs.write_images(workdir, run.scene, run.state.scene_params, step, config)
     build.rewrite_page(workdir, run.config, step)
-    print("Made " + ", ".join(map(str, made)))
+    print("Made " + ", ".join(map(str, written)))
     return 0
 
 

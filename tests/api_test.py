@@ -127,6 +127,16 @@ def test_the_same_pictures_and_mesh_as_the_program_leaves(asset, tmp_path):
     assert len(asset.mesh(mesh_faces=100).faces) <= 100 < len(mesh.faces)
 
 
+def test_nothing_is_saved_to_a_folder_that_has_gone_further(asset, tmp_path):
+    folder = asset.save(tmp_path / "chair")
+    config = asset.saved.config
+    older = asset.saved._replace(state=asset.saved.state._replace(step=np.int32(1)))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match="already holds step 2, .* newer than step 1"):
+        Asset(folder, older._replace(config=config)).save(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     "call",
     [

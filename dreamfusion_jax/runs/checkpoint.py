@@ -1,7 +1,7 @@
 """Checkpoints of a run, kept by Orbax: the last few states in <workdir>/checkpoints.
 
-Each holds the state and a digest of every array in it, so that damage shows however the file system
-came by it. In a job of several processes all of them write and read; all must call alike.
+Each holds the state and a digest of every array in it, so that corruption is detected whatever its
+cause. In a job of several processes all of them write and read, and must make the same calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Checkpoints:
 
     Args:
       workdir: the run's folder.
-      devices: those of all processes, on which the states to save lie; none to read only.
+      devices: those of all processes, which hold the states to save; None to only read.
     """
 
     def __init__(self, workdir: AnyPath, devices: list[jax.Device] | None = None) -> None:
@@ -57,44 +57,56 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int:
-        """The steps done in the newest checkpoint, whole or not; 0 where there is none."""
+        """Returns the step of the newest checkpoint, intact or not; 0 where there is none."""
         return max(self._steps(), default=0)
 
     def _steps(self) -> list[int]:
         return list(self._manager.all_steps()) if self._folder.is_dir() else []
 
     def steps_now(self) -> list[int]:
-        """Those of all checkpoints, whole or not, in order, even if another process saves them."""
+        """Lists the steps of all checkpoints in order, including those that another job saves."""
         if not self._folder.is_dir():
             return []
         self._manager.reload()
         return sorted(self._steps())
 
     def save(self, state: TrainState) -> None:
-        """Saves a state that lies on the devices, unless its step is saved already.
+        """Saves a state that is on the devices, unless its step is saved already.
 
         Raises:
-          RunError: it, or the one before, which was being written, does not fit on the disk.
+          UserError: a newer state is saved.
+          RunError: this state, or the one before it, which was being written, does not fit on the
+            disk.
         """
         host_state = jax.device_get(state)
         step = int(host_state.step)
         if step == self.latest_step():
             return
-        assert self._devices is not None, "opened to read only"
+        self.require_not_newer(step)
+        assert self._devices is not None, "opened for reading only"
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(across_processes(state, self._devices)),
             digest=ocp.args.JsonSave(digest(host_state)),
         )
-        with self._plain_words():
-            self._manager.save(step, args=items)
+        with self._disk_errors():
+            saved = self._manager.save(step, args=items)
+        assert saved, "Orbax declines no step that is newer than all others"
+
+    def require_not_newer(self, step: int) -> None:
+        """Raises a UserError where a checkpoint of a later step is there."""
+        if step < (newest := self.latest_step()):
+            raise UserError(
+                f"{self._workdir} already holds step {newest}, which is newer than step {step}:"
+                " save to another folder."
+            )
 
     def restore(self, like: TrainState) -> TrainState:
-        """The newest state that is whole, as numpy arrays in the structure and shapes of `like`.
+        """Restores the newest intact state as numpy arrays in the structure and shapes of `like`.
 
-        What is damaged is told of and, unless opened to read only, moved out of the way.
+        Warns of damaged checkpoints and, unless opened for reading only, moves them aside.
 
         Raises:
-          UserError: none is whole.
+          UserError: none is intact.
         """
         damaged: list[int] = []
         reason = ""
@@ -102,7 +114,7 @@ class Checkpoints:
             state = None
             try:
                 state = self.restore_step(step, like)
-            except Exception as error:  # Orbax raises many kinds; all mean the same to the user.
+            except Exception as error:  # Orbax raises many kinds; all mean damage.
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                 if FORBIDDEN.search(str(error)):
                     raise UserError(
@@ -115,14 +127,14 @@ class Checkpoints:
             _warn(f"the checkpoint of step {step} in {self._folder} is damaged ({reason}).")
         raise UserError(
             f"No checkpoint in {self._folder} can be read ({reason}); delete that folder to start"
-            " anew, or choose another --workdir."
+            " again, or choose another --workdir."
         )
 
     def restore_step(self, step: int, like: TrainState) -> TrainState:
-        """The state of one checkpoint, as `restore` gives it.
+        """Restores the state of one checkpoint, as `restore` does.
 
         Raises:
-          Exception: of any kind; it is damaged, or gone.
+          Exception: of any kind; the checkpoint is damaged, or gone.
         """
         folder = self._folder / str(step)
         if (folder / "default").exists():
@@ -134,44 +146,45 @@ class Checkpoints:
         state = self._reader.restore(folder / "state", args=ocp.args.StandardRestore(template))
         stored = self._digest_reader.restore(folder / "digest")
         if stored != digest(state):
-            raise ValueError("its contents are not what was written")
+            raise ValueError("its contents are not those that were written")
         return state
 
     def _quarantine(self, steps: list[int]) -> None:
-        """Moves damaged checkpoints to <workdir>/damaged_checkpoints, for whoever wonders."""
+        """Moves damaged checkpoints to <workdir>/damaged_checkpoints."""
         if self._devices is None or not steps:
             return
         if distributed.is_primary():
-            aside = self._workdir / "damaged_checkpoints"
-            aside.mkdir(exist_ok=True)
+            target = self._workdir / "damaged_checkpoints"
+            target.mkdir(exist_ok=True)
             for step in steps:
-                taken = sum(path.name.startswith(f"{step}_") for path in aside.iterdir())
-                (self._folder / str(step)).rename(aside / f"{step}_{taken}")
-        distributed.all_agree(True)  # none looks before all is moved
+                count = sum(path.name.startswith(f"{step}_") for path in target.iterdir())
+                (self._folder / str(step)).rename(target / f"{step}_{count}")
+        distributed.all_agree(True)  # No process lists the folder before all are moved.
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits until everything is on the disk. Raises as `save` does."""
-        with self._plain_words():
+        """Waits until everything is written. Raises as `save` does."""
+        with self._disk_errors():
             self._manager.wait_until_finished()
         self._manager.close()
 
     @contextmanager
-    def _plain_words(self) -> Iterator[None]:
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns the errors of a full or write-protected disk into one sentence."""
         try:
             yield
         except Exception as error:  # of many kinds, and from threads
             if not (FULL.search(str(error)) or FORBIDDEN.search(str(error))):
                 raise
-            why = "the disk is full" if FULL.search(str(error)) else "it may not be written to"
+            reason = "the disk is full" if FULL.search(str(error)) else "no permission to write"
             raise RunError(
-                f"A checkpoint could not be written to {self._folder} ({why}); what was saved"
-                " before is kept: mend that, and the same command goes on from there."
+                f"A checkpoint could not be written to {self._folder} ({reason}); what was"
+                " saved before is kept: fix that, and run the same command to continue."
             ) from error
 
 
 class SavedRun(NamedTuple):
-    """What a work folder holds: enough to look at the scene again."""
+    """The contents of a work folder that are needed to render the scene."""
 
     config: Config
     scene: Scene
@@ -179,7 +192,7 @@ class SavedRun(NamedTuple):
 
 
 def steps_done(workdir: AnyPath) -> int:
-    """The steps done in a work folder's newest checkpoint; 0 where there is none."""
+    """Returns the step of a work folder's newest checkpoint; 0 where there is none."""
     checkpoints = Checkpoints(workdir)
     try:
         return checkpoints.latest_step()
@@ -187,14 +200,27 @@ def steps_done(workdir: AnyPath) -> int:
         checkpoints.close()
 
 
+def require_not_newer(workdir: AnyPath, step: int) -> None:
+    """Raises a UserError where a work folder holds a checkpoint of a later step."""
+    checkpoints = Checkpoints(workdir)
+    try:
+        checkpoints.require_not_newer(step)
+    finally:
+        checkpoints.close()
+
+
 def load_run(workdir: AnyPath) -> SavedRun:
-    """The configuration and the newest state in a work folder."""
+    """Loads the configuration and the newest intact state of a work folder.
+
+    Raises:
+      UserError: there is no run, or no intact checkpoint.
+    """
     config = read_config(workdir / "config.json")
     scene = build_scene(config.scene)
     checkpoints = Checkpoints(workdir)
     try:
         if not checkpoints.latest_step():
-            raise UserError(f"{workdir} holds no checkpoint yet; let the run go on for longer.")
+            raise UserError(f"{workdir} holds no checkpoint yet; let the run continue.")
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         like = init_state(scene, optimizer, config.train.seed)
         return SavedRun(config, scene, checkpoints.restore(like))
@@ -213,10 +239,10 @@ def save_state(workdir: AnyPath, state: TrainState) -> None:
 
 
 def open_scene(workdir_name: str, refusal: str) -> tuple[AnyPath, SavedRun]:
-    """Opens the newest state of the scene in a work folder, whose files may be written again.
+    """Loads the scene in a work folder, and checks that its files may be overwritten.
 
     Args:
-      refusal: what a flat image, which has no sides, cannot give, as a clause.
+      refusal: what cannot be made of a flat image, as a clause.
 
     Raises:
       UserError: there is no scene.
@@ -225,12 +251,12 @@ def open_scene(workdir_name: str, refusal: str) -> tuple[AnyPath, SavedRun]:
     check_places(workdir)
     run = load_run(workdir)
     if is_flat(run.config):
-        raise UserError(f"--workdir={workdir} holds a flat picture; {refusal}.")
+        raise UserError(f"--workdir={workdir} holds a flat image; {refusal}.")
     return workdir, run
 
 
 def _reader(handler: Any) -> ocp.Checkpointer:
-    """Reads for this process alone, so that one which fails keeps no other waiting."""
+    """Makes a reader without barriers, so that a process that fails keeps no other waiting."""
     index = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"reader_{index}"
@@ -239,7 +265,7 @@ def _reader(handler: Any) -> ocp.Checkpointer:
 
 
 def digest(state: TrainState) -> dict[str, str]:
-    """SHA-256 of every array, by its path in the state."""
+    """Computes SHA-256 of every array, by its path in the state."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): _sha256(np.asarray(leaf)) for path, leaf in leaves}
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind when its numbers have gone wrong, and what is said of it."""
+"""The report and the error of a run whose numbers are not finite."""
 
 from __future__ import annotations
 
@@ -16,52 +16,53 @@ from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import draw_view
 
-MOST_STEPS = 20  # whose views are told
+MAX_REPORTED_STEPS = 20  # whose views are reported
 
 
 def write_diagnostics(
-    workdir: AnyPath, config: Config, state: TrainState, weights: Any, devices: int
+    workdir: AnyPath, config: Config, state: TrainState, prior_params: Any, devices: int
 ) -> RunError:
     """Writes diagnostics_step_N.json; returns the error that ends the run.
 
-    The file holds the views and times t of the last steps skipped (drawn again, as they depend on
-    the seed and the step alone), the norm of every array of the state and the prior's, and how
-    many of their numbers are not finite.
+    The file holds the views and times t of the last skipped steps (drawn again, as they depend only
+    on seed and step), and of every array of the state and the prior its norm and the count of its
+    non-finite numbers.
     """
     step, consecutive = int(state.step), int(state.consecutive_skipped)
-    skipped = range(max(step - consecutive, step - MOST_STEPS, 0), step)
-    found = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
-    found["prior"] = _sizes(weights)
+    skipped = range(max(step - consecutive, step - MAX_REPORTED_STEPS, 0), step)
+    sizes = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
+    sizes["prior"] = _sizes(prior_params)
     report = {
         "step": step,
         "skipped_steps": int(state.skipped),
         "consecutive_skipped": consecutive,
         "views": [view for at in skipped for view in _views(config, at, devices)],
-        **found,
+        **sizes,
     }
     path = workdir / f"diagnostics_step_{step:06d}.json"
     atomic_write(path, (json.dumps(report, indent=1) + "\n").encode())
     return RunError(
         f"The numbers of {consecutive} steps in a row, up to step {step}, were not finite;"
-        f" {_advice(found, _in_float16(weights))} The last good state is saved; {path} tells more."
+        f" {_advice(sizes, _in_float16(prior_params))} The last good state is"
+        f" saved; {path} has the details."
     )
 
 
-def _in_float16(weights: Any) -> bool:
-    return any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(weights))
+def _in_float16(params: Any) -> bool:
+    return any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(params))
 
 
-def _advice(found: dict[str, dict[str, Any]], in_float16: bool) -> str:
-    spoilt = {
-        part: [n for n, size in sizes.items() if size["not_finite"]]
-        for part, sizes in found.items()
+def _advice(sizes: dict[str, dict[str, Any]], in_float16: bool) -> str:
+    wrong = {
+        part: [n for n, size in by_name.items() if size["not_finite"]]
+        for part, by_name in sizes.items()
     }
-    if spoilt["prior"]:
-        return f"the prior's weights are not ({spoilt['prior'][0]}): get its files anew."
-    if spoilt["scene"] or spoilt["optimizer"]:
-        name = (spoilt["scene"] + spoilt["optimizer"])[0]
+    if wrong["prior"]:
+        return f"the prior's weights are not ({wrong['prior'][0]}): get its files again."
+    if wrong["scene"] or wrong["optimizer"]:
+        name = (wrong["scene"] + wrong["optimizer"])[0]
         return f"the scene's parameters are not ({name}): start again in another --workdir."
-    cause = "the prior computes in float16, which ends at 65504, and may have passed that: "
+    cause = "the prior computes in float16, and may have exceeded its largest number, 65504: "
     return (
         f"{cause * in_float16}start again in another --workdir with --prior_dtype=float32 and"
         " --vae_dtype=float32, a lower --learning_rate or a lower --guidance_scale."
@@ -79,12 +80,12 @@ def _views(config: Config, step: int, devices: int) -> list[dict[str, Any]]:
 
 
 def _sizes(tree: Any) -> dict[str, dict[str, float | int | None]]:
-    """Of every array: its norm (None where that is not finite) and its numbers not finite."""
+    """Computes of every array its norm (None if not finite) and the count of non-finite numbers."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): _size(leaf) for path, leaf in leaves}
 
 
 def _size(leaf: Any) -> dict[str, float | int | None]:
     leaf = jnp.asarray(leaf).astype(jnp.float32)
-    norm, wrong = float(optax.global_norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
-    return {"norm": norm if np.isfinite(norm) else None, "not_finite": wrong}
+    norm, count = float(optax.global_norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
+    return {"norm": norm if np.isfinite(norm) else None, "not_finite": count}

@@ -1,4 +1,4 @@
-"""One asset, or many, from settings to finished outputs: what the command and the API both call."""
+"""From settings to finished outputs, for one asset or many: what main and the Python API call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dreamfusion_jax.runtime.files import absolute, as_path
 
 
 def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
-    """One after another; what fails keeps no other from being made. Returns the exit code."""
+    """Makes one asset after another, also after one fails; returns the exit code."""
     run, failed = None, []
     for number, config in enumerate(many, 1):
         distributed.print_primary(f"[{number}/{len(many)}] {config.train.prompt}")
@@ -33,7 +33,7 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
             failed.append(config.train.prompt)
     if failed:
         distributed.print_primary(
-            f"{len(many) - len(failed)} of {len(many)} are made; not: {', '.join(failed)}.",
+            f"{len(many) - len(failed)} of {len(many)} are done; failed: {', '.join(failed)}.",
             file=sys.stderr,
         )
     return 1 if failed else 0
@@ -42,21 +42,21 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
 def make_asset(
     config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None = None
 ) -> loop.Run | None:
-    """Optimizes, as far as is still to do, and leaves pictures and mesh, if they are not there.
+    """Does what is left of the optimization, then writes the missing outputs.
 
     Args:
-      run: one that has been prepared for the same settings and another prompt.
+      run: a run that was prepared for the same settings and another prompt.
 
     Returns:
-      The run that was optimized; `run` where nothing was to do.
+      The run that was optimized; `run` where nothing was left to do.
     """
     workdir = as_path(config.run.workdir)
-    with contextlib.ExitStack() as held:
-        distributed.run_on_primary(lambda: _acquire_lock(config, held))
+    with contextlib.ExitStack() as stack:
+        distributed.run_on_primary(lambda: _acquire_lock(config, stack))
         distributed.require_shared(workdir)
         saved = None
-        here = steps_done(workdir)  # Orbax wants all processes to look.
-        done = distributed.run_on_primary(lambda: here)
+        steps_here = steps_done(workdir)  # in every process, as Orbax requires
+        done = distributed.run_on_primary(lambda: steps_here)
         if done < config.train.steps:
             run, saved = optimize(config, schemes, run)
         else:
@@ -66,8 +66,8 @@ def make_asset(
             finished = saved or load_run(workdir)._replace(config=config)
             sampler = functools.partial(_sampler, run)
             distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler))
-        made = ", ".join([*output_files(config), "config.json"])
-        distributed.print_primary(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
+        files = ", ".join([*output_files(config), "config.json"])
+        distributed.print_primary(f"{config.train.prompt}: {files} are in {absolute(workdir)}")
     return run
 
 
@@ -76,15 +76,15 @@ def _sampler(run: loop.Run | None, options: PriorOptions) -> PriorSampler:
     return shared_sampler(run.prior, run.prior_params) if run else open_sampler(options)
 
 
-def _acquire_lock(config: Config, held: contextlib.ExitStack) -> None:
-    """Makes the work folder this job's own, for as long as `held` is open."""
-    held.enter_context(lock.locked(prepare_workdir(config)))
+def _acquire_lock(config: Config, stack: contextlib.ExitStack) -> None:
+    """Locks the work folder for as long as `stack` is open."""
+    stack.enter_context(lock.locked(prepare_workdir(config)))
 
 
 def optimize(
     config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None
 ) -> tuple[loop.Run, SavedRun]:
-    """From the newest checkpoint, or the start, to the last step."""
+    """Optimizes from the newest checkpoint, or the start, to the last step."""
     started = time.monotonic()
     scheme = schemes.get(config.view_prompts.view_words)
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):

@@ -1,7 +1,7 @@
-"""The run: set up, optimize step by step, keep what must not be lost, show what comes out.
+"""The training loop: prepares a run, optimizes, logs, previews and saves checkpoints.
 
-The host only counts steps. Per step it starts the device's program and waits for the one before, so
-that the bar tells the truth and an interruption is heard at once.
+The host only counts steps. Per step it starts the device's program and waits for the previous one,
+so that the progress bar is right and an interruption is handled at once.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import Setup, TrainStep, make_train_step, place_input, replicate
 
-# The first preview comes after so many steps, or sooner where so many seconds have gone by.
+# The first preview comes after this many steps, or sooner, after this many seconds.
 FIRST_PREVIEW_STEP = 20
 FIRST_PREVIEW_SECONDS = 30.0
 
 
 class Interrupted(Exception):
-    """The user, or the machine, asked to stop. The message says after which step it is saved."""
+    """Raised after Ctrl-C or SIGTERM, with the state saved; the message names folder and step."""
 
 
 class Run(NamedTuple):
-    """What stays the same from the first step to the last.
+    """Everything that stays the same from the first step to the last.
 
     Attributes:
       workdir: folder of the results.
       setup: what the step was compiled for; its prompt and folder may be another run's.
-      prior_params: the prior's, on every device.
+      prior_params: the prior's parameters, on every device.
       table: the embedded prompts.
-      optimizer: that of the scene and the objective.
-      devices: where the steps run, those of all processes.
+      optimizer: updates the parameters of the scene and the objective.
+      devices: the devices of all processes on which the steps run.
       step: the compiled step.
     """
 
@@ -74,18 +74,20 @@ class Run(NamedTuple):
 
     @property
     def scene(self) -> Scene:
+        """The scene to optimize."""
         return self.setup.scene
 
     @property
     def prior(self) -> Prior:
+        """The diffusion model that guides the optimization."""
         return self.setup.prior
 
 
 def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
-    """Prepares a run: everything that can go wrong before the first step goes wrong here.
+    """Prepares a run, and raises whatever error can be raised before the first step.
 
     Args:
-      schemes: how priors name views, by the name in the settings; "paper" and "none" are known.
+      schemes: further choices of --view_words beside "paper" and "none", by name.
     """
     if config.run.wandb:
         require_wandb()
@@ -105,12 +107,12 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
 
 
 def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) -> Setup:
-    """Builds what a step is compiled for."""
+    """Builds what a step is compiled for. Raises a UserError where prior and settings conflict."""
     views, joint = config.train.views_per_device, prior.joint_views
     if views % joint:
         raise UserError(
-            f"--views_per_device={views} must be a multiple of {joint}: this prior looks at {joint}"
-            " views of an object together."
+            f"--views_per_device={views} must be a multiple of {joint}: this prior denoises"
+            f" {joint} views of an object together."
         )
     known = {"paper": view_prompts.PAPER, "none": view_prompts.NONE, **schemes}
     return Setup(
@@ -123,31 +125,31 @@ def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) 
 
 
 def with_prompt(run: Run, config: Config) -> Run:
-    """Returns `run` for a configuration that differs from its own in prompt and workdir alone.
+    """Returns `run` for a configuration that differs only in prompt and workdir.
 
-    Neither the prior is read nor the step compiled again.
+    The prior is not loaded and the step not compiled again.
     """
     table = embed_prompts(run.setup, config)
     return run._replace(workdir=as_path(config.run.workdir), table=table)
 
 
 def embed_prompts(setup: Setup, config: Config) -> TextTable:
-    """Embeds what the views of a run are called."""
+    """Embeds the prompts of a run's views."""
     return view_prompts.text_table(
         setup.prior, config.train.prompt, config.view_prompts, setup.scheme
     )
 
 
 def choose_devices(count: int) -> list[jax.Device]:
-    """The first `count` devices of every process; all of them where it is 0."""
-    own = len(jax.local_devices())
-    if count > own:
-        raise UserError(f"--devices={count}, but this machine has {own}.")
-    taken: dict[int, int] = {}
+    """Returns the first `count` devices of every process; all where it is 0."""
+    local = len(jax.local_devices())
+    if count > local:
+        raise UserError(f"--devices={count}, but this machine has {local}.")
+    counts: dict[int, int] = {}
     chosen = []
     for device in jax.devices():
-        taken[device.process_index] = taken.get(device.process_index, 0) + 1
-        if taken[device.process_index] <= (count or own):
+        counts[device.process_index] = counts.get(device.process_index, 0) + 1
+        if counts[device.process_index] <= (count or local):
             chosen.append(device)
     return chosen
 
@@ -159,8 +161,8 @@ def train(config: Config, run: Run, started: float) -> TrainState:
       started: `time.monotonic()` when the program started, for the first preview.
 
     Raises:
-      Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
-      RunError: memory runs out, or the numbers go wrong.
+      Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
+      RunError: memory runs out, or the numbers are not finite.
     """
     with oom.oom_context("the scene was optimized", lambda: _remedies(config, run)):
         return _train(config, run, started)
@@ -176,11 +178,11 @@ def _train(config: Config, run: Run, started: float) -> TrainState:
     try:
         state = init_state(run.scene, run.optimizer, config.train.seed, run.setup.objective)
         if checkpoints.latest_step():
-            # What a run that was given up skipped in a row counts anew.
+            # A run that gave up after skipped steps gets as many again.
             state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
             if distributed.is_primary():
-                print(f"Going on in {run.workdir} after step {state.step}.", flush=True)
-        # Innermost: whoever waits for a dead process may wait for ever, here or in `close`.
+                print(f"Continuing in {run.workdir} after step {state.step}.", flush=True)
+        # Innermost, because `close` would wait forever for a dead process.
         with _graceful_shutdown() as interrupted, distributed.abort_on_peer_failure():
             return _train_steps(config, run, checkpoints, state, started, interrupted)
     finally:
@@ -195,7 +197,7 @@ def _train_steps(
     started: float,
     interrupted: Callable[[], bool],
 ) -> TrainState:
-    """The loop, the same in every process. Returns the last state, on the host."""
+    """Runs the loop, the same in every process. Returns the last state, on the host."""
     first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
@@ -207,7 +209,7 @@ def _train_steps(
         for step in range(first + 1, steps + 1):
             before = metrics
             state, metrics = run.step(inputs[interrupted()], state, prior_params, table)
-            # The next step is handed over while this one runs; further ahead, progress would lie.
+            # The device gets one step ahead only; with more, the progress shown would be wrong.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
                 progress.begin("optimizing")
@@ -215,15 +217,15 @@ def _train_steps(
                 _log(writer, step, metrics, progress)
             progress.update()
             if writer and _preview_due(config, step, previewed, started):
-                picture = _write_preview(config, run, state, step)
-                writer.write_preview(step, picture)
+                image = _write_preview(config, run, state, step)
+                writer.write_preview(step, image)
                 if not previewed:
                     newest = run.workdir / "preview.png"
-                    progress.write(f"First preview: {newest} (renewed while it goes on)")
-                    progress.begin("optimizing", announce=False)  # It was compiled, too.
+                    progress.write(f"First preview: {newest} (updated during the run)")
+                    progress.begin("optimizing", announce=False)  # The renderer was compiled, too.
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
-            # Alone, there is nobody to agree with.
+            # With several processes all must stop after the same step.
             stop = interrupted() if distributed.is_single_process() else signals.stop
             lost = signals.consecutive_skipped >= config.run.max_skipped_steps
             if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
@@ -233,7 +235,7 @@ def _train_steps(
             if writer and (lost or (stop and step < steps)):
                 build.write_page(run.workdir, config, build.STOPPED, step, writer.path)
             if lost:
-                raise _given_up(config, run, state)
+                raise _non_finite_error(config, run, state)
             if stop and step < steps:
                 raise Interrupted(f"{run.workdir} after step {step}")
     finally:
@@ -249,7 +251,7 @@ def _metrics_writer(config: Config, run: Run, first: int) -> MetricsWriter:
 
 
 class _Signals(NamedTuple):
-    """What a step tells every process alike: to stop, and how many steps in a row were skipped."""
+    """A step's results that are the same in every process: to stop, and steps skipped in a row."""
 
     stop: bool = False
     consecutive_skipped: int = 0
@@ -276,10 +278,10 @@ def _log(
     progress.tell(**shown)
 
 
-def _given_up(config: Config, run: Run, state: TrainState) -> RunError:
+def _non_finite_error(config: Config, run: Run, state: TrainState) -> RunError:
     if distributed.is_primary():
         return write_diagnostics(run.workdir, config, state, run.prior_params, len(run.devices))
-    return RunError("The numbers are not finite; the first process tells more.")
+    return RunError("The numbers are not finite; the message of the first process has the details.")
 
 
 def _preview_due(config: Config, step: int, previewed: bool, started: float) -> bool:
@@ -290,37 +292,37 @@ def _preview_due(config: Config, step: int, previewed: bool, started: float) -> 
 
 
 def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np.ndarray:
-    """Four sides of the scene, to preview.png (always the newest) and previews/."""
+    """Renders four sides of the scene to preview.png (always the newest) and previews/."""
     params, orbit = jax.device_get(state.params["scene"]), images.training_orbit(config.camera)
     sides = images.PREVIEW_AZIMUTHS_DEG[: 1 if is_flat(config) else None]
-    picture = images.preview(run.scene, params, config.run.preview_size, step, orbit, sides)
+    image = images.preview(run.scene, params, config.run.preview_size, step, orbit, sides)
     folder = run.workdir / "previews"
     folder.mkdir(exist_ok=True)
-    write_png(folder / f"step_{step:06d}.png", picture)
-    write_png(run.workdir / "preview.png", picture)
-    return picture
+    write_png(folder / f"step_{step:06d}.png", image)
+    write_png(run.workdir / "preview.png", image)
+    return image
 
 
 @contextmanager
 def _graceful_shutdown() -> Iterator[Callable[[], bool]]:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once.
+    """Records Ctrl-C and SIGTERM, so that the loop can save and stop; the second one raises.
 
-    Where Python forbids it, in any thread but the main one, neither is heard here.
+    In any thread but the main one, where Python forbids it, signals are not handled.
     """
-    heard: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
-    def hear(number: int, frame: Any) -> None:
-        if heard:
+    def handle(number: int, frame: Any) -> None:
+        if received:
             raise KeyboardInterrupt
-        heard.append(number)
+        received.append(number)
         os.write(2, b"\nStopping after this step; once more to stop at once without saving.\n")
 
-    old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(heard)
+        yield lambda: bool(received)
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

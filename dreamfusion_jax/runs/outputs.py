@@ -53,7 +53,7 @@ def make_outputs(
     if is_flat(config):
         sampler = get_sampler(config.prior)
         flat_image.write_comparison(workdir, scene, params, step, config, sampler)
-        write_png(workdir / progress_strip.FILE, progress_strip.growth_strip(workdir))
+        write_png(workdir / progress_strip.FILE, progress_strip.progress_strip(workdir))
     else:
         write_images(workdir, scene, params, step, config)
         mesh_files.write_mesh(workdir, scene, params, step, config)
@@ -91,9 +91,7 @@ def write_images(
     Raises:
       RunError: out of memory.
     """
-    with oom.oom_context(
-        "images were rendered", lambda: memory_advice.picture_remedies(config.run)
-    ):
+    with oom.oom_context("images were rendered", lambda: memory_advice.image_remedies(config.run)):
         files = _image_files(workdir, scene, params, step, config)
     for name in IMAGE_FILES:
         atomic_write(workdir / name, files[name])
@@ -121,5 +119,5 @@ def _image_files(
         "turntable.gif": encode_gif(turntable.color),
         "depth_turntable.mp4": encode_mp4(turntable.depth),
         "normals_turntable.mp4": encode_mp4(turntable.normals),
-        progress_strip.FILE: encode_png(progress_strip.growth_strip(workdir)),
+        progress_strip.FILE: encode_png(progress_strip.progress_strip(workdir)),
     }

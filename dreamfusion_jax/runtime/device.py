@@ -16,10 +16,10 @@ import jax
 
 from dreamfusion_jax.runtime.errors import UserError
 
-# What JAX is asked for. Its own "gpu" wants CUDA and ROCm both, and "tpu" leaves no CPU beside it:
-# it chooses the fastest by itself, and what it chose is looked at.
-_ASKED: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "gpu": "", "tpu": ""})
-_MEND: Mapping[str, str] = MappingProxyType(
+# Values of jax_platforms. JAX's "gpu" needs both CUDA and ROCm, and "tpu" leaves no CPU beside it,
+# so JAX chooses the fastest platform by itself, and `require` checks the choice.
+_JAX_PLATFORMS: Mapping[str, str] = MappingProxyType({"cpu": "cpu", "gpu": "", "tpu": ""})
+_INSTALL: Mapping[str, str] = MappingProxyType(
     {
         "gpu": 'an NVIDIA GPU needs pip install ".[cuda]"',
         "tpu": 'a TPU needs pip install ".[tpu]"',
@@ -68,38 +68,38 @@ def compiling_for(name: str, cuda_capability: float = 0.0) -> AbstractContextMan
 
 
 def use(name: str) -> None:
-    """Has this program, and those that it starts, run on "cpu", "gpu" or "tpu".
+    """Makes this program, and those that it starts, run on "cpu", "gpu" or "tpu".
 
-    Must come before all other use of JAX. "auto" leaves the choice to JAX, which prefers a TPU to a
+    Call it before any other use of JAX. "auto" leaves the choice to JAX, which prefers a TPU to a
     GPU to the CPU, unless JAX_PLATFORMS is set.
     """
     if name == "auto":
         return
-    jax.config.update("jax_platforms", _ASKED[name] or None)
-    os.environ["JAX_PLATFORMS"] = _ASKED[name]
+    jax.config.update("jax_platforms", _JAX_PLATFORMS[name] or None)
+    os.environ["JAX_PLATFORMS"] = _JAX_PLATFORMS[name]
 
 
 def require(name: str) -> None:
-    """Refuses to go on with anything but the platform that was asked for. Wakes JAX.
+    """Checks that JAX runs on the requested platform. Initializes JAX.
 
     Raises:
-      UserError: it is not here, or JAX runs on another already.
+      UserError: the platform is not available, or JAX already runs on another.
     """
     try:
         here = jax.default_backend()
     except (RuntimeError, AssertionError) as error:
-        if asked := os.environ.get("JAX_PLATFORMS", ""):
+        if platforms := os.environ.get("JAX_PLATFORMS", ""):
             raise UserError(
-                f"JAX_PLATFORMS={asked} names a platform that is not here: unset it, or give"
+                f"JAX_PLATFORMS={platforms} names a platform that is not here: unset it, or give"
                 " --platform=cpu."
             ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"JAX cannot use what is here ({reason:.200}): if another program holds it, end that"
-            " one, or give --platform=cpu."
+            f"JAX cannot use the device here ({reason:.200}): if another program holds it, end that"
+            " program, or give --platform=cpu."
         ) from error
     if name not in ("auto", here):
         raise UserError(
             f"--platform={name}, but JAX runs on the {here} here: give --platform={here} or"
-            f" --platform=auto{'; ' + _MEND[name] if name in _MEND else ''}."
+            f" --platform=auto{'; ' + _INSTALL[name] if name in _INSTALL else ''}."
         )

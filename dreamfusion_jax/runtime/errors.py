@@ -1,4 +1,4 @@
-"""Errors whose messages are for users: one sentence, and no traceback."""
+"""The exceptions whose messages are written for users."""
 
 
 class UserError(Exception):
@@ -16,13 +16,13 @@ class SettingError(UserError, ValueError):
 
 
 class RunError(UserError):
-    """The machine, or the numbers, are at fault, not the command. What was saved is kept."""
+    """A fault of the machine or the numbers, not of the command. What was saved is kept."""
 
     exit_code = 1
 
 
 class PriorError(UserError):
-    """A prior's files are at fault, not the command. The message names the file and the fault."""
+    """A fault in a prior's files. The message names the file and the fault."""
 
     exit_code = 1
 

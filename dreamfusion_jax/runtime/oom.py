@@ -1,4 +1,4 @@
-"""Turns the end of memory, a device's or the host's, into one sentence."""
+"""Turns running out of memory, on a device or on the host, into one sentence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dreamfusion_jax.runtime.errors import RunError
 
 @contextmanager
 def oom_context(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Turns the end of memory, a device's or the host's, into one sentence.
+    """Turns running out of memory, on a device or on the host, into one sentence.
 
     Args:
       what: what was being done, as a clause.
-      remedies: the flags that help, each with its effect, the most effective first.
+      remedies: returns the flags that help, each with its effect, the most effective first.
 
     Raises:
       RunError: memory ran out.
@@ -30,14 +30,14 @@ def oom_context(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[No
 
 
 def is_oom(error: BaseException) -> bool:
-    """Whether it says that there is no more memory, of a device or of the host."""
+    """Returns whether the error means that memory, a device's or the host's, has run out."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
 
 
 def oom_error(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
-    """What is said of it."""
+    """Builds the out-of-memory error; `what` and `remedies` are those of `oom_context`."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = reason.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
     help = "; ".join(remedies) or (

@@ -1,4 +1,4 @@
-"""Runs killed at random moments, while they start, optimize, save and draw, lose nothing."""
+"""Runs killed at random moments lose nothing that was saved."""
 
 import os
 import random
@@ -17,7 +17,7 @@ STEPS = 200
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory, tiny_prior):
-    """A run that takes seconds: a flat picture of 8 x 8 pixels. Work folder -> its command."""
+    """A run that takes seconds: a flat image of 8 x 8 pixels. Work folder -> its command."""
     compiled = tmp_path_factory.mktemp("compiled")
     settings = (
         *("--prompt=a red chair", "--field=image", "--image_size=8", f"--steps={STEPS}"),
@@ -36,7 +36,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_a_run_ends_as_if_undisturbed(count, command, tmp_path):
+def test_a_run_killed_at_random_moments_ends_bit_identical(count, command, tmp_path):
     log = tmp_path / "log"
     before = time.monotonic()
     assert start(command(tmp_path / "whole"), log).wait() == 0, log.read_text()

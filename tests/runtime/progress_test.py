@@ -19,7 +19,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_in_a_log_there_is_a_line_now_and_then_with_speed_and_time_left(clock, capsys):
+def test_a_log_gets_lines_with_speed_and_remaining_time(clock, capsys):
     with Progress(1000, "compiling", "step", first=100) as bar:
         clock[0] += 60.0
         bar.begin("optimizing")  # what compiling took is no part of the speed
@@ -29,9 +29,9 @@ def test_in_a_log_there_is_a_line_now_and_then_with_speed_and_time_left(clock, c
             clock[0] += 0.25 if step < 301 else 2.0
             bar.update()
         bar.write("Done.")
-    said, shown = capsys.readouterr()
+    stdout, shown = capsys.readouterr()
     lines = shown.splitlines()
-    assert "\r" not in shown and said == "Done.\n"
+    assert "\r" not in shown and stdout == "Done.\n"
     assert lines[:3] == [
         "compiling ...",
         "optimizing ...",
@@ -41,7 +41,7 @@ def test_in_a_log_there_is_a_line_now_and_then_with_speed_and_time_left(clock, c
     assert lines[-1] == "optimizing: step 1000/1000  opacity 1.00  took 25 min 10 s"
 
 
-def test_a_short_job_of_many_says_nothing_in_a_log(clock, capsys):
+def test_a_bar_that_does_not_stay_prints_nothing_in_a_log(clock, capsys):
     with Progress(9, "rendering", "tile", patience_s=2.0, leave=False) as bar:
         for _ in range(9):
             clock[0] += 3.0
@@ -63,14 +63,14 @@ def test_on_a_terminal_there_is_one_bar(monkeypatch, shown):
     assert ("3/3" in last and "opacity=0.21, residual=0.93" in last and "step/s" in last) == shown
 
 
-def test_several_processes_have_one_that_tells(clock, capsys):
+def test_a_bar_that_is_not_shown_prints_nothing(clock, capsys):
     with Progress(1, "optimizing", "step", shown=False) as bar:
         bar.update()
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    "seconds, words",
+    "seconds, text",
     [
         (0.4, "0 s"),
         (59.4, "59 s"),
@@ -79,5 +79,5 @@ def test_several_processes_have_one_that_tells(clock, capsys):
         (9000, "2 h 30 min"),
     ],
 )
-def test_durations(seconds, words):
-    assert progress.duration(seconds) == words
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text

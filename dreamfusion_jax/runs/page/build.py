@@ -1,7 +1,7 @@
-"""Builds a run's page from what its work folder holds.
+"""Builds a run's page from the files in its work folder.
 
-The page is one file, asks the network for nothing, and says so to the browser (its content security
-policy), so that even words that were not escaped could neither run nor call home.
+The page is one file and makes no network requests. Its content security policy enforces that, so
+that even text that was not escaped could neither run nor send anything.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from dreamfusion_jax.runtime.progress import duration
 
 FILE = "index.html"
 RUNNING, STOPPED, FINISHED = "running", "stopped", "finished"
-REFRESH_S = 10  # while the run goes on
+REFRESH_S = 10  # while the run is running
 _FOLDER = Path(__file__).parent
-_POINTS = 300  # of a curve
+_MAX_POINTS = 300  # of a curve
 
-# What a page shows of each kind of run, the most important one first.
+# What a page shows of each kind of run, the most important first.
 _UNFINISHED = ("preview.png",)
 _FLAT = ("picture.png", "comparison.png", "progress.png")
 _SCENE = (
     *("poster.png", "turntable.mp4", "mesh.glb", "contact_sheet.png", "progress.png"),
     *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png"),
 )
-# Files that lie beside it.
+# Files beside the page, with their descriptions.
 _FILES = {
     "mesh.glb": "the mesh with its texture, for viewers, engines and browsers",
     "mesh.obj": "the same as OBJ, with mesh.mtl and mesh.png",
     "mesh.ply": "the same with colors at its vertices",
     "turntable.mp4": "once around",
-    "turntable.gif": "the same, for where no film plays",
+    "turntable.gif": "the same, where videos do not play",
     "depth_turntable.mp4": "depth",
     "normals_turntable.mp4": "normals",
     "poster.png": "one large view",
-    "picture.png": "the picture that was distilled",
-    "comparison.png": "it, and samples of the prior",
+    "picture.png": "the distilled image",
+    "comparison.png": "the distilled image, and samples of the prior",
     "contact_sheet.png": "all sides",
-    "progress.png": "how it grew",
+    "progress.png": "previews over the run",
     "config.json": "every setting",
     "metrics.jsonl": "the numbers behind the curves",
 }
@@ -72,24 +72,24 @@ def write_page(
     """Writes index.html, whole or not at all.
 
     Args:
-      state: `RUNNING`, `STOPPED` or `FINISHED`. Only the last shows more than the newest preview;
-        only while running does a browser look for a newer page.
+      state: `RUNNING`, `STOPPED` or `FINISHED`. Only a finished page shows more than the newest
+        preview; only a running page reloads itself.
       step: the steps done.
-      numbers: the metrics.jsonl, where it is not (yet) the work folder's.
+      numbers: the metrics.jsonl, where it is not (yet) in the work folder.
     """
-    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _POINTS)
+    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _MAX_POINTS)
     atomic_write(workdir / FILE, page(workdir, config, state, step, lines).encode())
 
 
 def rewrite_page(workdir: AnyPath, config: Config, step: int) -> None:
-    """Writes it again for a run that nobody goes on with now, `step` steps of which are done."""
+    """Writes the page of a run that is not running, after `step` steps."""
     write_page(workdir, config, FINISHED if step >= config.train.steps else STOPPED, step)
 
 
 def page(
     workdir: AnyPath, config: Config, state: str, step: int, lines: list[dict[str, float]]
 ) -> str:
-    """The page as text; `write_page` tells of the arguments."""
+    """Renders the page as HTML; the arguments are those of `write_page`."""
     finished, flat = state == FINISHED, is_flat(config)
     shown = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
     embedded, left_out = media.embed(workdir, shown)
@@ -121,22 +121,22 @@ def page(
 
 
 def facts(workdir: AnyPath, config: Config, spent: metrics.ElapsedTime) -> dict[str, str]:
-    """What a run is told by beside its prompt: label -> value."""
-    told = {"Prior": config.prior.prior, "Scene": config.scene.field}
+    """Collects the facts below the prompt: label -> value."""
+    rows = {"Prior": config.prior.prior, "Scene": config.scene.field}
     if spent.seconds:
-        told["Optimized for"] = duration(spent.seconds)
-        told["Device-hours"] = curves.short(spent.device_seconds / 3600)
+        rows["Optimized for"] = duration(spent.seconds)
+        rows["Device-hours"] = curves.short(spent.device_seconds / 3600)
     machine = _machine(workdir)
     if "device_kind" in machine:
-        told["Devices"] = f"{machine.get('devices')} × {machine['device_kind']}"
+        rows["Devices"] = f"{machine.get('devices')} × {machine['device_kind']}"
     for name in ("dreamfusion_jax", "jax"):
         if name in machine:
-            told[name] = str(machine[name])
-    return told
+            rows[name] = str(machine[name])
+    return rows
 
 
 def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
-    """The settings that are not the defaults, and all others."""
+    """Returns the settings that differ from the defaults, and all others."""
     default = Config()
     suited = default.optimizer.suited_to(default.scene)
     default = dataclasses.replace(default, optimizer=suited)
@@ -153,10 +153,10 @@ def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
 
 def _machine(workdir: AnyPath) -> dict[str, Any]:
     try:
-        found = read_json(workdir / MACHINE)
+        machine = read_json(workdir / MACHINE)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return machine if isinstance(machine, dict) else {}
 
 
 @functools.cache
@@ -175,11 +175,11 @@ def _template() -> jinja2.Template:
 
 @functools.cache
 def _asset(name: str) -> Markup:
-    """A file of ours that stands in the page as it is."""
+    """Reads a file of this package that goes into the page unescaped."""
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def _hash(text: str) -> str:
-    """How the content security policy names what it allows."""
+    """Hashes a text as content security policies name what they allow."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

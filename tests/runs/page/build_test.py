@@ -19,7 +19,7 @@ def page(workdir, state=build.FINISHED, step=1000, lines=(), arguments=("--promp
     return build.page(workdir, parse(*arguments), state, step, list(lines))
 
 
-def picture(path, gray=0):
+def write_image(path, gray=0):
     path.write_bytes(png_bytes(np.full((4, 6, 3), gray, np.uint8)))
 
 
@@ -32,7 +32,7 @@ def test_words_of_the_user_are_words_in_the_page(tmp_path):
     )
 
 
-def test_the_browser_is_told_to_run_this_script_alone_and_ask_nobody(tmp_path):
+def test_the_content_policy_allows_one_script_and_no_requests(tmp_path):
     text = page(tmp_path)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
     assert policy.startswith("default-src 'none';")
@@ -45,22 +45,22 @@ def test_the_browser_is_told_to_run_this_script_alone_and_ask_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "state, step, words",
+    "state, step, expected",
     [
         (build.RUNNING, 20, "Running, step 20 of 1,000"),
         (build.STOPPED, 30, "Stopped after step 30 of 1,000"),
         (build.FINISHED, 1000, "Finished, 1,000 steps"),
     ],
 )
-def test_only_a_page_of_a_run_in_progress_renews_itself(tmp_path, state, step, words):
-    picture(tmp_path / "preview.png")
-    picture(tmp_path / "contact_sheet.png", 9)
+def test_only_a_page_of_a_run_in_progress_renews_itself(tmp_path, state, step, expected):
+    write_image(tmp_path / "preview.png")
+    write_image(tmp_path / "contact_sheet.png", 9)
     text = page(tmp_path, state, step)
-    assert words in text
+    assert expected in text
     assert ('http-equiv="refresh"' in text) == (state == build.RUNNING)
-    shown = media.embed(tmp_path, ["preview.png", "contact_sheet.png"])[0]
-    assert (shown["preview.png"].uri in text) == (state != build.FINISHED)
-    assert (shown["contact_sheet.png"].uri in text) == (state == build.FINISHED)
+    embedded = media.embed(tmp_path, ["preview.png", "contact_sheet.png"])[0]
+    assert (embedded["preview.png"].uri in text) == (state != build.FINISHED)
+    assert (embedded["contact_sheet.png"].uri in text) == (state == build.FINISHED)
 
 
 def test_every_setting_is_told_once_and_the_command_is(tmp_path):
@@ -77,22 +77,22 @@ def test_time_and_devices_are_told(tmp_path):
     (tmp_path / "machine.json").write_text(json.dumps({"device_kind": "TPU v9", "devices": 4}))
     lines = [{"step": 1, "seconds": 5400.0, "device_seconds": 21600.0}]
     text = page(tmp_path, lines=lines)
-    for told in ("1 h 30 min", "4 × TPU v9", "<dd>6</dd>"):
-        assert told in text
+    for expected in ("1 h 30 min", "4 × TPU v9", "<dd>6</dd>"):
+        assert expected in text
     (tmp_path / "machine.json").write_text("{")
     assert "<dt>Devices</dt>" not in page(tmp_path), "a record cut short"
 
 
 def test_what_finds_no_room_is_left_beside_the_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(media, "ROOM_BYTES", 1000)
+    monkeypatch.setattr(media, "MAX_BYTES", 1000)
     (tmp_path / "turntable.mp4").write_bytes(b"0" * 1001)
-    picture(tmp_path / "poster.png")
+    write_image(tmp_path / "poster.png")
     text = page(tmp_path)
     assert "<video" not in text and 'alt="a mug, rendered' in text
     assert text.count("too large to be shown here") == 1
 
 
-def test_a_damaged_picture_does_not_keep_the_page_from_being_made(tmp_path):
+def test_a_page_is_written_despite_a_damaged_image(tmp_path):
     (tmp_path / "poster.png").write_bytes(b"no picture")
     assert "a mug, rendered" in page(tmp_path)
 
