@@ -110,7 +110,7 @@ def test_params_are_placed_on_the_device_once_per_mesh(monkeypatch):
     monkeypatch.setattr(outputs, "encode_mp4", lambda frames: b"")
     monkeypatch.setattr(outputs, "encode_gif", lambda frames: b"")
     monkeypatch.setattr(
-        outputs.progress_strip, "growth_strip", lambda workdir: np.zeros((1, 1, 3), np.uint8)
+        outputs.progress_strip, "progress_strip", lambda workdir: np.zeros((1, 1, 3), np.uint8)
     )
     small = {"poster_size": 8, "sheet_size": 4, "turntable_size": 4, "turntable_frames": 2}
     outputs._image_files(Path(), ball_scene(), params, 0, config(**small))
