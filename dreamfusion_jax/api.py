@@ -34,14 +34,8 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import job, lock, loop, mesh_files, prior_cache
-from dreamfusion_jax.runs.checkpoint import (
-    SavedRun,
-    load_run,
-    require_not_newer,
-    save_state,
-    steps_done,
-)
+from dreamfusion_jax.runs import checkpoint, job, lock, loop, mesh_files, prior_cache
+from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples
@@ -349,7 +343,7 @@ class Asset:
         config = dataclasses.replace(config, run=run)
         with _called_from_python(), lock.locked(prepare_workdir(config)):
             target = as_path(config.run.workdir)
-            require_not_newer(target, self.step)
+            checkpoint.require_not_newer(target, self.step)
             store_config(config)
             copy_record(self.workdir, target)
             save_state(target, state)

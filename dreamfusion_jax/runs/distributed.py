@@ -25,7 +25,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamfusion_jax.runs.options import RunOptions
-from dreamfusion_jax.runtime.errors import PriorError, RunError, SettingError, UserError
+from dreamfusion_jax.runtime.errors import (
+    ArgumentError,
+    NumberFormatError,
+    PriorError,
+    RunError,
+    SettingError,
+    UserError,
+)
 from dreamfusion_jax.runtime.files import AnyPath
 
 Value = TypeVar("Value")
@@ -126,7 +133,10 @@ def run_on_primary(make: Callable[[], Value]) -> Value:
     return outcome["value"]
 
 
-_ERRORS = {kind.__name__: kind for kind in (UserError, SettingError, RunError, PriorError)}
+_ERRORS = {
+    kind.__name__: kind
+    for kind in (UserError, ArgumentError, SettingError, RunError, PriorError, NumberFormatError)
+}
 
 
 class _PrimaryError(Exception):
