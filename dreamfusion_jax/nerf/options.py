@@ -14,8 +14,24 @@ class SceneOptions:
     field: str = setting(
         "mip",
         "mip: an MLP on integrated positions; grid: a voxel grid; hash: hash grids with a small"
-        " MLP; image: no scene but a flat image, which shows quickly what a prior pulls towards",
-        choices=("mip", "grid", "hash", "image"),
+        " MLP; sdf: a signed distance to a surface; image: no scene but a flat image, which"
+        " shows quickly what a prior pulls towards",
+        choices=("mip", "grid", "hash", "sdf", "image"),
+    )
+    sdf_encoding: str = setting(
+        "mip",
+        "network behind --field=sdf: mip (an MLP on integrated positions) or hash (hash grids)",
+        choices=("mip", "hash"),
+    )
+    sdf_beta_start: float = setting(
+        0.1, "width of the density's edge of --field=sdf at the first step, in length", 1e-4, 10
+    )
+    sdf_beta_end: float = setting(
+        0.012, "the same from --sdf_beta_steps on; it falls exponentially", 1e-4, 10
+    )
+    sdf_beta_steps: int = setting(900, "steps over which that width falls", 1, MAX_STEPS)
+    surface_points: int = setting(
+        1024, "random points per view for the eikonal and smoothness losses", 1, 2**20
     )
     bound_radius: float = setting(
         1.0, "radius of the sphere that holds the scene (paper: 1.4)", 0.1, 100
@@ -118,3 +134,8 @@ class SceneOptions:
         "solid: a new random color every step; mlp: learned from the direction (paper: mlp)",
         choices=("solid", "mlp"),
     )
+
+    @property
+    def encoding(self) -> str:
+        """The network that the field reads: "mip", "grid" or "hash"; "image" for a flat image."""
+        return self.sdf_encoding if self.field == "sdf" else self.field

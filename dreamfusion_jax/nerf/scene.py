@@ -18,11 +18,12 @@ from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Params
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 from dreamfusion_jax.nerf.fields.grid import grid_field
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
 from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
+from dreamfusion_jax.nerf.fields.sdf import SignedDistance, surface_regularizers
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.nerf.ray_chunks import render_in_chunks
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
@@ -81,7 +82,13 @@ def _density(out: FieldOutput) -> jax.Array:
     return out.density
 
 
+def _depth_below_surface(out: FieldOutput) -> jax.Array:
+    assert out.sdf is not None, "the field is a signed distance"
+    return -out.sdf
+
+
 DENSITY_LEVELS = LevelSet(_density, level=None)
+ZERO_DISTANCE = LevelSet(_depth_below_surface, level=0.0)
 
 
 class RenderFn(Protocol):
@@ -125,11 +132,16 @@ class Scene(NamedTuple):
     flat: bool = False
 
 
-# mean, covariance_diag -> density, albedo
-Query = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# mean, covariance_diag -> FieldOutput
+Query = Callable[[jax.Array, jax.Array], FieldOutput]
 
-# density function, points -> density, the function's other output, normals
-DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
+# function that rises inwards, points -> its value, the function's other output, normals
+NormalsFn = Callable[..., tuple[jax.Array, Any, jax.Array]]
+
+# points -> FieldOutput; points -> FieldOutput and outward normals there
+QueryNormals = Callable[
+    [Callable[[jax.Array], FieldOutput], jax.Array], tuple[FieldOutput, jax.Array]
+]
 
 
 def make_scene(options: SceneOptions) -> Scene:
@@ -138,26 +150,16 @@ def make_scene(options: SceneOptions) -> Scene:
     Raises:
       ValueError: the field or the background is unknown.
     """
-    density = Density(
-        options.density_activation,
-        options.density_scale,
-        options.blob_scale,
-        options.blob_radius,
-        options.blob_shape,
-        options.density_bias,
-        Sharpening(
-            options.sharpening,
-            options.sharpening_density,
-            options.sharpening_start,
-            options.sharpening_steps,
-        ),
-    )
-    field = _make_field(options, density)
-    proposal = proposal_grid(options.proposal_resolution, options.bound_radius, density)
+    head = _make_head(options)
+    field = _make_field(options, head)
+    proposal = proposal_grid(options.proposal_resolution, options.bound_radius, head)
     background = _make_background(options)
-    normals_of: DensityNormals = density_normals
+    signed = options.field == "sdf"
+    level_set = ZERO_DISTANCE if signed else DENSITY_LEVELS
+    normals_fn: NormalsFn = density_normals
     if options.fd_epsilon:
-        normals_of = functools.partial(finite_difference_normals, spacing=options.fd_epsilon)
+        normals_fn = functools.partial(finite_difference_normals, spacing=options.fd_epsilon)
+    query_normals = functools.partial(_query_normals, normals_fn, level_set)
 
     def init(key: jax.Array) -> Params:
         field_key, background_key = jax.random.split(key)
@@ -185,20 +187,19 @@ def make_scene(options: SceneOptions) -> Scene:
             table = proposal.table(params["proposal"])
             proposal_density = functools.partial(proposal.density, table)
 
-        def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = field.query(params["field"], mean, covariance_diag, step)
-            return out.density, out.albedo
+        def query(mean: jax.Array, covariance_diag: jax.Array) -> FieldOutput:
+            return field.query(params["field"], mean, covariance_diag, step)
 
         def render_chunk(
-            normals_of: DensityNormals | None, chunk: tuple[BoundedRays, StratifiedNoise]
+            query_normals: QueryNormals | None, chunk: tuple[BoundedRays, StratifiedNoise]
         ) -> RayOutputs:
             bounded, noise = chunk
             intervals = choose_intervals(options, proposal_density, bounded, noise)
-            return _render_rays(options, query, normals_of, view, bounded.rays, intervals)
+            return _render_rays(options, query, query_normals, view, bounded.rays, intervals)
 
         outputs = render_in_chunks(
             # Normals double the cost, so the first branch leaves them out.
-            [functools.partial(render_chunk, None), functools.partial(render_chunk, normals_of)],
+            [functools.partial(render_chunk, None), functools.partial(render_chunk, query_normals)],
             index=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
             rays=(bounded, draw_stratified_noise(options, size, key)),
             inactive=inactive,
@@ -210,7 +211,16 @@ def make_scene(options: SceneOptions) -> Scene:
         if background is not None:
             learned = _background_color(background, params["background"], full.direction)
             background_color = jnp.where(view.solid_background, background_color, learned)
-        return _composite_over(outputs, background_color)
+        rendered = _composite_over(outputs, background_color)
+        if not signed or key is None:
+            return rendered
+        surface = surface_regularizers(
+            lambda points: -level_set.value(query_points(params, points, step)),
+            options.bound_radius,
+            options.surface_points,
+            jax.random.fold_in(key, 2),
+        )
+        return rendered._replace(regularizers={**rendered.regularizers, **surface})
 
     def query_points(params: Params, points: jax.Array, step: jax.Array) -> FieldOutput:
         out = field.query(params["field"], points, _point_covariance(options, points), step)
@@ -220,34 +230,73 @@ def make_scene(options: SceneOptions) -> Scene:
     def normals(params: Params, points: jax.Array, step: jax.Array) -> jax.Array:
         covariance = _point_covariance(options, points)
 
-        def density_albedo(points: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = field.query(params["field"], points, covariance, step)
-            return out.density, out.albedo
+        def query(points: jax.Array) -> FieldOutput:
+            return field.query(params["field"], points, covariance, step)
 
-        return normals_of(density_albedo, points)[2]
+        return query_normals(query, points)[1]
 
-    return Scene(init, render, query_points, normals)
+    return Scene(init, render, query_points, normals, level_set)
 
 
-def _make_field(options: SceneOptions, density: Density) -> Field:
-    match options.field:
+def _make_head(options: SceneOptions) -> Head:
+    if options.field == "sdf":
+        return SignedDistance(
+            options.blob_radius,
+            options.sdf_beta_start,
+            options.sdf_beta_end,
+            options.sdf_beta_steps,
+        )
+    return Density(
+        options.density_activation,
+        options.density_scale,
+        options.blob_scale,
+        options.blob_radius,
+        options.blob_shape,
+        options.density_bias,
+        Sharpening(
+            options.sharpening,
+            options.sharpening_density,
+            options.sharpening_start,
+            options.sharpening_steps,
+        ),
+    )
+
+
+def _make_field(options: SceneOptions, head: Head) -> Field:
+    match options.encoding:
         case "mip":
             return mip_field(
                 options.width,
                 options.depth,
                 options.min_degree,
                 options.max_degree,
-                density,
+                head,
                 CovarianceAnnealing(options.blur_start, options.blur_end, options.blur_steps),
                 residual=options.network == "residual",
             )
         case "grid":
-            return grid_field(options.grid_resolution, options.bound_radius, density)
+            return grid_field(options.grid_resolution, options.bound_radius, head)
         case "hash":
             names = HashGrid._fields
             grid = HashGrid(**{name: getattr(options, f"hash_{name}") for name in names})
-            return hash_field(grid, options.width, options.depth, options.bound_radius, density)
-    raise ValueError(f"field {options.field!r} is not mip, grid or hash")
+            return hash_field(grid, options.width, options.depth, options.bound_radius, head)
+    raise ValueError(f"field {options.field!r} is not mip, grid, hash or sdf")
+
+
+def _query_normals(
+    normals_fn: NormalsFn,
+    level_set: LevelSet,
+    query: Callable[[jax.Array], FieldOutput],
+    points: jax.Array,
+) -> tuple[FieldOutput, jax.Array]:
+    """Returns the field's values at points [..., 3] and the outward normals there [..., 3]."""
+
+    def rising(points: jax.Array) -> tuple[jax.Array, FieldOutput]:
+        out = query(points)
+        return level_set.value(out), out
+
+    _, out, normals = normals_fn(rising, points)
+    return out, normals
 
 
 def _make_background(options: SceneOptions) -> Background | None:
@@ -284,21 +333,20 @@ class RayOutputs(NamedTuple):
 def _render_rays(
     options: SceneOptions,
     query: Query,
-    normals_of: DensityNormals | None,
+    query_normals: QueryNormals | None,
     view: View,
     rays: Rays,
     intervals: Intervals,
 ) -> RayOutputs:
     """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
     mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
-    if normals_of is None:
-        density, albedo = query(mean, covariance_diag)
-        normals = jnp.zeros_like(mean)
+    if query_normals is None:
+        out, normals = query(mean, covariance_diag), jnp.zeros_like(mean)
     else:
-        density, albedo, normals = normals_of(lambda at: query(at, covariance_diag), mean)
-    albedo = jnp.where(view.textureless, 1.0, albedo)
+        out, normals = query_normals(lambda points: query(points, covariance_diag), mean)
+    albedo = jnp.where(view.textureless, 1.0, out.albedo)
     color = point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse)
-    weights = compositing_weights(density, intervals.edges)
+    weights = compositing_weights(out.density, intervals.edges)
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
     interlevel = (

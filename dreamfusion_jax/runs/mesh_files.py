@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,8 +16,9 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.mesh import formats, surface, texture
 from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.nerf.cameras import Camera
-from dreamfusion_jax.nerf.fields.field import Params
-from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.fields.field import FieldOutput, Params
+from dreamfusion_jax.nerf.fields.sdf import project_to_surface
+from dreamfusion_jax.nerf.scene import DENSITY_LEVELS, Scene
 from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import memory_advice
@@ -36,6 +38,7 @@ _SILHOUETTES_DEG = tuple(
 _SILHOUETTE_SIZE = 64
 _CHUNK_POINTS = 2**13  # field evaluations at a time, whose activations fit a CPU's caches
 _SUPERSAMPLING = 2
+_FAR = 20.0  # cells from the surface beyond which marching cubes needs no value
 _PATIENCE_S = 5  # before a progress bar appears
 
 
@@ -68,22 +71,71 @@ def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
     settings, radius = config.run, config.scene.bound_radius
     params = jax.device_put(params)  # once, not per image and chunk of points
     field = functools.partial(query_chunked, scene, params, step)
-    density = surface.density_grid(field, radius, settings.mesh_resolution)
-    check_density(density, settings.mesh_threshold)
-    level = (
-        settings.mesh_threshold
-        or scene.level_set.level
-        or automatic_level(
+    if scene.level_set.level is None or settings.mesh_threshold:
+        density = surface.density_grid(field, radius, settings.mesh_resolution)
+        check_density(density, settings.mesh_threshold)
+        level = settings.mesh_threshold or automatic_level(
             density, scene, params, step, radius, images.training_orbit(config.camera)
         )
-    )
-    closed = surface.extract_surface(density, radius, level)
+        closed = surface.extract_surface(density, radius, level)
+        description = f"density {level:.3g}"
+    else:
+        closed = _level_set_surface(scene, params, step, radius, settings.mesh_resolution)
+        description = "distance 0"
     if settings.mesh_faces:
         closed = surface.decimate(closed, settings.mesh_faces)
-    _print_progress(level, len(closed.faces), settings)
+    _print_progress(description, len(closed.faces), settings)
     below = texture.layers(closed, field, radius)
     textured = texture.add_texture(closed, below, field, settings.texture_size)
     return Mesh(closed, images.to_uint8(texture.mean_albedo(below, field)), textured)
+
+
+def _level_set_surface(
+    scene: Scene, params: Params, step: int, radius: float, resolution: int
+) -> trimesh.Trimesh:
+    """Extracts the surface on which the field's level function has its level.
+
+    Marching cubes is given exp(depth / cell) as the density: its logarithm, which is interpolated
+    between the nodes, is the depth below the surface in cells. Newton steps then move the vertices
+    onto the field's own surface.
+    """
+    level_set, cell = scene.level_set, 2.0 * radius / (resolution - 1)
+
+    def density(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, albedo = query_chunked(scene, params, step, points, level_set.value)
+        return np.exp(np.clip((value - level_set.level) / cell, -_FAR, _FAR)), albedo
+
+    grid = surface.density_grid(density, radius, resolution)
+    check_density(np.where(grid > 1.0, grid, 0.0), 0.0)
+    closed = surface.extract_surface(grid, radius, 1.0)
+    closed.vertices = _project(scene, params, step, closed.vertices, 0.5 * cell)
+    return closed
+
+
+def _project(
+    scene: Scene, params: Params, step: int, vertices: np.ndarray, max_step: float
+) -> np.ndarray:
+    """Moves vertices [V, 3] onto the level set, in Newton steps of at most `max_step`."""
+    moved = np.array(vertices, np.float32)
+    for first in range(0, len(moved), _CHUNK_POINTS):
+        chunk = moved[first : first + _CHUNK_POINTS]
+        padded = np.pad(chunk, [(0, _CHUNK_POINTS - len(chunk)), (0, 0)])
+        projected = _project_chunk(scene, params, padded, step, max_step)
+        moved[first : first + _CHUNK_POINTS] = projected[: len(chunk)]
+    return moved
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _project_chunk(
+    scene: Scene, params: Params, points: jax.Array, step: jax.Array, max_step: jax.Array
+) -> jax.Array:
+    value_fn, level = scene.level_set
+    assert level is not None, "the field has a surface of its own"
+
+    def distance(points: jax.Array) -> jax.Array:
+        return level - value_fn(scene.query(params, points, step))
+
+    return project_to_surface(distance, points, max_step)
 
 
 def check_density(density: np.ndarray, threshold: float) -> None:
@@ -126,19 +178,26 @@ def automatic_level(
     return 0.5 * float(density.max())
 
 
-def _print_progress(level: float, faces: int, settings: RunOptions) -> None:
+def _print_progress(description: str, faces: int, settings: RunOptions) -> None:
     size = settings.texture_size
     print(
-        f"Mesh: surface at density {level:.3g}, {faces} triangles; unwrapping them for a texture of"
+        f"Mesh: surface at {description}, {faces} triangles; unwrapping them for a texture of"
         f" {size} x {size} ...",
         flush=True,
     )
 
 
 def query_chunked(
-    scene: Scene, params: Params, step: int, points: np.ndarray
+    scene: Scene,
+    params: Params,
+    step: int,
+    points: np.ndarray,
+    value_fn: Callable[[FieldOutput], jax.Array] = DENSITY_LEVELS.value,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns level-set value [N] and albedo [N, 3] at points [N, 3], in chunks of one shape."""
+    """Returns density, or another value, [N] and albedo [N, 3] at points [N, 3].
+
+    All chunks have one shape, so one program is compiled.
+    """
     params = jax.device_put(params)  # once, not with every chunk of points
     value, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
     starts = range(0, len(points), _CHUNK_POINTS)
@@ -147,19 +206,23 @@ def query_chunked(
         for first in starts:
             chunk = np.asarray(points[first : first + _CHUNK_POINTS], np.float32)
             padded = np.pad(chunk, [(0, _CHUNK_POINTS - len(chunk)), (0, 0)])
-            outputs = jax.device_get(_level_albedo(scene, params, padded, step))
+            outputs = jax.device_get(_value_albedo(scene, value_fn, params, padded, step))
             value[first : first + _CHUNK_POINTS] = outputs[0][: len(chunk)]
             albedo[first : first + _CHUNK_POINTS] = outputs[1][: len(chunk)]
             bar.update()
     return value, albedo
 
 
-@functools.partial(jax.jit, static_argnames="scene")
-def _level_albedo(
-    scene: Scene, params: Params, points: jax.Array, step: jax.Array
+@functools.partial(jax.jit, static_argnames=("scene", "value_fn"))
+def _value_albedo(
+    scene: Scene,
+    value_fn: Callable[[FieldOutput], jax.Array],
+    params: Params,
+    points: jax.Array,
+    step: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     out = scene.query(params, points, step)
-    return scene.level_set.value(out), out.albedo
+    return value_fn(out), out.albedo
 
 
 def mesh_image(mesh: texture.TexturedMesh, camera: Camera, size: int) -> np.ndarray:

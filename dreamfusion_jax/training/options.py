@@ -64,6 +64,19 @@ class TrainOptions:
         0,
         1e9,
     )
+    eikonal_weight: float = setting(
+        0.0,
+        "weight of (|gradient| - 1)^2 of the distance of --field=sdf, a mean over random points",
+        0,
+        1e9,
+    )
+    smoothness_weight: float = setting(
+        0.0,
+        "weight of the squared difference of normals of --field=sdf 0.05 apart, a mean over random"
+        " points near the surface",
+        0,
+        1e9,
+    )
     shading_start_step: int = setting(
         200, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
     )
@@ -149,8 +162,8 @@ class OptimizerOptions:
         Hash tables train at Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128
         units do not: their density saturates within 50 steps, where gradients vanish.
         """
-        tables = scene.field in ("hash", "grid")
-        residual = scene.field == "mip" and scene.network == "residual"
+        tables = scene.encoding in ("hash", "grid")
+        residual = scene.encoding == "mip" and scene.network == "residual"
         highest = self.learning_rate or (1e-2 if tables else 3e-4 if residual else 5e-3)
         return dataclasses.replace(
             self,

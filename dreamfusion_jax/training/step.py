@@ -240,6 +240,8 @@ def regularization(
         "distortion": config.distortion_weight,
         "entropy": config.entropy_weight,
         "interlevel": config.interlevel_weight,
+        "eikonal": config.eikonal_weight,
+        "smoothness": config.smoothness_weight,
     }
     # A regularizer of weight 0 is left out: multiplied by 0 it would still be differentiated.
     weights: dict[str, Any] = {name: weight for name, weight in constant.items() if weight}

@@ -10,6 +10,7 @@ import trimesh
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.fields.field import FieldOutput
+from dreamfusion_jax.nerf.fields.sdf import laplace_density
 from dreamfusion_jax.nerf.scene import Render, Scene, SceneOptions, make_scene
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import mesh_files, outputs
@@ -141,3 +142,43 @@ def test_the_image_of_the_mesh_is_what_a_camera_sees(ball):
     np.testing.assert_allclose(covered.sum(), area, rtol=0.1)
     middle = image[16, int(columns.mean())]
     np.testing.assert_allclose(middle, RED, atol=0.1)
+
+
+def signed_scene(distance) -> Scene:
+    """A red solid of this signed distance; its density is that of a narrow edge."""
+
+    def query(params, points, step):
+        value = distance(points)
+        density = laplace_density(value, jnp.float32(0.01))
+        return FieldOutput(density, jnp.broadcast_to(jnp.array(RED), points.shape), value)
+
+    return make_scene(SceneOptions(field="sdf"))._replace(query=query)
+
+
+def box_distance(points):
+    outside = jnp.abs(points - 0.03) - jnp.array([0.5, 0.3, 0.4])
+    corner = jnp.sqrt(jnp.sum(jnp.maximum(outside, 0.0) ** 2, axis=-1) + 1e-12)
+    return corner + jnp.minimum(jnp.max(outside, axis=-1), 0.0)
+
+
+def ball_distance(points):
+    return jnp.linalg.norm(points - CENTER, axis=-1) - RADIUS
+
+
+@pytest.mark.parametrize("distance", [ball_distance, box_distance])
+def test_the_mesh_of_a_distance_lies_on_its_surface(distance):
+    mesh = make(signed_scene(distance), mesh_faces=0).surface
+    assert mesh.is_volume and mesh.volume > 0
+    assert np.abs(distance(jnp.asarray(mesh.vertices))).max() < 1e-3
+
+
+def test_a_threshold_asks_for_the_density_of_a_distance_field():
+    mesh = make(signed_scene(ball_distance), mesh_faces=0, mesh_threshold=90.0).surface
+    away = np.linalg.norm(mesh.vertices - np.asarray(CENTER), axis=-1)
+    # 1 - exp(s / beta) / 2 of 1 / beta = 100 is 0.9 where s = beta log(0.2)
+    np.testing.assert_allclose(away, RADIUS + 0.01 * np.log(0.2), atol=0.03)
+
+
+def test_a_distance_without_an_inside_has_no_mesh():
+    with pytest.raises(RunError, match="is empty"):
+        make(signed_scene(lambda points: jnp.ones(len(points))))

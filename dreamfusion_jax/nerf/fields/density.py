@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dreamfusion_jax.nerf.fields.field import FieldOutput
 from dreamfusion_jax.nerf.linalg import dot
 
 
@@ -66,6 +67,10 @@ class Density(NamedTuple):
             case "exp":
                 return self.scale * safe_exp(raw)
         raise ValueError(f"activation {self.activation!r} is not softplus or exp")
+
+    def output(self, raw: jax.Array, position: jax.Array, step: jax.Array) -> FieldOutput:
+        """Returns a field's values from a network's four outputs [..., 4]."""
+        return FieldOutput(self(raw[..., 0], position, step), jax.nn.sigmoid(raw[..., 1:]))
 
     def _pivot(self) -> float:
         """Returns the biased raw output whose density sharpening leaves unchanged."""

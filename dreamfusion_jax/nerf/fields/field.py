@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -22,6 +22,21 @@ class FieldOutput(NamedTuple):
     density: jax.Array
     albedo: jax.Array
     sdf: jax.Array | None = None
+
+
+class Head(Protocol):
+    """Turns a network's raw outputs into a field's values: `Density` or `SignedDistance`."""
+
+    def __call__(
+        self, raw: jax.Array, position: jax.Array, step: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the density [...] of raw outputs [...] at positions [..., 3].
+
+        Without a step, as proposals call it, no schedule applies.
+        """
+
+    def output(self, raw: jax.Array, position: jax.Array, step: jax.Array) -> FieldOutput:
+        """Returns a field's values from a network's four outputs [..., 4]."""
 
 
 class Field(NamedTuple):

@@ -6,13 +6,11 @@ import itertools
 import math
 from collections.abc import Iterator
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.nerf.fields.density import Density
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Params
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))  # of a cell, along x, y, z
 
@@ -82,7 +80,7 @@ def _cell(position: jax.Array, cells: jax.Array) -> tuple[jax.Array, jax.Array]:
     return lowest.astype(jnp.uint32), scaled - lowest
 
 
-def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:
+def grid_field(resolution: int, bound_radius: float, head: Head) -> Field:
     """Makes an unfiltered grid of raw density and albedo logits over the bounding cube."""
 
     def init(key: jax.Array) -> Params:
@@ -93,6 +91,6 @@ def grid_field(resolution: int, bound_radius: float, density: Density) -> Field:
     ) -> FieldOutput:
         del covariance_diag
         raw = trilinear(params["grid"], mean / bound_radius)
-        return FieldOutput(density(raw[..., 0], mean, step), nn.sigmoid(raw[..., 1:]))
+        return head.output(raw, mean, step)
 
     return Field(init, query)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.nerf.fields.density import Density
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Params
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 from dreamfusion_jax.nerf.fields.grid import cell_corners
 from dreamfusion_jax.nerf.fields.mip import MipField
 
@@ -77,9 +75,7 @@ def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax
     return jnp.moveaxis(jax.vmap(level)(tables, jnp.asarray(grid.resolutions())), 0, 1)
 
 
-def hash_field(
-    grid: HashGrid, width: int, depth: int, bound_radius: float, density: Density
-) -> Field:
+def hash_field(grid: HashGrid, width: int, depth: int, bound_radius: float, head: Head) -> Field:
     """Makes a hash field over the bounding cube, unfiltered; `width` and `depth` are its MLP's."""
     network = MipField(width, depth)
 
@@ -101,7 +97,7 @@ def hash_field(
         features = features * grid.level_weights(step)[:, None]
         raw = network.apply({"params": params["network"]}, features.reshape(len(position), -1))
         raw = jnp.reshape(raw, (*mean.shape[:-1], 4))
-        return FieldOutput(density(raw[..., 0], mean, step), nn.sigmoid(raw[..., 1:]))
+        return head.output(raw, mean, step)
 
     return Field(init, query)
 

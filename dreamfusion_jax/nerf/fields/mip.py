@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.encoding import integrated_positional_encoding
-from dreamfusion_jax.nerf.fields.density import Density, progress
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Params
+from dreamfusion_jax.nerf.fields.density import progress
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 
 
 class MipField(nn.Module):
@@ -72,7 +72,7 @@ def mip_field(
     depth: int,
     min_degree: int,
     max_degree: int,
-    density: Density,
+    head: Head,
     blur: CovarianceAnnealing = CovarianceAnnealing(),  # noqa: B008 (immutable)
     residual: bool = False,
 ) -> Field:
@@ -91,6 +91,6 @@ def mip_field(
             mean.reshape(-1, 3), covariance_diag.reshape(-1, 3), min_degree, max_degree
         )
         raw = jnp.reshape(network.apply({"params": params}, features), (*mean.shape[:-1], 4))
-        return FieldOutput(density(raw[..., 0], mean, step), nn.sigmoid(raw[..., 1:]))
+        return head.output(raw, mean, step)
 
     return Field(init, query)

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dreamfusion_jax.nerf.fields.density import Density
-from dreamfusion_jax.nerf.fields.field import Params
+from dreamfusion_jax.nerf.fields.field import Head, Params
 from dreamfusion_jax.nerf.fields.grid import corner_table, look_up
 
 # A step of Adam moves a grid node by the learning rate, but an MLP's output by far more. With the
@@ -37,8 +36,8 @@ class ProposalGrid(NamedTuple):
     density: Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def proposal_grid(resolution: int, bound_radius: float, density: Density) -> ProposalGrid:
-    """Makes a proposal that starts as the blob of `density`, as an untrained field does."""
+def proposal_grid(resolution: int, bound_radius: float, head: Head) -> ProposalGrid:
+    """Makes a proposal that starts as the blob or sphere of `head`, as an untrained field does."""
 
     def init() -> Params:
         return {"grid": jnp.zeros((resolution,) * 3 + (1,))}
@@ -48,6 +47,6 @@ def proposal_grid(resolution: int, bound_radius: float, density: Density) -> Pro
 
     def query(table: jax.Array, position: jax.Array) -> jax.Array:
         raw = checkpoint_name(look_up(table, position / bound_radius), CHECKPOINT_NAME)
-        return density(_PROPOSAL_GAIN * raw, position)
+        return head(_PROPOSAL_GAIN * raw, position)
 
     return ProposalGrid(init, table, query)
