@@ -46,8 +46,8 @@ def training_remedies(config: Config, unet_bytes: int, dtype: Any, vae_dtype: An
             f"--views_per_device={views // 2}, which halves what grows with the views, most of all"
             " what the encoder keeps for its gradient, and may change in the same --workdir"
         )
-    if config.distillation.gradient == "full":
-        found.append(f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
+    if config.distillation.objective == "full":
+        found.append(f"--objective=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
     if platform() not in _HALF or unet_bytes < _LARGE:
         return found
     if dtype == jnp.float32:
