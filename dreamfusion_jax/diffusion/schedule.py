@@ -153,6 +153,11 @@ def _betas(options: Mapping[str, Any]) -> np.ndarray:
     return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
+STABLE_DIFFUSION = schedule_from_config(
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+)
+
+
 def time_index(schedule: Schedule, t: jax.Array) -> jax.Array:
     """Returns the integer timestep of t in [0, 1], of the shape of t."""
     last = len(schedule.alphas_cumprod) - 1
@@ -197,6 +202,13 @@ def to_x0(
     if prediction_type == "v_prediction":
         return alpha * z_t - sigma * prediction
     return prediction
+
+
+def estimate_x0(
+    z_t: jax.Array, eps_hat: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
+    """The clean latent that a noise estimate implies; z_t, eps_hat [B, ...], alpha, sigma [B]."""
+    return (z_t - _like(sigma, z_t) * eps_hat) / jnp.maximum(_like(alpha, z_t), 1e-3)
 
 
 def to_velocity(

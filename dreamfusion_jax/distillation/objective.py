@@ -7,7 +7,7 @@ renderer as if it were the gradient with respect to z. Each objective has a file
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,9 +75,49 @@ def without_params(
     )
 
 
-def draw_noise(batch: Batch) -> jax.Array:
-    """Draws standard normal noise [B, h, w, c], each view's from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, batch.z.shape[1:]))(batch.key)
+class Query(NamedTuple):
+    """One question to the prior about B views: z_t [B, h, w, c], t [B], a condition of B or 1."""
+
+    z_t: jax.Array
+    t: jax.Array
+    cond: Condition
+
+
+def draw_noise(batch: Batch, fold: jax.Array | None = None) -> jax.Array:
+    """Draws standard normal noise [B, h, w, c], each view's from its own key.
+
+    Args:
+      fold: [B] int32 folded into the keys, where a step needs more noise than one.
+    """
+    keys = batch.key if fold is None else jax.vmap(jax.random.fold_in)(batch.key, fold)
+    return jax.vmap(lambda key: jax.random.normal(key, batch.z.shape[1:]))(keys)
+
+
+def draw_uniform(batch: Batch) -> jax.Array:
+    """Draws a number in [0, 1) for each view [B], apart from its noise."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(batch.key)
+
+
+def noised(prior: Prior, z: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """Returns z_t [B, h, w, c] at times t [B]."""
+    return add_noise(z, eps, *alpha_sigma(prior.schedule, t))
+
+
+def predict_noise(
+    prior: Prior, prior_params: PriorParams, queries: Sequence[Query]
+) -> list[jax.Array]:
+    """Returns the noise estimate [B, h, w, c] of each query, by ONE network call for all."""
+    z_t, t = (jnp.concatenate(x) for x in ([q.z_t for q in queries], [q.t for q in queries]))
+    views = len(queries[0].t)
+
+    def join(*leaves: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.broadcast_to(x, (views, *x.shape[1:])) for x in leaves])
+
+    cond = jax.tree.map(join, *(query.cond for query in queries))
+    prediction = prior.predict(prior_params, z_t, t, cond)
+    alpha, sigma = alpha_sigma(prior.schedule, t)
+    eps = to_epsilon(prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
+    return jnp.split(eps, len(queries))
 
 
 def predict_eps_x0(

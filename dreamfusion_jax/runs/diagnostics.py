@@ -10,17 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.runtime.errors import RunError
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.training.state import TrainState
-from dreamfusion_jax.training.views import draw_view
+from dreamfusion_jax.training.step import Setup, draw_views
 
 MAX_REPORTED_STEPS = 20  # whose views are reported
 
 
 def write_diagnostics(
-    workdir: AnyPath, config: Config, state: TrainState, prior_params: Any, devices: int
+    workdir: AnyPath, setup: Setup, state: TrainState, prior_params: Any, devices: int
 ) -> RunError:
     """Writes diagnostics_step_N.json; returns the error that ends the run.
 
@@ -36,7 +35,7 @@ def write_diagnostics(
         "step": step,
         "skipped_steps": int(state.skipped),
         "consecutive_skipped": consecutive,
-        "views": [view for at in skipped for view in _views(config, at, devices)],
+        "views": [view for at in skipped for view in _views(setup, at, devices)],
         **sizes,
     }
     path = workdir / f"diagnostics_step_{step:06d}.json"
@@ -69,9 +68,9 @@ def _advice(sizes: dict[str, dict[str, Any]], in_float16: bool) -> str:
     )
 
 
-def _views(config: Config, step: int, devices: int) -> list[dict[str, Any]]:
-    indices = jnp.arange(devices * config.train.views_per_device)
-    draws = jax.vmap(lambda index: draw_view(config, jnp.int32(step), index))(indices)
+def _views(setup: Setup, step: int, devices: int) -> list[dict[str, Any]]:
+    indices = jnp.arange(devices * setup.config.train.views_per_device)
+    draws = draw_views(setup, jnp.int32(step), indices)
     poses, times = np.asarray(draws.view.camera.pose), np.asarray(draws.t)
     return [
         {"step": step, "view": int(i), "t": float(times[i]), "camera_to_world": poses[i].tolist()}

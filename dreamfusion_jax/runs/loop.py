@@ -280,7 +280,7 @@ def _log(
 
 def _non_finite_error(config: Config, run: Run, state: TrainState) -> RunError:
     if distributed.is_primary():
-        return write_diagnostics(run.workdir, config, state, run.prior_params, len(run.devices))
+        return write_diagnostics(run.workdir, run.setup, state, run.prior_params, len(run.devices))
     return RunError("The numbers are not finite; the message of the first process has the details.")
 
 

@@ -45,8 +45,8 @@ def training_remedies(config: Config, unet_bytes: int, dtype: Any, vae_dtype: An
             f"--views_per_device={views // 2}, which halves what grows with the views, mostly"
             " what the encoder keeps for its gradient, and may change in the same --workdir"
         )
-    if config.distillation.gradient == "full":
-        remedies.append(f"--gradient=sds {_NEW_FOLDER}, which keeps no activations of the U-Net")
+    if config.distillation.objective == "full":
+        remedies.append(f"--objective=sds {_NEW_FOLDER}, which keeps no activations of the U-Net")
     if platform() not in _HALF or unet_bytes < _LARGE:
         return remedies
     if dtype == jnp.float32:

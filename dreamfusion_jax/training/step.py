@@ -129,8 +129,12 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
 
 def draw_views(setup: Setup, step: jax.Array, view_indices: jax.Array) -> Draw:
     """Draws the views with these global indices [V]; every leaf gets that leading axis."""
-    joint = setup.prior.joint_views
-    return jax.vmap(lambda index: draw_view(setup.config, step, index, joint))(view_indices)
+    prior = setup.prior
+
+    def draw(index: jax.Array) -> Draw:
+        return draw_view(setup.config, step, index, prior.joint_views, prior.schedule)
+
+    return jax.vmap(draw)(view_indices)
 
 
 def apply_gradients(

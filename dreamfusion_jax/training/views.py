@@ -16,6 +16,7 @@ import optax
 
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.diffusion.priors.prior import Pose
+from dreamfusion_jax.diffusion.schedule import STABLE_DIFFUSION, Schedule
 from dreamfusion_jax.distillation.timesteps import time_range
 from dreamfusion_jax.nerf.cameras import CameraDraw, fov_from_focal, sample_camera
 from dreamfusion_jax.nerf.view import View
@@ -55,12 +56,19 @@ def view_key(seed: int, step: jax.Array, view_index: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), view_index)
 
 
-def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_views: int = 1) -> Draw:
+def draw_view(
+    config: Config,
+    step: jax.Array,
+    view_index: jax.Array,
+    joint_views: int = 1,
+    schedule: Schedule = STABLE_DIFFUSION,
+) -> Draw:
     """Draws camera, light, shading, background and t, and makes keys for noise and jitter.
 
     Args:
       joint_views: how many consecutive views form a group: their cameras are evenly spaced around
         the object; except for noise and jitter, all else is equal.
+      schedule: the prior's noise schedule, by which DreamTime weighs the times.
     """
     group, place = view_index // joint_views, view_index % joint_views
     first = jax.random.split(view_key(config.train.seed, step, group * joint_views), 8)
@@ -81,10 +89,7 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_view
         | jax.random.bernoulli(first[4], config.train.solid_background_share),
         with_normals=jnp.asarray(orientation_weight(config.train, step) > 0.0),
     )
-    options = config.distillation
-    t_low, t_high = time_range(
-        step, config.train.steps, options.t_min, options.t_max_start, options.t_max_end
-    )
+    t_low, t_high = time_range(step, config.train.steps, config.distillation, schedule)
     t = jax.random.uniform(first[5], (), jnp.float32, t_low, t_high)
     half_size = jnp.asarray(step < config.train.half_size_steps)
     return Draw(view, pose_of(drawn), t, own[6], own[7], half_size)

@@ -77,7 +77,7 @@ def spread() -> list[dict[str, float]]:
     z = draw(prior_params, jax.random.key(0))
     names = {"with": "sds", "without": "sds_without_baseline", "full": "full"}
     functions = {
-        key: gradient_of(prior, DistillationOptions(1.0, weighting="one", gradient=name))
+        key: gradient_of(prior, DistillationOptions(1.0, weighting="one", objective=name))
         for key, name in names.items()
     }
     rows = []
@@ -127,7 +127,7 @@ def cost(name: str) -> dict[str, float]:
     """Returns the median seconds of one guided gradient for BATCH latents, and peak memory."""
     prior, prior_params = load_prior(TOYBOX)
     text, empty = prior.encode_text([PROMPTS[0]] * BATCH), prior.encode_text([""])
-    step = gradient_of(prior, DistillationOptions(6.0, gradient=name))
+    step = gradient_of(prior, DistillationOptions(6.0, objective=name))
     z_key, noise_key = jax.random.split(jax.random.key(0))
     z = jax.random.normal(z_key, (BATCH, *prior.latent_shape))
     keys = jax.random.split(noise_key, BATCH)

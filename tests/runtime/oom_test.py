@@ -63,10 +63,10 @@ def test_only_effective_remedies_of_a_step_are_named():
     full, half, bfloat16 = jnp.float32, jnp.float16, jnp.bfloat16
     assert memory_advice.training_remedies(Config(), 36_000_000, full, full) == []
     config = Config(
-        train=TrainOptions(views_per_device=5), distillation=DistillationOptions(gradient="full")
+        train=TrainOptions(views_per_device=5), distillation=DistillationOptions(objective="full")
     )
     here = memory_advice.training_remedies(config, 4_000_000_000, full, full)
-    assert first_words(here) == ["--views_per_device=2", "--gradient=sds in another --workdir"]
+    assert first_words(here) == ["--views_per_device=2", "--objective=sds in another --workdir"]
     with compiling_for("gpu"):
         views, gradient, weights, encoder = memory_advice.training_remedies(
             config, 4_000_000_000, full, full
@@ -77,7 +77,7 @@ def test_only_effective_remedies_of_a_step_are_named():
             views,
             gradient,
         ]
-    assert "--views_per_device=2," in views and "--gradient=sds " in gradient
+    assert "--views_per_device=2," in views and "--objective=sds " in gradient
     assert "--prior_dtype=float16" in weights and "from 4.0 GB to 2.0 GB" in weights
     assert "--vae_dtype=bfloat16" in encoder
 
