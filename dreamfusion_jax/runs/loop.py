@@ -235,7 +235,7 @@ def _train_steps(
             if writer and (lost or (stop and step < steps)):
                 build.write_page(run.workdir, config, build.STOPPED, step, writer.path)
             if lost:
-                raise _non_finite_error(config, run, state)
+                raise _non_finite_error(run, state)
             if stop and step < steps:
                 raise Interrupted(f"{run.workdir} after step {step}")
     finally:
@@ -278,7 +278,7 @@ def _log(
     progress.tell(**shown)
 
 
-def _non_finite_error(config: Config, run: Run, state: TrainState) -> RunError:
+def _non_finite_error(run: Run, state: TrainState) -> RunError:
     if distributed.is_primary():
         return write_diagnostics(run.workdir, run.setup, state, run.prior_params, len(run.devices))
     return RunError("The numbers are not finite; the message of the first process has the details.")
