@@ -31,20 +31,19 @@ def test_flags_without_values_give_the_defaults():
 
 
 def test_every_setting_is_a_flag_with_help_and_a_name_of_its_own():
-    names = [
-        setting.name
-        for section in configs.SECTIONS.values()
-        for setting in dataclasses.fields(section)
-    ]
-    assert len(names) == len(set(names))
+    settings = [s for section in configs.SECTIONS.values() for s in dataclasses.fields(section)]
+    names = [setting.name for setting in settings]
+    former = {setting.metadata["former_name"] for setting in settings} - {None}
+    assert len(names) == len(set(names)) and not former & set(names)
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    assert {*names, "preset", "area_share", "normal_spacing"} == set(values)
+    assert {*names, "preset", *former} == set(values)
     assert all(len(values[name].help) > 15 for name in names)
 
 
 def test_a_renamed_flag_keeps_its_old_name():
     config = parse("--prompt=x", "--preset=paper", "--area_share=0.25", "--normal_spacing=0.01")
+    assert parse("--prompt=x", "--gradient=full").distillation.objective == "full"
     assert (config.camera.uniform_area_prob, config.scene.fd_epsilon) == (0.25, 0.01)
     settings = {"prompt": "x", "area_share": 0.25}
     assert configs.config_from_settings("paper", settings).camera.uniform_area_prob == 0.25
