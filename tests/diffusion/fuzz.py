@@ -146,8 +146,7 @@ STRANGE_KEYS = (
 def places(value: Any) -> list[tuple[Any, Any]]:
     """Returns every container in a JSON value with each of its keys."""
     pairs = []
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, part in pairs:
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
         pairs.append((value, key))
         if isinstance(part, dict | list) and part:
             pairs += places(part)
