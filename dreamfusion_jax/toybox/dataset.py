@@ -125,7 +125,7 @@ def plain_spheres(count: int, seed: int) -> Pictures:
         for i in range(count)
     ]
     return Pictures(
-        _photograph(rng, ("ellipsoid",), solids, draw.camera, color),
+        _render_images(rng, ("ellipsoid",), solids, draw.camera, color),
         np.full(count, -1, np.int16),
         color.astype(np.int16),
         np.full(count, -1, np.int16),
@@ -175,7 +175,7 @@ def _make_kind(job: _Job) -> Pictures:
         parts = objects.build(rng, pictures.subject(i))
         shape_names = tuple(part.shape for part in parts)
         solids.append(shapes.stack(parts))
-    image = _photograph(rng, shape_names, solids, draw.camera, color)
+    image = _render_images(rng, shape_names, solids, draw.camera, color)
     return dataclasses.replace(pictures, image=image)
 
 
@@ -185,7 +185,7 @@ def _draw_cameras(seed: int, count: int) -> cameras.CameraDraw:
     return jax.vmap(lambda key: cameras.sample_camera(key, cameras.CameraRanges()))(keys)
 
 
-def _photograph(
+def _render_images(
     rng: np.random.Generator,
     shape_names: tuple[str, ...],
     solids: list[shapes.Solids],

@@ -26,7 +26,7 @@ CAPTION_DROPOUT = 0.1
 MIN_SNR = 5.0
 
 
-class Emphasis(NamedTuple):
+class SamplingBias(NamedTuple):
     """What a stage of the diffusion training looks at most.
 
     Attributes:
@@ -40,7 +40,7 @@ class Emphasis(NamedTuple):
     t_min: float = 0.0
 
 
-VIEWS = Emphasis(fine_share=0.95, front_share=0.4, t_min=0.1)
+VIEWS = SamplingBias(fine_share=0.95, front_share=0.4, t_min=0.1)
 
 
 class Task(NamedTuple):
@@ -99,7 +99,7 @@ def diffusion_task(
     pictures: Pictures,
     tokenize: Callable[[list[str]], np.ndarray],
     draw: Callable[[Params], np.ndarray],
-    emphasis: Emphasis = Emphasis(),  # noqa: B008 (immutable)
+    bias: SamplingBias = SamplingBias(),  # noqa: B008 (immutable)
 ) -> Task:
     """The U-Net and the text encoder together: predict the velocity of noised latents.
 
@@ -107,7 +107,7 @@ def diffusion_task(
       latents: [N, h, w, c] scaled latents of `pictures`.
       tokenize: captions -> ids [B, L].
       draw: params -> the preview.
-      emphasis: what to look at most.
+      bias: what to look at most.
     """
     fronted = pictures.with_front()
 
@@ -124,10 +124,10 @@ def diffusion_task(
 
     def batch(rng: np.random.Generator, size: int) -> Batch:
         index = rng.integers(pictures.count, size=size)
-        if emphasis.front_share:
-            chosen = rng.random(size) < emphasis.front_share
+        if bias.front_share:
+            chosen = rng.random(size) < bias.front_share
             index = np.where(chosen, rng.choice(fronted, size), index)
-        words = pictures.take(index).draw_captions(rng, emphasis.fine_share)
+        words = pictures.take(index).draw_captions(rng, bias.fine_share)
         keep = rng.random(size) >= CAPTION_DROPOUT
         ids = tokenize([text if kept else "" for text, kept in zip(words, keep, strict=True)])
         return latents[index], ids
@@ -137,7 +137,7 @@ def diffusion_task(
         t_key, eps_key = jax.random.split(key)
         # Stratified over the batch, which halves the noise of the loss at no cost.
         t = (jnp.arange(len(z)) + jax.random.uniform(t_key, (len(z),))) / len(z)
-        t = emphasis.t_min + (1.0 - emphasis.t_min) * t
+        t = bias.t_min + (1.0 - bias.t_min) * t
         eps = jax.random.normal(eps_key, z.shape)
         alpha, sigma = schedules.alpha_sigma(schedule, t)
         z_t = schedules.add_noise(z, eps, alpha, sigma)

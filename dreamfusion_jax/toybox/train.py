@@ -85,7 +85,7 @@ def train_diffusion(
     pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path
 ) -> None:
     """Writes unet/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
-    _train_denoiser("diffusion", tasks.Emphasis(), _WARM_START.value, pictures, workdir, output)
+    _train_denoiser("diffusion", tasks.SamplingBias(), _WARM_START.value, pictures, workdir, output)
 
 
 def train_views(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
@@ -95,7 +95,7 @@ def train_views(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathl
 
 def _train_denoiser(
     stage: str,
-    emphasis: tasks.Emphasis,
+    bias: tasks.SamplingBias,
     warm_start: bool,
     pictures: dataset.Pictures,
     workdir: pathlib.Path,
@@ -128,7 +128,7 @@ def _train_denoiser(
         pictures,
         load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
         draw,
-        emphasis,
+        bias,
     )
     task = _start(
         task,
