@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import tempfile
 import weakref
@@ -26,11 +25,11 @@ from typing import Any
 import jax
 import numpy as np
 import trimesh
-from absl import logging
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.from_python import called_from_python
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
@@ -52,9 +51,6 @@ _MAX_SIZE = 8192  # side of an image
 _PATIENCE_S = 2  # before a progress bar appears
 # trimesh uses glTF's axes, y up; cameras and fields use the world's, z up.
 _AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
-# The dashes of a setting's flag in a message, but not those within the name of a file.
-_KEYWORDS = ("preset", "samples", *configs.setting_names())
-_FLAG = re.compile(rf"(?:^|(?<=[\s(]))--(?=(?:{'|'.join(_KEYWORDS)})\b)")
 
 
 def text_to_3d(
@@ -97,7 +93,7 @@ def text_to_3d(
     temporary = workdir is None
     named: dict[str, Any] = {"prior": prior, "steps": steps}
     given = {name: value for name, value in named.items() if value is not None}
-    with _called_from_python():
+    with called_from_python():
         _refuse_jobs(settings)
         given |= {"prompt": prompt, "workdir": workdir or ""}
         with _settings_at_fault():
@@ -172,7 +168,7 @@ def text_to_images(
       SettingError: a value is wrong.
       UserError: the prior's files are missing or at fault, or memory runs out.
     """
-    with _called_from_python():
+    with called_from_python():
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
         _check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
         _check_whole("samples", samples, 1, 4096)
@@ -211,7 +207,7 @@ class Asset:
           UserError: the folder holds none.
         """
         folder = as_path(os.fspath(workdir))
-        with _called_from_python():
+        with called_from_python():
             return cls(folder, load_run(folder))
 
     @property
@@ -257,16 +253,17 @@ class Asset:
         _check_whole("size", size, 1, _MAX_SIZE)
         _check_choice("show", show, images.SHOWN)
         config, scene, state = self.saved
-        orbit = images.training_orbit(config.camera)
-        camera = orbit_camera(
-            azimuth_deg,
-            elevation_deg,
-            orbit.distance if distance is None else distance,
-            orbit.fov_deg if fov_deg is None else fov_deg,
-        )
-        return images.render_view(
-            scene, state.scene_params, camera, size, self.step, show, background
-        )
+        with called_from_python():
+            orbit = images.training_orbit(config.camera)
+            camera = orbit_camera(
+                azimuth_deg,
+                elevation_deg,
+                orbit.distance if distance is None else distance,
+                orbit.fov_deg if fov_deg is None else fov_deg,
+            )
+            return images.render_view(
+                scene, state.scene_params, camera, size, self.step, show, background
+            )
 
     def turntable(
         self, size: int = 128, frames: int = 48, *, show: str = "color"
@@ -285,7 +282,8 @@ class Asset:
         config, scene, state = self.saved
         orbit = images.training_orbit(config.camera)
         total = frames * images.tiles(size)
-        with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
+        shown = Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False)
+        with called_from_python(), shown as bar:
             around = images.turntable(
                 scene, state.scene_params, size, frames, self.step, orbit, bar.update
             )
@@ -321,7 +319,7 @@ class Asset:
             "texture_size": texture_size,
         }
         config, scene, state = self.saved
-        with _called_from_python():
+        with called_from_python():
             config = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
             mesh = mesh_files.make_mesh(scene, state.scene_params, self.step, config)
         return formats.to_trimesh(mesh.textured, _AXES[up])
@@ -341,7 +339,7 @@ class Asset:
         config, scene, state = self.saved
         run = dataclasses.replace(config.run, workdir=os.fspath(folder))
         config = dataclasses.replace(config, run=run)
-        with _called_from_python(), lock.locked(prepare_workdir(config)):
+        with called_from_python(), lock.locked(prepare_workdir(config)):
             target = as_path(config.run.workdir)
             checkpoint.require_not_newer(target, self.step)
             store_config(config)
@@ -384,17 +382,3 @@ def _check_whole(name: str, value: Any, least: int, most: int) -> None:
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise SettingError(f"{name} must be one of {', '.join(choices)}, not {value!r:.80}.")
-
-
-@contextmanager
-def _called_from_python() -> Iterator[None]:
-    """Names settings in messages as keywords, not as flags, and silences Orbax's log."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    except UserError as error:
-        error.args = (_FLAG.sub("", str(error)),)
-        raise
-    finally:
-        logging.set_verbosity(verbosity)

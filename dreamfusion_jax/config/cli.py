@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from dreamfusion_jax.config import help
 from dreamfusion_jax.config.flags import parse_flags
-from dreamfusion_jax.runtime import device, oom
+from dreamfusion_jax.runtime import device, jax_modes, oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
 EXIT_INTERRUPTED = 130
@@ -39,7 +39,9 @@ def run(main: Callable[[], int]) -> None:
         # Clusters stop a job by SIGTERM; treat it as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return main()
+            jax_modes.pin()
+            with jax_modes.name_debug_nans():
+                return main()
         except UserError as error:
             return print_error(error)
         except OSError as error:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.diffusion.loading.weights import (
     load_module,
-    read_config,
     reraise_as_prior_error,
 )
 from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel

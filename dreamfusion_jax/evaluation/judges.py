@@ -13,7 +13,7 @@ import numpy as np
 
 from dreamfusion_jax.config.flags import name_flags
 from dreamfusion_jax.diffusion.loading import hub
-from dreamfusion_jax.diffusion.loading.weights import weights_digest
+from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.toybox import captions, dataset

@@ -19,6 +19,7 @@ from dreamfusion_jax.nerf.fields.field import Params
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.nerf.view import View, albedo_view, lit_view
 from dreamfusion_jax.runtime.device import platform
+from dreamfusion_jax.runtime.finite import require_finite
 
 ELEVATION_DEG = 20.0
 OVERHEAD_DEG = 90.0
@@ -159,7 +160,7 @@ def preview(
     sides = []
     for azimuth_deg in azimuths_deg:
         view = albedo_view(orbit.camera(azimuth_deg), jnp.array(WHITE))
-        sides.append(to_uint8(render_image(scene, params, view, size, step).image))
+        sides.append(rounded(render_image(scene, params, view, size, step).image))
     return np.concatenate(sides, axis=1)
 
 
@@ -292,8 +293,15 @@ def normals_as_color(normals: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image: jax.Array | np.ndarray) -> np.ndarray:
-    """Rounds values in [0, 1] to 0..255, clipping the rest."""
-    return np.asarray(np.clip(np.asarray(image), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    """Rounds values in [0, 1] to 0..255, clipping the rest. Raises a RunError for NaN."""
+    remedy = "what it shows was not optimized soundly: start again in another folder"
+    return rounded(require_finite(image, "The image", remedy))
+
+
+def rounded(image: jax.Array | np.ndarray) -> np.ndarray:
+    """Rounds as `to_uint8`, and makes black what is not a number, for images of a run's middle."""
+    numbers = np.clip(np.nan_to_num(np.asarray(image)), 0.0, 1.0)
+    return np.asarray(numbers * 255.0 + 0.5).astype(np.uint8)
 
 
 def image_grid(rows: Sequence[np.ndarray]) -> np.ndarray:

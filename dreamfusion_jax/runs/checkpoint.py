@@ -6,12 +6,14 @@ cause. In a job of several processes all of them write and read, and must make t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +22,13 @@ import orbax.checkpoint as ocp
 from dreamfusion_jax.config.flags import Config, is_flat, read_config
 from dreamfusion_jax.nerf.scene import Scene
 from dreamfusion_jax.runs import distributed
+from dreamfusion_jax.runs.checkpoint_faults import (
+    DamagedError,
+    array_mismatch,
+    fault,
+    name_mismatch,
+    unreadable,
+)
 from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
@@ -27,7 +36,11 @@ from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import across_processes, replicate
 
+Value = TypeVar("Value")
+
 MAX_TO_KEEP = 2
+_PAUSES_S = (0.1, 0.2, 0.3)  # after each time that a checkpoint could not be read
+_MAX_LOOKS = 50  # for a checkpoint that another job does not delete before it is read
 FULL = re.compile("ENOSPC|EDQUOT|No space left|quota exceeded", re.IGNORECASE)
 FORBIDDEN = re.compile("EACCES|EROFS|PERMISSION_DENIED|Permission denied|Read-only", re.IGNORECASE)
 
@@ -45,16 +58,17 @@ class Checkpoints:
         self._folder = self._workdir / "checkpoints"
         self._reader = _reader(ocp.StandardCheckpointHandler)
         self._digest_reader = _reader(ocp.JsonCheckpointHandler)
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            item_names=("state", "digest"),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=MAX_TO_KEEP,
-                read_only=devices is None,
-                create=devices is not None,
-                cleanup_tmp_directories=devices is not None,
-            ),
+        self._manager = look_again(self._open)
+
+    def _open(self) -> ocp.CheckpointManager:
+        reads_only = self._devices is None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=MAX_TO_KEEP,
+            read_only=reads_only,
+            create=not reads_only,
+            cleanup_tmp_directories=not reads_only,
         )
+        return ocp.CheckpointManager(self._folder, item_names=("state", "digest"), options=options)
 
     def latest_step(self) -> int:
         """Returns the step of the newest checkpoint, intact or not; 0 where there is none."""
@@ -67,7 +81,7 @@ class Checkpoints:
         """Lists the steps of all checkpoints in order, including those that another job saves."""
         if not self._folder.is_dir():
             return []
-        self._manager.reload()
+        look_again(self._manager.reload)
         return sorted(self._steps())
 
     def save(self, state: TrainState) -> None:
@@ -103,38 +117,58 @@ class Checkpoints:
     def restore(self, like: TrainState) -> TrainState:
         """Restores the newest intact state as numpy arrays in the structure and shapes of `like`.
 
-        Warns of damaged checkpoints and, unless opened for reading only, moves them aside.
+        Warns of damaged checkpoints and, unless opened for reading only, moves them aside. A step
+        that another job deletes meanwhile is looked for again.
 
         Raises:
-          UserError: none is intact.
+          UserError: all are damaged.
+          RunError: one cannot be read, which proves no damage, or is of other settings.
         """
-        damaged: list[int] = []
-        reason = ""
-        for step in sorted(self._steps(), reverse=True):
-            state = None
-            try:
-                state = self.restore_step(step, like)
-            except Exception as error:  # Orbax raises many kinds; all mean damage.
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-                if FORBIDDEN.search(str(error)):
-                    raise UserError(
-                        f"{self._folder / str(step)} cannot be read: {reason}"
-                    ) from error
+        damaged: dict[int, str] = {}
+        for _ in range(_MAX_LOOKS):
+            steps = [step for step in self.steps_now() if step not in damaged]
+            if not steps:
+                break
+            state, error = self._restore_patiently(step := steps[-1], like)
             if distributed.all_agree(state is not None) and state is not None:
-                self._quarantine(damaged)
+                self._report_damage(damaged)
                 return state
-            damaged.append(step)
-            _warn(f"the checkpoint of step {step} in {self._folder} is damaged ({reason}).")
+            if not distributed.all_agree(not isinstance(error, UserError)):
+                raise error or unreadable(self._folder / str(step), "in another process")
+            if distributed.all_agree((self._folder / str(step)).is_dir()):
+                damaged[step] = str(error or "in another process")
+        if self.latest_step() not in (0, *damaged):
+            raise RunError(
+                f"The checkpoints in {self._folder} are deleted faster than they can be read: try"
+                " again when the run that writes them is done, or with a higher --checkpoint_every."
+            )
+        reason = next(iter(damaged.values()), "none is left")
         raise UserError(
-            f"No checkpoint in {self._folder} can be read ({reason}); delete that folder to start"
-            " again, or choose another --workdir."
+            f"No checkpoint in {self._folder} can be read ({reason}); all of it is kept: choose"
+            " another --workdir to start again."
         )
+
+    def _restore_patiently(
+        self, step: int, like: TrainState
+    ) -> tuple[TrainState | None, Exception | None]:
+        """Returns the state or, where it cannot be read several times and is not gone, why."""
+        error: Exception | None = None
+        for pause_s in _PAUSES_S:
+            try:
+                return self.restore_step(step, like), None
+            except (DamagedError, UserError) as failure:
+                error = failure
+            time.sleep(pause_s)
+            if not (self._folder / str(step)).is_dir():
+                return None, None
+        return None, error
 
     def restore_step(self, step: int, like: TrainState) -> TrainState:
         """Restores the state of one checkpoint, as `restore` does.
 
         Raises:
-          Exception: of any kind; the checkpoint is damaged, or gone.
+          DamagedError: its bytes are not those that were written, or it is gone.
+          RunError: it cannot be read, or is of other settings.
         """
         folder = self._folder / str(step)
         if (folder / "default").exists():
@@ -143,20 +177,35 @@ class Checkpoints:
                 " --workdir."
             )
         template: Any = jax.device_get(like)
-        state = self._reader.restore(folder / "state", args=ocp.args.StandardRestore(template))
-        stored = self._digest_reader.restore(folder / "digest")
-        if stored != digest(state):
-            raise ValueError("its contents are not those that were written")
+        try:
+            state = self._reader.restore(folder / "state", args=ocp.args.StandardRestore(template))
+            if self._digest_reader.restore(folder / "digest") != digest(state):
+                raise ValueError("its contents are not those that were written")
+        except Exception as error:  # Orbax raises many kinds.
+            raise fault(folder, error, self._mismatch(folder, template)) from error
         return state
 
-    def _quarantine(self, steps: list[int]) -> None:
-        """Moves damaged checkpoints to <workdir>/damaged_checkpoints."""
-        if self._devices is None or not steps:
+    def _mismatch(self, folder: AnyPath, template: TrainState) -> str:
+        """Describes how a checkpoint's arrays differ from those wanted; "": not, or not known."""
+        with contextlib.suppress(Exception):  # Damaged: that is for `fault` to say.
+            stored = self._digest_reader.restore(folder / "digest")
+            if named := name_mismatch(stored, digest(template)):
+                return named
+            metadata = self._reader.metadata(folder / "state")
+            return array_mismatch(metadata.item_metadata.tree, template)
+        return ""
+
+    def _report_damage(self, damaged: dict[int, str]) -> None:
+        """Warns of damaged checkpoints, and moves them to <workdir>/damaged_checkpoints."""
+        damaged = {k: x for k, x in damaged.items() if (self._folder / str(k)).is_dir()}
+        for step, reason in damaged.items():
+            _warn(f"the checkpoint of step {step} in {self._folder} is damaged ({reason}).")
+        if self._devices is None or not damaged:
             return
         if distributed.is_primary():
             target = self._workdir / "damaged_checkpoints"
             target.mkdir(exist_ok=True)
-            for step in steps:
+            for step in damaged:
                 count = sum(path.name.startswith(f"{step}_") for path in target.iterdir())
                 (self._folder / str(step)).rename(target / f"{step}_{count}")
         distributed.all_agree(True)  # No process lists the folder before all are moved.
@@ -253,6 +302,16 @@ def open_scene(workdir_name: str, refusal: str) -> tuple[AnyPath, SavedRun]:
     if is_flat(run.config):
         raise UserError(f"--workdir={workdir} holds a flat image; {refusal}.")
     return workdir, run
+
+
+def look_again(action: Callable[[], Value]) -> Value:
+    """Repeats an action that fails because another job has deleted what was there a moment ago."""
+    for pause_s in _PAUSES_S:
+        try:
+            return action()
+        except FileNotFoundError:
+            time.sleep(pause_s)
+    return action()
 
 
 def _reader(handler: Any) -> ocp.Checkpointer:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dreamfusion_jax.distillation.view_prompts import TextTable
 from dreamfusion_jax.runtime.errors import RunError
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.training.state import TrainState
@@ -19,18 +20,23 @@ MAX_REPORTED_STEPS = 20  # whose views are reported
 
 
 def write_diagnostics(
-    workdir: AnyPath, setup: Setup, state: TrainState, prior_params: Any, devices: int
+    workdir: AnyPath,
+    setup: Setup,
+    state: TrainState,
+    prior_params: Any,
+    table: TextTable,
+    devices: int,
 ) -> RunError:
     """Writes diagnostics_step_N.json; returns the error that ends the run.
 
     The file holds the views and times t of the last skipped steps (drawn again, as they depend only
-    on seed and step), and of every array of the state and the prior its norm and the count of its
-    non-finite numbers.
+    on seed and step), and of every array of the state, the prior and the embedded prompts its norm
+    and the count of its non-finite numbers.
     """
     step, consecutive = int(state.step), int(state.consecutive_skipped)
     skipped = range(max(step - consecutive, step - MAX_REPORTED_STEPS, 0), step)
     sizes = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
-    sizes["prior"] = _sizes(prior_params)
+    sizes["prior"], sizes["text"] = _sizes(prior_params), _sizes(table)
     report = {
         "step": step,
         "skipped_steps": int(state.skipped),
@@ -57,7 +63,9 @@ def _advice(sizes: dict[str, dict[str, Any]], in_float16: bool) -> str:
         for part, by_name in sizes.items()
     }
     if wrong["prior"]:
-        return f"the prior's weights are not ({wrong['prior'][0]}): get its files again."
+        return f"the prior's weights are not ({wrong['prior'][0]}): check its files."
+    if wrong["text"]:
+        return f"the embedded prompts are not ({wrong['text'][0]}): check the text encoder's files."
     if wrong["scene"] or wrong["optimizer"]:
         name = (wrong["scene"] + wrong["optimizer"])[0]
         return f"the scene's parameters are not ({name}): start again in another --workdir."

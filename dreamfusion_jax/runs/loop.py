@@ -36,6 +36,7 @@ from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.training.optimizer import make_optimizer
@@ -45,6 +46,7 @@ from dreamfusion_jax.training.step import Setup, TrainStep, make_train_step, pla
 # The first preview comes after this many steps, or sooner, after this many seconds.
 FIRST_PREVIEW_STEP = 20
 FIRST_PREVIEW_SECONDS = 30.0
+_TEXT_REMEDY = "check the weights in the folder text_encoder of --prior"
 
 
 class Interrupted(Exception):
@@ -134,10 +136,13 @@ def with_prompt(run: Run, config: Config) -> Run:
 
 
 def embed_prompts(setup: Setup, config: Config) -> TextTable:
-    """Embeds the prompts of a run's views."""
-    return view_prompts.text_table(
+    """Embeds the prompts of a run's views. Raises a RunError where the text encoder gives NaN."""
+    table = view_prompts.text_table(
         setup.prior, config.train.prompt, config.view_prompts, setup.scheme
     )
+    for leaf in jax.tree.leaves(table):
+        require_finite(leaf, "What the text encoder makes of --prompt", _TEXT_REMEDY)
+    return table
 
 
 def choose_devices(count: int) -> list[jax.Device]:
@@ -280,7 +285,8 @@ def _log(
 
 def _non_finite_error(run: Run, state: TrainState) -> RunError:
     if distributed.is_primary():
-        return write_diagnostics(run.workdir, run.setup, state, run.prior_params, len(run.devices))
+        inputs = run.prior_params, run.table
+        return write_diagnostics(run.workdir, run.setup, state, *inputs, len(run.devices))
     return RunError("The numbers are not finite; the message of the first process has the details.")
 
 

@@ -26,6 +26,7 @@ from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.progress import Progress
 
 PREVIEW_SIZE = 192
@@ -38,6 +39,7 @@ _SILHOUETTES_DEG = tuple(
 _SILHOUETTE_SIZE = 64
 _CHUNK_POINTS = 2**13  # field evaluations at a time, whose activations fit a CPU's caches
 _SUPERSAMPLING = 2
+_REMEDY = "run it again in another folder with another --seed"
 _FAR = 20.0  # cells from the surface beyond which marching cubes needs no value
 _PATIENCE_S = 5  # before a progress bar appears
 
@@ -210,7 +212,10 @@ def query_chunked(
             value[first : first + _CHUNK_POINTS] = outputs[0][: len(chunk)]
             albedo[first : first + _CHUNK_POINTS] = outputs[1][: len(chunk)]
             bar.update()
-    return value, albedo
+    return (
+        require_finite(value, "The scene's density in --workdir", _REMEDY),
+        require_finite(albedo, "The scene's color in --workdir", _REMEDY),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("scene", "value_fn"))

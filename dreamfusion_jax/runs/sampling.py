@@ -16,7 +16,13 @@ from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.open_prior import open_prior
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.progress import Progress
+
+_REMEDY = (
+    "give --prior_dtype=float32 and --vae_dtype=float32 where they are others, or check the prior's"
+    " weights"
+)
 
 
 class Guidance(NamedTuple):
@@ -86,7 +92,8 @@ def draw_samples(
     ):
         conds = (_repeated(prior, prompt, samples) for prompt in prompts)
         counted = steps, scales, eta, progress.update
-        return [sample(params, cond, uncond, keys, *counted) for cond in conds]
+        rows = [sample(params, cond, uncond, keys, *counted) for cond in conds]
+    return [require_finite(row, "A sample of --prior", _REMEDY) for row in rows]
 
 
 def check_steps(prior: Prior, steps: int) -> None:

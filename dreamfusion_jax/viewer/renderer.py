@@ -82,7 +82,8 @@ class Renderer:
         except _Unwanted:
             return None
         self._learn_speed(settings.mode, (time.monotonic() - started) / (size[0] * size[1]))
-        return images.as_colors(settings.mode, image)
+        # A view is one of many, so that a pixel without a number is only black.
+        return images.as_colors(settings.mode, type(image)(*map(np.nan_to_num, image)))
 
     def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
         lit = _is_lit(mode)

@@ -15,6 +15,7 @@ import jax
 from dreamfusion_jax.config.flags import Config, is_flat, read_config
 from dreamfusion_jax.runs import metrics
 from dreamfusion_jax.runs.checkpoint import Checkpoints
+from dreamfusion_jax.runs.checkpoint_faults import DamagedError
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.training.optimizer import make_optimizer
@@ -26,6 +27,14 @@ _MAX_TRIES = 3  # to read a checkpoint that exists
 _MAX_CACHE_BYTES = 2**28
 # A run without metrics for several of their intervals may have stopped.
 _PATIENCE_S, _PATIENCE_INTERVALS = 30.0, 3.0
+
+
+class _Failure(NamedTuple):
+    """Of reading a checkpoint: how often, what it means, and whether that cannot change."""
+
+    tries: int = 0
+    sentence: str = ""
+    is_damage: bool = False
 
 
 class Snapshot(NamedTuple):
@@ -67,7 +76,7 @@ class WorkdirWatcher:
         self._like = init_state(self.scene, optimizer, self.config.train.seed)
         self.init_params = self._like.scene_params
         self._checkpoints = Checkpoints(workdir)
-        self._failures: dict[int, tuple[int, str]] = {}  # step -> count, last reason
+        self._failures: dict[int, _Failure] = {}  # by step
         self._stamps: dict[AnyPath, float | None] = {self._file: _stamp(self._file)}
         self._mismatch = ""  # set once the settings are those of another run
         self._lines: list[dict[str, float]] = []
@@ -89,7 +98,7 @@ class WorkdirWatcher:
             for step in reversed(steps):
                 if step not in self.snapshot.scenes and self._load(step, steps):
                     changed()
-            self._update(progress=self._progress(), error=self._mismatch or self._damage(steps))
+            self._update(progress=self._progress(), error=self._mismatch or self._failure(steps))
         if self.snapshot is not before:
             changed()
 
@@ -105,23 +114,27 @@ class WorkdirWatcher:
 
     def _load(self, step: int, saved: list[int]) -> bool:
         """Reads a checkpoint; returns whether that succeeded, as it may have been deleted."""
-        tries, _ = self._failures.get(step, (0, ""))
-        if tries == _MAX_TRIES:
+        tries, _, is_damage = self._failures.get(step, _Failure())
+        if is_damage and tries >= _MAX_TRIES:
             return False
         try:
             params = jax.device_put(self._checkpoints.restore_step(step, self._like).scene_params)
-        except Exception as error:  # Orbax raises many kinds.
-            self._failures[step] = tries + 1, _reason(error)
+        except DamagedError as error:
+            sentence = f"The checkpoint of step {step:,} is damaged ({error})."
+            self._failures[step] = _Failure(tries + 1, sentence, is_damage=True)
+            return False
+        except Exception as error:  # It may be intact, so it is tried again.
+            self._failures[step] = _Failure(tries + 1, str(error) or _reason(error))
             return False
         self._update(scenes=_evict({**self.snapshot.scenes, step: params}, saved))
         self._update(progress=self._progress())
         return True
 
-    def _damage(self, saved: list[int]) -> str:
+    def _failure(self, saved: list[int]) -> str:
         for step in reversed(saved):
-            tries, reason = self._failures.get(step, (0, ""))
-            if tries == _MAX_TRIES:
-                return f"The checkpoint of step {step:,} is damaged ({reason})."
+            failure = self._failures.get(step, _Failure())
+            if failure.tries >= _MAX_TRIES:
+                return failure.sentence
         return ""
 
     def _read_small_files(self) -> None:

@@ -29,7 +29,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.loading.weights import read_config
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.runs.open_prior import TOYBOX
 from dreamfusion_jax.runtime.errors import UserError
 from tests import pipelines, tpu

@@ -116,7 +116,7 @@ def test_where_none_is_whole_nothing_is_thrown_away(states, tmp_path):
     save(tmp_path, states(2))
     before = {path: path.read_bytes() for path in files_of(tmp_path, 2)[1:]}
     flip_one_bit(tmp_path)
-    with pytest.raises(UserError, match="No checkpoint in .* can be read .*delete that folder"):
+    with pytest.raises(UserError, match="No checkpoint in .* can be read .*all of it is kept"):
         restore(tmp_path, states(0))
     assert len([p for p in before if p.exists()]) == len(before)
 

@@ -103,7 +103,7 @@ def test_nans_in_the_prior_stop_the_run_and_are_named(config, faulty_run):
     message, report = stopped(config, run)
     # Three are allowed; what a step tells is read while the next one runs.
     assert "4 steps in a row, up to step 4" in message and "['unet']['bias']" in message
-    assert "get its files again" in message
+    assert "check its files" in message
     assert report["consecutive_skipped"] == 4
     assert report["prior"]["['unet']['bias']"] == {"norm": None, "not_finite": 1}
     assert report["prior"]["['unet']['limit']"] == {"norm": 0.0, "not_finite": 0}

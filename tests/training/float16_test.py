@@ -13,7 +13,7 @@ def test_diagnostics_suspect_float16_only_where_it_is_used(dtype, suspected, mak
     run = make_run(config)
     state = init_state(run.scene, run.optimizer, 0)
     weights = {"unet": {"kernel": jnp.ones(3, dtype)}, "vae": {"kernel": jnp.ones(3, jnp.bfloat16)}}
-    message = str(write_diagnostics(run.workdir, run.setup, state, weights, 1))
+    message = str(write_diagnostics(run.workdir, run.setup, state, weights, run.table, 1))
     assert (
         "computes in float16, and may have exceeded its largest number, 65504" in message
     ) == suspected

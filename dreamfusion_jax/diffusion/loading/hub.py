@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamfusion_jax.diffusion.loading.weights import FILE_STEMS
+from dreamfusion_jax.diffusion.loading.model_files import FILE_STEMS, NETWORKS
 from dreamfusion_jax.runtime.errors import ArgumentError
 
 NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-NETWORKS = ("unet", "vae", "text_encoder")
 # Repositories that were taken down, and those that hold the same weights now.
 RETIRED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",

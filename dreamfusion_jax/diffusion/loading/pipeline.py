@@ -7,12 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_text_encoder
 from dreamfusion_jax.diffusion.loading.weights import (
     DevicePutFn,
     build_module,
     load_params,
-    read_config,
     reraise_as_prior_error,
 )
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel

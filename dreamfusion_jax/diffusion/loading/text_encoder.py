@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dreamfusion_jax.diffusion.loading.weights import load_params, read_config
+from dreamfusion_jax.diffusion.loading.model_files import read_config
+from dreamfusion_jax.diffusion.loading.weights import load_params
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText
 from dreamfusion_jax.diffusion.priors.unet_predictor import float32_products

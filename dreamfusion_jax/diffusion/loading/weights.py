@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,8 +22,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from dreamfusion_jax.diffusion.loading.model_files import read_config, unreadable, weights_files
 from dreamfusion_jax.runtime.errors import NumberFormatError, PriorError
-from dreamfusion_jax.runtime.files import read_json, require_regular
+from dreamfusion_jax.runtime.files import require_regular
 
 Params = dict[str, Any]
 DevicePutFn = Callable[[np.ndarray], Any]
@@ -35,7 +35,6 @@ FORMATS = ("F64", "F32", "F16", "BF16")
 MAX_AXES = 4
 MAX_NAMES_SHOWN = 20
 POSITION_IDS = ".position_ids"
-FILE_STEMS = ("diffusion_pytorch_model", "model")
 EMBEDDINGS = ("token_embedding", "position_embedding")
 # The time embedding's layers are the only torch modules with an underscore before a number.
 NUMBERED = re.compile(r"(?<!^linear)_(\d+)$")
@@ -63,20 +62,6 @@ def params_to_torch(params: Params) -> dict[str, np.ndarray]:
     return dict(_to_torch(path, leaf) for path, leaf in flatten_dict(params).items())
 
 
-def read_config(directory: str | Path, name: str = "config.json") -> dict[str, Any]:
-    """Parses a file that holds a JSON object; raises PriorError where it is missing or broken."""
-    path = Path(directory) / name
-    try:
-        config = read_json(path)
-    except FileNotFoundError:
-        raise PriorError(f"{path} is missing: expected a diffusers-layout directory.") from None
-    except (OSError, ValueError) as error:
-        raise PriorError(f"{path} is not readable JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise PriorError(f"{path} does not hold a JSON object.")
-    return config
-
-
 def read_component(
     directory: str | Path, dtype: Any = np.float32, variant: str = "", place: DevicePutFn = _stay
 ) -> tuple[dict[str, Any], Params]:
@@ -93,7 +78,7 @@ def read_component(
     """
     directory = Path(directory)
     config = read_config(directory)
-    return config, _read_params(_safetensors_files(directory, variant), dtype, place)
+    return config, _read_params(weights_files(directory, variant), dtype, place)
 
 
 def load_module(
@@ -123,20 +108,11 @@ def load_params(
       PriorError: the files are missing or broken, or do not fit the network.
     """
     directory = Path(directory)
-    files = _safetensors_files(directory, variant)
+    files = weights_files(directory, variant)
     with reraise_as_prior_error(directory, "holds weights whose names fit no network"):
         specs = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
     check_params(module, specs, directory)
     return _read_params(files, dtype, place)
-
-
-def weights_digest(directory: str | Path) -> str:
-    """Returns the SHA-256, in hexadecimal, of the weights files that `load_module` reads."""
-    digest = hashlib.sha256()
-    for path in _safetensors_files(Path(directory)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def build_module(directory: str | Path, module_class: Any, dtype: Any = np.float32) -> Any:
@@ -351,7 +327,11 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise PriorError(f"{path} is missing, though the index beside it names it.") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (SafetensorError, ValueError) as error:
+        if "os error" in str(error):  # safetensors' own words for what is an OSError
+            raise unreadable(path, error) from None
         raise PriorError(
             f"{path} is not a whole safetensors file ({error}): download it again."
         ) from None
@@ -364,37 +344,3 @@ def _check_header(path: Path) -> None:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header would have {length} bytes")
-
-
-def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
-    """Returns a network's one file, or the shards that its index names; full precision first."""
-    for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
-        for stem in FILE_STEMS:
-            path = directory / f"{stem}{suffix}.safetensors"
-            if path.is_file():
-                return [path]
-            index = f"{stem}.safetensors.index{suffix}.json"
-            if (directory / index).is_file():
-                return _shards(directory, index)
-    if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
-        raise PriorError(
-            f"{directory} holds no safetensors but pickled weights, which can run any code when "
-            "they are read: convert them, by loading them in diffusers where you trust them and "
-            "save_pretrained."
-        )
-    wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
-    raise PriorError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
-
-
-def _shards(directory: Path, index: str) -> list[Path]:
-    weight_map = read_config(directory, index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise PriorError(f"{directory / index} has no weight_map that names the shards.")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        # A file elsewhere is not part of the pipeline; one of another format may be a pickle.
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise PriorError(
-                f"{directory / index} names {name:.200}, which is not a safetensors file beside it."
-            )
-    return [directory / name for name in names]

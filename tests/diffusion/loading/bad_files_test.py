@@ -1,8 +1,10 @@
 """Files of any content are read, or refused by name in one sentence; no code in them runs."""
 
+import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -172,3 +174,19 @@ def test_two_tensors_of_one_meaning_are_refused(prior):
     save(held, prior / UNET)
     with pytest.raises(PriorError, match="unet holds weights whose names fit no network"):
         load_prior(prior)
+
+
+@pytest.mark.parametrize("name", [UNET, "unet/config.json", "model_index.json"])
+def test_a_file_that_may_not_be_read_is_not_called_broken(name, prior, monkeypatch):
+    opened = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self == prior / name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PriorError, match="Permission denied.*check its permissions") as raised:
+        load_prior(prior)
+    assert str(prior / name) in str(raised.value)
+    assert not re.search("download|JSON|whole", str(raised.value))
