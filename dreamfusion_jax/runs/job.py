@@ -15,6 +15,7 @@ from dreamfusion_jax.distillation.view_prompts import ViewScheme
 from dreamfusion_jax.runs import distributed, lock, loop
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs, output_files, outputs_made
+from dreamfusion_jax.runs.prior_record import record_prior
 from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
 from dreamfusion_jax.runs.workdir import prepare_workdir, store_config, store_machine
 from dreamfusion_jax.runtime.errors import UserError
@@ -90,6 +91,8 @@ def optimize(
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):
         distributed.print_primary(note, file=sys.stderr)
     run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes)
+    digest = run.prior_digest
+    distributed.run_on_primary(lambda: record_prior(run.workdir, config.prior, digest))
     distributed.run_on_primary(lambda: store_config(config))
     distributed.run_on_primary(lambda: store_machine(run.workdir, run.devices))
     return run, SavedRun(config, run.scene, loop.train(config, run, started))

@@ -30,7 +30,7 @@ from dreamfusion_jax.runs import distributed, memory_advice
 from dreamfusion_jax.runs.checkpoint import Checkpoints
 from dreamfusion_jax.runs.diagnostics import write_diagnostics
 from dreamfusion_jax.runs.metrics import MetricsWriter
-from dreamfusion_jax.runs.open_prior import open_prior, prior_dtypes
+from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
 from dreamfusion_jax.runtime import oom
@@ -64,6 +64,7 @@ class Run(NamedTuple):
       optimizer: updates the parameters of the scene and the objective.
       devices: the devices of all processes on which the steps run.
       step: the compiled step.
+      prior_digest: of the prior's files; "": not known.
     """
 
     workdir: AnyPath
@@ -73,6 +74,7 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     devices: list[jax.Device]
     step: TrainStep
+    prior_digest: str = ""
 
     @property
     def scene(self) -> Scene:
@@ -94,7 +96,8 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
     if config.run.wandb:
         require_wandb()
     devices = choose_devices(config.run.devices)
-    prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices))
+    path = find_prior(config.prior)
+    prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices), path)
     setup = make_setup(config, prior, schemes)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     return Run(
@@ -105,6 +108,7 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
         optimizer,
         devices,
         make_train_step(setup, optimizer, devices),
+        prior_digest(config.prior, path),
     )
 
 

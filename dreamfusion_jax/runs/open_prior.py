@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.config.flags import name_flags
 from dreamfusion_jax.diffusion.loading.hub import resolve_model
+from dreamfusion_jax.diffusion.loading.model_files import pipeline_digest
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.weights import DevicePutFn
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
@@ -22,21 +23,35 @@ from dreamfusion_jax.runtime.errors import NumberFormatError, PriorError, UserEr
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
 
+def find_prior(config: PriorOptions) -> Path:
+    """Returns the directory of a prior, downloaded if necessary. Raises a UserError."""
+    if config.prior == "toybox":
+        return TOYBOX
+    with name_flags():
+        return resolve_model(config.prior, config.revision, config.variant)
+
+
+def prior_digest(config: PriorOptions, path: Path) -> str:
+    """Returns the SHA-256 of a prior's files. Raises a PriorError where one cannot be read."""
+    try:
+        return pipeline_digest(path, config.variant)
+    except OSError as error:
+        raise PriorError(f"{path} cannot be read ({error}): check the disk.") from error
+
+
 def open_prior(
-    config: PriorOptions, place: DevicePutFn = jax.device_put
+    config: PriorOptions, place: DevicePutFn = jax.device_put, path: Path | None = None
 ) -> tuple[Prior, PriorParams]:
     """Loads the prior in the number formats that suit the machine.
 
     Args:
       place: puts each array of its weights where the steps need it; called once for each.
+      path: its directory, where `find_prior` was called before.
 
     Raises:
       UserError: the prior is not found, its files are wrong, or memory runs out.
     """
-    path = TOYBOX
-    if config.prior != "toybox":
-        with name_flags():
-            path = resolve_model(config.prior, config.revision, config.variant)
+    path = path or find_prior(config)
     dtype, vae_dtype = prior_dtypes(config)
     with oom.oom_context("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
         try:

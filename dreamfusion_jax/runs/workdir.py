@@ -13,6 +13,8 @@ from dreamfusion_jax import __version__
 from dreamfusion_jax.config.flags import Config, conflicting_settings, read_config, to_dict
 from dreamfusion_jax.runs.lock import LOCK
 from dreamfusion_jax.runs.metrics import FILE as METRICS
+from dreamfusion_jax.runs.prior_record import FILE as PRIOR
+from dreamfusion_jax.runs.prior_record import PLACES, is_recorded
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, copy_folder
 
@@ -53,6 +55,8 @@ def prepare_workdir(config: Config) -> AnyPath:
         ) from error
     if (workdir / "config.json").exists():
         conflicts = conflicting_settings(read_config(workdir / "config.json"), config)
+        if set(conflicts) & set(PLACES) and is_recorded(workdir, config.prior):
+            conflicts = [name for name in conflicts if name not in PLACES]
         if conflicts:
             names = ", ".join(f"--{name}" for name in conflicts)
             raise UserError(
@@ -85,7 +89,7 @@ def copy_record(source: AnyPath, target: AnyPath) -> None:
         return
     for name in ("previews", "tensorboard"):
         copy_folder(source / name, target / name)
-    for name in (METRICS, MACHINE, "preview.png"):
+    for name in (METRICS, MACHINE, PRIOR, "preview.png"):
         if (source / name).exists():
             (target / name).write_bytes((source / name).read_bytes())
 
