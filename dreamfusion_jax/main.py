@@ -5,7 +5,8 @@
   python -m dreamfusion_jax.main --prompts_file=prompts.txt --workdir=gs://bucket/assets
 
 The same command continues a run that was stopped, and does not repeat a finished one. Exit codes:
-0 done; 2 bad input; 1 any other fault; 130 interrupted by Ctrl-C or SIGTERM, with the state saved.
+0 done; 2 bad input; 1 any other fault; 130 interrupted by Ctrl-C, SIGTERM or SIGHUP, with the
+state saved.
 """
 
 from __future__ import annotations

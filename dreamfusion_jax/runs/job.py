@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import Config
@@ -14,9 +14,15 @@ from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.view_prompts import ViewScheme
 from dreamfusion_jax.runs import distributed, lock, loop
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
-from dreamfusion_jax.runs.outputs import make_outputs, output_files, outputs_made
+from dreamfusion_jax.runs.outputs import make_outputs, missing_outputs, output_files
+from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
-from dreamfusion_jax.runs.workdir import prepare_workdir, store_config, store_machine
+from dreamfusion_jax.runs.workdir import (
+    newest_checkpoint,
+    prepare_workdir,
+    store_config,
+    store_machine,
+)
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import absolute, as_path
 
@@ -62,10 +68,11 @@ def make_asset(
         else:
             distributed.print_primary(f"{workdir} is finished: all {done} steps are done.")
         steps = max(done, config.train.steps)
-        if distributed.run_on_primary(lambda: outputs_made(workdir, config)) != steps:
+        missing = distributed.run_on_primary(lambda: missing_outputs(workdir, config, steps))
+        if missing:
             finished = saved or load_run(workdir)._replace(config=config)
             sampler = functools.partial(_sampler, run)
-            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler))
+            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler, missing))
         files = ", ".join([*output_files(config), "config.json"])
         distributed.print_primary(f"{config.train.prompt}: {files} are in {absolute(workdir)}")
     return run
@@ -78,7 +85,29 @@ def _sampler(run: loop.Run | None, options: PriorOptions) -> PriorSampler:
 
 def _acquire_lock(config: Config, stack: contextlib.ExitStack) -> None:
     """Locks the work folder for as long as `stack` is open."""
-    stack.enter_context(lock.locked(prepare_workdir(config)))
+    stack.enter_context(at_work(config))
+
+
+@contextlib.contextmanager
+def at_work(config: Config) -> Iterator[None]:
+    """Keeps other jobs out of the work folder; however the job ends, the page then says so."""
+    with lock.locked(prepare_workdir(config)):
+        try:
+            yield
+        finally:
+            _close(config)
+
+
+def _close(config: Config) -> None:
+    """Makes the page tell the state that the job leaves."""
+    workdir = as_path(config.run.workdir)
+    try:
+        build.close_page(workdir, config, newest_checkpoint(workdir))
+    except Exception as error:  # The error that ended the job says more.
+        reason = " ".join(str(error).split())
+        print(
+            f"Note: {workdir / build.FILE} could not be renewed ({reason:.200}).", file=sys.stderr
+        )
 
 
 def optimize(
