@@ -91,23 +91,21 @@ def _acquire_lock(config: Config, stack: contextlib.ExitStack) -> None:
 @contextlib.contextmanager
 def at_work(config: Config) -> Iterator[None]:
     """Keeps other jobs out of the work folder; however the job ends, the page then says so."""
-    with lock.locked(prepare_workdir(config)):
+    stop = functools.partial(_close_page, config, is_done=False)
+    with lock.locked(prepare_workdir(config)), distributed.before_abort(stop):
         try:
             yield
-        finally:
-            _close(config)
+        except BaseException:
+            stop()
+            raise
+        _close_page(config, is_done=True)
 
 
-def _close(config: Config) -> None:
-    """Makes the page tell the state that the job leaves."""
+def _close_page(config: Config, is_done: bool) -> None:
+    """Makes the page tell the state that the job leaves, as far as the disk allows."""
     workdir = as_path(config.run.workdir)
-    try:
-        build.close_page(workdir, config, newest_checkpoint(workdir))
-    except Exception as error:  # The error that ended the job says more.
-        reason = " ".join(str(error).split())
-        print(
-            f"Note: {workdir / build.FILE} could not be renewed ({reason:.200}).", file=sys.stderr
-        )
+    with contextlib.suppress(OSError):  # What ended the job says more.
+        build.close_page(workdir, config, newest_checkpoint(workdir), is_done)
 
 
 def optimize(

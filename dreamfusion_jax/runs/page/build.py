@@ -107,20 +107,24 @@ def rewrite_page(
     write_page(workdir, config, state, step, missing=missing)
 
 
-def close_page(workdir: AnyPath, config: Config, step: int) -> None:
+def close_page(workdir: AnyPath, config: Config, step: int, is_done: bool) -> None:
     """Writes the page, after `step` steps, where there is none or it says that the run goes on.
 
     Where the disk is full, the old page makes room; where even that is not enough, none is left:
     no page is better than one that is not true.
+
+    Args:
+      is_done: whether the job did all that it was to do.
     """
     is_first = step > 0 and not (workdir / FILE).exists()
     if not (is_first or says_running(workdir)):
         return
+    state = FINISHED if is_done and step >= config.train.steps else STOPPED
     try:
-        rewrite_page(workdir, config, step)
+        write_page(workdir, config, state, step)
     except OSError:
         (workdir / FILE).unlink(missing_ok=True)
-        rewrite_page(workdir, config, step)
+        write_page(workdir, config, state, step)
 
 
 def says_running(workdir: AnyPath) -> bool:
