@@ -31,6 +31,7 @@ from absl import logging
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
@@ -104,7 +105,7 @@ def text_to_3d(
             config = configs.config_from_settings(preset, {**settings, **given})
             cli.use_platform(config.run.platform)
         if temporary:
-            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
+            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
             config = dataclasses.replace(config, run=run)
         asset = Asset(as_path(config.run.workdir), _optimized(config, temporary))

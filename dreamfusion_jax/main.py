@@ -19,6 +19,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.folder_names import folder_names
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runs import distributed, job, loop
 from dreamfusion_jax.runtime import device
@@ -62,14 +63,15 @@ def read_configs(name: str) -> list[Config]:
     """Returns a configuration for every prompt in a file.
 
     Raises:
-      UserError: the file cannot be read or has no prompt, or two prompts would share a folder.
+      UserError: the file cannot be read or has no prompt.
     """
     if flags.FLAGS.prompt:
         raise UserError("--prompt contradicts --prompts_file; give one of them.")
     root = flags.FLAGS.workdir or "workdir"
+    prompts = read_prompts(name)
     return [
-        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{configs.slug(prompt)}")
-        for prompt in read_prompts(name)
+        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{folder}")
+        for prompt, folder in zip(prompts, folder_names(prompts), strict=True)
     ]
 
 

@@ -175,7 +175,6 @@ def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, lo
     [
         ("", "holds no prompt"),
         ("# nothing\n", "holds no prompt"),
-        ("a red chair\nA red chair!\n", "'a red chair' and 'A red chair!'"),
         ("a\0b", "--prompt must not contain"),
         (None, "cannot be read"),
     ],

@@ -18,7 +18,7 @@ from absl import flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.cli import EXIT_INTERRUPTED
-from dreamfusion_jax.config.flags import slug
+from dreamfusion_jax.config.folder_names import folder_names
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runs.outputs_record import read_record
 from dreamfusion_jax.runtime import process
@@ -33,7 +33,7 @@ _OWN_FLAGS = ("prompt", "workdir", "seed")
 def asset_folders(workdir: AnyPath, prompts: Sequence[str], seed: int = 0) -> list[AnyPath]:
     """Returns the assets' folders: <workdir>/<prompt>, or <workdir>/seed_<seed>/<prompt>."""
     folder = workdir / f"seed_{seed}" if seed else workdir
-    return [folder / slug(prompt) for prompt in prompts]
+    return [folder / name for name in folder_names(prompts)]
 
 
 def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
