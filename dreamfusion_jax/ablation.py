@@ -18,7 +18,8 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax.config import cli
-from dreamfusion_jax.config.flags import check_text, define_flags, slug
+from dreamfusion_jax.config.flags import check_text, define_flags
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views

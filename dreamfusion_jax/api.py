@@ -29,16 +29,16 @@ import trimesh
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.config.from_python import called_from_python
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import checkpoint, job, lock, loop, mesh_files, prior_cache
+from dreamfusion_jax.runs import checkpoint, job, loop, mesh_files, prior_cache
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
-from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples
-from dreamfusion_jax.runs.workdir import copy_record, prepare_workdir, store_config
+from dreamfusion_jax.runs.workdir import copy_record, store_config
 from dreamfusion_jax.runtime.errors import SettingError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
 from dreamfusion_jax.runtime.png import encode_png
@@ -100,7 +100,7 @@ def text_to_3d(
             config = configs.config_from_settings(preset, {**settings, **given})
             cli.use_platform(config.run.platform)
         if temporary:
-            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
+            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
             config = dataclasses.replace(config, run=run)
         asset = Asset(as_path(config.run.workdir), _optimized(config, temporary))
@@ -115,7 +115,7 @@ def _optimized(config: Config, temporary: bool) -> SavedRun:
         cli.use_compilation_cache(config.run.compilation_cache)
     workdir = as_path(config.run.workdir)
     try:
-        with lock.locked(prepare_workdir(config)):
+        with job.at_work(config):
             if steps_done(workdir) >= config.train.steps:
                 return load_run(workdir)._replace(config=config)
             common = dataclasses.replace(
@@ -339,15 +339,13 @@ class Asset:
         config, scene, state = self.saved
         run = dataclasses.replace(config.run, workdir=os.fspath(folder))
         config = dataclasses.replace(config, run=run)
-        with called_from_python(), lock.locked(prepare_workdir(config)):
+        with called_from_python(), job.at_work(config):
             target = as_path(config.run.workdir)
             checkpoint.require_not_newer(target, self.step)
             store_config(config)
             copy_record(self.workdir, target)
             save_state(target, state)
             make_outputs(target, SavedRun(config, scene, state), prior_cache.prior_sampler)
-            if self.step < config.train.steps:
-                build.rewrite_page(target, config, self.step)
         return target
 
     def _require_sides(self) -> None:

@@ -5,7 +5,8 @@
   python -m dreamfusion_jax.main --prompts_file=prompts.txt --workdir=gs://bucket/assets
 
 The same command continues a run that was stopped, and does not repeat a finished one. Exit codes:
-0 done; 2 bad input; 1 any other fault; 130 interrupted by Ctrl-C or SIGTERM, with the state saved.
+0 done; 2 bad input; 1 any other fault; 130 interrupted by Ctrl-C, SIGTERM or SIGHUP, with the
+state saved.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.folder_names import folder_names
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runs import distributed, job, loop
 from dreamfusion_jax.runtime import device
@@ -61,14 +63,15 @@ def read_configs(name: str) -> list[Config]:
     """Returns a configuration for every prompt in a file.
 
     Raises:
-      UserError: the file cannot be read or has no prompt, or two prompts would share a folder.
+      UserError: the file cannot be read or has no prompt.
     """
     if flags.FLAGS.prompt:
         raise UserError("--prompt contradicts --prompts_file; give one of them.")
     root = flags.FLAGS.workdir or "workdir"
+    prompts = read_prompts(name)
     return [
-        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{configs.slug(prompt)}")
-        for prompt in read_prompts(name)
+        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{folder}")
+        for prompt, folder in zip(prompts, folder_names(prompts), strict=True)
     ]
 
 

@@ -11,7 +11,6 @@ from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.runs import outputs
 from dreamfusion_jax.runs.checkpoint import open_scene
-from dreamfusion_jax.runs.page import build
 
 _FLAGS = ("workdir", "platform", "poster_size", "sheet_size", "turntable_size", "turntable_frames")
 
@@ -21,9 +20,9 @@ def main() -> int:
     cli.use_platform(flags.FLAGS.platform)
     workdir, run = open_scene(flags.FLAGS.workdir, "there are no sides to render")
     step, config = int(run.state.step), configs.override_run(run.config, _FLAGS)
-    written = outputs.write_images(workdir, run.scene, run.state.scene_params, step, config)
-    build.rewrite_page(workdir, run.config, step)
-    print("Made " + ", ".join(map(str, written)))
+    failed = outputs.write_images(workdir, run.scene, run.state.scene_params, step, config)
+    outputs.update(workdir, run.config, step, outputs.IMAGE_FILES, failed)
+    print("Made " + ", ".join(str(workdir / name) for name in outputs.IMAGE_FILES))
     return 0
 
 

@@ -12,6 +12,7 @@ from absl import flags
 from dreamfusion_jax import evaluate
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.runs.checkpoint import Checkpoints
@@ -53,7 +54,7 @@ def pretended_run(command):
     flags.DEFINE_string("prompts_file", "", "", flag_values=values)
     configs.parse_flags(command[2:], values)
     for prompt in read_prompts(values.prompts_file):
-        workdir = f"{values.workdir}/{configs.slug(prompt)}"
+        workdir = f"{values.workdir}/{slug(prompt)}"
         config = configs.config_from_flags(values, prompt=prompt, workdir=workdir)
         state = init_state(build_scene(config.scene), make_optimizer(config.optimizer, 2), 0)
         checkpoints = Checkpoints(Path(workdir), jax.devices()[:1])

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -174,7 +175,6 @@ def test_a_file_of_prompts_becomes_one_asset_after_another(program, tmp_path, lo
     [
         ("", "holds no prompt"),
         ("# nothing\n", "holds no prompt"),
-        ("a red chair\nA red chair!\n", "'a red chair' and 'A red chair!'"),
         ("a\0b", "--prompt must not contain"),
         (None, "cannot be read"),
     ],
@@ -201,8 +201,48 @@ def test_outputs_interrupted_by_sigterm_are_made_next_time(program, tmp_path, mo
         code, _, error = program(f"--workdir={workdir}")
     assert code == cli.EXIT_INTERRUPTED and "the same command continues" in error
     assert not (workdir / "outputs.json").exists()
+    assert "Stopped after step 2 of 2" in (workdir / "index.html").read_text()
     code, stdout, _ = program(f"--workdir={workdir}")
     assert code == 0 and "is finished" in stdout and (workdir / "mesh.glb").exists()
+
+
+def test_an_output_that_fails_costs_no_other(program, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+
+    def no_ffmpeg(frames):
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outputs, "encode_mp4", no_ffmpeg)
+        code, _, error = program(f"--workdir={workdir}", "--mesh_threshold=1e9")
+    assert code == 1 and len(error.strip().splitlines()[-1:]) == 1
+    for name in ("turntable.mp4", "No ffmpeg", "pip install", "mesh.glb", "--mesh_threshold"):
+        assert name in error.splitlines()[-1], name
+    for name in ("poster.png", "contact_sheet.png", "turntable.gif", "progress.png"):
+        assert (workdir / name).exists(), name
+    page = (workdir / "index.html").read_text()
+    assert "Finished, 2 steps" in page and "Missing outputs" in page and "No ffmpeg" in page
+
+    with monkeypatch.context() as patch:
+        for made in ("poster", "contact_sheet"):
+            patch.setattr(outputs.images, made, lambda *_: pytest.fail("made twice"))
+        code, stdout, _ = program(f"--workdir={workdir}")
+    assert code == 0 and "turntable.mp4" in stdout and "mesh.glb" in stdout
+    assert "Missing outputs" not in (workdir / "index.html").read_text()
+    assert not json.loads((workdir / "outputs.json").read_text())["missing"]
+
+
+def test_a_full_disk_while_optimizing_is_told_by_the_page(program, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+    monkeypatch.setattr(loop, "FIRST_PREVIEW_STEP", 1)
+    monkeypatch.setattr(loop.Checkpoints, "save", full)
+    code, _, error = program(f"--workdir={workdir}")
+    assert code == 1 and "No space left" in error.splitlines()[-1]
+    assert "Stopped after step 0 of 2" in (workdir / "index.html").read_text()
 
 
 def test_two_jobs_in_one_workdir_are_refused(program, tmp_path):

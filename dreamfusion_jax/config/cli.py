@@ -1,15 +1,13 @@
 """What all commands share: parsing, errors and exit codes, the platform, the compilation cache.
 
 Exit codes: 0 done; 2 bad input; 1 any other fault (a prior's files, a full disk, non-finite
-numbers); 130 interrupted by Ctrl-C or SIGTERM. Errors are one line.
+numbers); 130 interrupted by Ctrl-C, SIGTERM or SIGHUP. Errors are one line.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +17,10 @@ from absl import app, flags, logging
 
 from dreamfusion_jax.config import help
 from dreamfusion_jax.config.flags import parse_flags
-from dreamfusion_jax.runtime import device, jax_modes, oom
+from dreamfusion_jax.runtime import device, jax_modes, oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = process.EXIT_INTERRUPTED
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -31,32 +29,46 @@ def run(main: Callable[[], int]) -> None:
     """Parses the flags, runs `main` and exits with its code. Bad input is reported in one line."""
 
     def guarded(_: list[str]) -> int:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A prompt may contain characters that the terminal's encoding lacks.
-            sys.stdout.reconfigure(errors="backslashreplace")
         # Orbax logs every file that it opens; the progress bar is enough.
         logging.set_verbosity(logging.ERROR)
-        # Clusters stop a job by SIGTERM; treat it as Ctrl-C.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Clusters stop a job by SIGTERM, a lost connection by SIGHUP; both count as Ctrl-C.
+        process.raise_on_signals()
         try:
             jax_modes.pin()
             with jax_modes.name_debug_nans():
-                return main()
-        except UserError as error:
-            return print_error(error)
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
-                raise
-            return print_error(not_writable(error))
-        except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if not oom.is_oom(error):
-                raise
-            return print_error(oom.oom_error(error, "it ran"))
+                code = main()
+            # A command may end well by an interruption, as the viewer does.
+            return process.leave(code) if process.was_interrupted() else code
         except KeyboardInterrupt:
-            print("\nStopped; the same command continues from what was saved.", file=sys.stderr)
-            return EXIT_INTERRUPTED
+            return _stop()
+        except Exception as error:
+            if process.was_interrupted():  # and a library made another error of it
+                return _stop()
+            return _exit_code(error)
+        finally:
+            process.ignore_signals()
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _exit_code(error: Exception) -> int:
+    """Prints an error that is not the program's fault; raises any other."""
+    if isinstance(error, UserError):
+        return print_error(error)
+    if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+        return print_error(not_writable(error))
+    if oom.is_oom(error):
+        return print_error(oom.oom_error(error, "it ran"))
+    raise error
+
+
+def _stop() -> int:
+    """Ends an interrupted command."""
+    process.ignore_signals()
+    print("\nStopped; the same command continues from what was saved.", file=sys.stderr)
+    if jax.distributed.is_initialized():  # The other processes expect an orderly end.
+        return EXIT_INTERRUPTED
+    return process.leave(EXIT_INTERRUPTED)
 
 
 def use_platform(name: str) -> None:

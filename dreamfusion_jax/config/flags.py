@@ -16,6 +16,8 @@ from typing import Any
 
 from absl import flags
 
+from dreamfusion_jax.config import flagfiles
+from dreamfusion_jax.config.folder_names import free_folder
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
@@ -59,8 +61,6 @@ _PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESETS: Mapping[str, Path] = types.MappingProxyType(
     {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
 )
-
-_SLUG_BYTES = 240  # most file systems allow 255
 
 
 class _RangeParser(flags.ArgumentParser):
@@ -132,7 +132,11 @@ def parse_flags(arguments: list[str], flag_values: flags.FlagValues = flags.FLAG
     """Parses `arguments`, the program's name first; returns those that are not flags.
 
     A preset is a flagfile that is read before all other arguments, which therefore override it.
+
+    Raises:
+      ValueError: a flagfile cannot be read.
     """
+    arguments = flagfiles.expand(arguments)
     rest = flag_values(arguments)
     if "preset" not in flag_values or not flag_values["preset"].present:
         return rest
@@ -277,7 +281,7 @@ def validate(config: Config) -> Config:
     config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
     if config.run.workdir:
         return config
-    workdir = str(Path("workdir") / slug(config.train.prompt))
+    workdir = str(free_folder(Path("workdir"), config.train.prompt))
     return dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=workdir))
 
 
@@ -385,11 +389,3 @@ def _format_number(number: float) -> str:
     if isinstance(number, int) and abs(number) >= 10**15:
         return f"about {'-' * (number < 0)}1e{math.log10(abs(number)):.0f}"
     return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-def slug(prompt: str) -> str:
-    """Returns the folder name of a prompt: its lower-case words joined by hyphens."""
-    words = re.findall(r"[^\W_]+", prompt.lower())
-    # File systems count bytes, and a character may take four.
-    name = "-".join(words)[:80].encode()[:_SLUG_BYTES].decode(errors="ignore")
-    return name.strip("-") or "untitled"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from absl import logging
 
 from dreamfusion_jax.config import flags as configs
-from dreamfusion_jax.runtime import jax_modes
+from dreamfusion_jax.runtime import jax_modes, process
 from dreamfusion_jax.runtime.errors import UserError
 
 # The dashes of a setting's flag in a message, but not those within the name of a file.
@@ -23,7 +23,7 @@ def called_from_python() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
-        with jax_modes.pinned(), jax_modes.name_debug_nans():
+        with process.usable_streams(), jax_modes.pinned(), jax_modes.name_debug_nans():
             yield
     except UserError as error:
         error.args = (_FLAG.sub("", str(error)),)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dreamfusion_jax.config.flags import check_text, slug
+from dreamfusion_jax.config.flags import check_text
+from dreamfusion_jax.config.folder_names import normalized
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import as_path, read_text
 
@@ -11,8 +12,7 @@ def read_prompts(name: str) -> list[str]:
     """Reads the prompts of a local or bucket file in order, each once.
 
     Raises:
-      UserError: the file cannot be read or has no prompt, or two different prompts would share the
-        folder `slug(prompt)`.
+      UserError: the file cannot be read or has no prompt.
     """
     check_text("--prompts_file", name)
     try:
@@ -22,12 +22,7 @@ def read_prompts(name: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines())
     prompts: dict[str, str] = {}
     for prompt in (line for line in lines if line and not line.startswith("#")):
-        before = prompts.setdefault(slug(prompt), prompt)
-        if before != prompt:
-            raise UserError(
-                f"--prompts_file={name} holds {before!r} and {prompt!r}, which would share the"
-                f" folder {slug(prompt)}; leave one out."
-            )
+        prompts.setdefault(normalized(prompt), prompt)
     if not prompts:
         raise UserError(f"--prompts_file={name} holds no prompt.")
     return list(prompts.values())

@@ -7,7 +7,8 @@ import functools
 import shlex
 from typing import Any
 
-from dreamfusion_jax.config.flags import PRESETS, SECTIONS, Config, config_from_settings, slug
+from dreamfusion_jax.config.flags import PRESETS, SECTIONS, Config, config_from_settings
+from dreamfusion_jax.config.folder_names import slug
 
 # Settings whose values differ between the processes of a job.
 PER_PROCESS = ("coordinator", "processes", "process_index")

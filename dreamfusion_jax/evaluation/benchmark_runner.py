@@ -18,21 +18,22 @@ from absl import flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.cli import EXIT_INTERRUPTED
-from dreamfusion_jax.config.flags import slug
+from dreamfusion_jax.config.folder_names import folder_names
 from dreamfusion_jax.config.prompts_file import read_prompts
+from dreamfusion_jax.runs.outputs_record import read_record
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 
 PROMPTS = "prompts_made.txt"
 # Flags that differ by asset.
 _OWN_FLAGS = ("prompt", "workdir", "seed")
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def asset_folders(workdir: AnyPath, prompts: Sequence[str], seed: int = 0) -> list[AnyPath]:
     """Returns the assets' folders: <workdir>/<prompt>, or <workdir>/seed_<seed>/<prompt>."""
     folder = workdir / f"seed_{seed}" if seed else workdir
-    return [folder / slug(prompt) for prompt in prompts]
+    return [folder / name for name in folder_names(prompts)]
 
 
 def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -81,13 +82,18 @@ def make_assets(
     code = _run([*command, f"--workdir={root}", f"--seed={seed}", *arguments])
     if code == 0:
         return folders
-    count = sum((folder / "outputs.json").exists() for folder in folders)
+    count = sum(_is_finished(folder) for folder in folders)
     finished = f"{count} of {len(folders)} assets in {root} are finished"
     if code in (EXIT_INTERRUPTED, -signal.SIGTERM):
         print(f"{finished}, and the run in progress is saved.", file=sys.stderr)
         raise KeyboardInterrupt
     error = UserError if code == 2 else RunError
     raise error(f"{finished}, the others not: see the lines above; the same command tries again.")
+
+
+def _is_finished(folder: AnyPath) -> bool:
+    record = read_record(folder)
+    return record is not None and not record.missing
 
 
 def _run(command: Sequence[str]) -> int:
@@ -105,7 +111,7 @@ def _forward_signals(program: subprocess.Popen) -> Iterator[None]:
     def forward(number: int, frame: Any) -> None:
         program.send_signal(signal.SIGTERM)
 
-    old = {number: signal.signal(number, forward) for number in _INTERRUPTIONS}
+    old = {number: signal.signal(number, forward) for number in process.stop_signals()}
     try:
         yield
     finally:

@@ -208,14 +208,27 @@ def abort_on_peer_failure() -> Iterator[None]:
         if is_single_process() or _is_of_this_process(error):
             raise
         print(f"\nError: {_LOST} ({_first_line(error)})", file=sys.stderr, flush=True)
+        for act in _before_abort:
+            act()
         _report_clean_exit()
         os._exit(RunError.exit_code)
+
+
+@contextmanager
+def before_abort(act: Callable[[], None]) -> Iterator[None]:
+    """Within a `with`, has `act` called before the process exits at once for another's failure."""
+    _before_abort.append(act)
+    try:
+        yield
+    finally:
+        _before_abort.remove(act)
 
 
 _LOST = (
     "Another process of this job has died or cannot be reached; start all of them again: the run"
     " continues from its last checkpoint."
 )
+_before_abort: list[Callable[[], None]] = []
 _exit_pipe: list[int] = []  # to the watchdog of this process
 
 

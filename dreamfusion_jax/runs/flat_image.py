@@ -6,7 +6,6 @@ Side by side they show what a prior and its settings pull a scene towards.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -26,6 +25,11 @@ SAMPLING_STEPS = 50
 SAMPLING_GUIDANCE = 6.0
 
 
+def write_image(workdir: AnyPath, scene: Scene, params: Params, step: int, config: Config) -> None:
+    """Writes picture.png, the image at its own size."""
+    write_png(workdir / FILES[0], to_uint8(_render(scene, params, config.scene.image_size, step)))
+
+
 def write_comparison(
     workdir: AnyPath,
     scene: Scene,
@@ -34,13 +38,7 @@ def write_comparison(
     config: Config,
     sampler: PriorSampler,
 ) -> None:
-    """Writes picture.png, and comparison.png: the same image, then four ancestral samples."""
-    params = jax.device_put(params)  # once, not per image
-
-    def render(size: int) -> np.ndarray:
-        view = albedo_view(Orbit().camera(0.0), jnp.array(WHITE))
-        return render_image(scene, params, view, size, step).image
-
+    """Writes comparison.png: the image, then four ancestral samples."""
     guidance = Guidance(
         SAMPLING_GUIDANCE,
         config.distillation.guidance_rescale,
@@ -49,6 +47,10 @@ def write_comparison(
     counts = SAMPLES, SAMPLING_STEPS, config.train.seed
     prompts = [config.train.prompt]
     (samples,) = draw_samples(sampler, prompts, guidance, *counts, eta=1.0)
-    row = np.concatenate([render(samples.shape[1])[None], samples])
-    write_png(workdir / FILES[0], to_uint8(render(config.scene.image_size)))
+    row = np.concatenate([_render(scene, params, samples.shape[1], step)[None], samples])
     write_png(workdir / FILES[1], image_grid([row]))
+
+
+def _render(scene: Scene, params: Params, size: int, step: int) -> np.ndarray:
+    view = albedo_view(Orbit().camera(0.0), jnp.array(WHITE))
+    return render_image(scene, params, view, size, step).image

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import Config
@@ -14,10 +14,16 @@ from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.view_prompts import ViewScheme
 from dreamfusion_jax.runs import distributed, lock, loop
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
-from dreamfusion_jax.runs.outputs import make_outputs, output_files, outputs_made
+from dreamfusion_jax.runs.outputs import make_outputs, missing_outputs, output_files
+from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.prior_record import record_prior
 from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
-from dreamfusion_jax.runs.workdir import prepare_workdir, store_config, store_machine
+from dreamfusion_jax.runs.workdir import (
+    newest_checkpoint,
+    prepare_workdir,
+    store_config,
+    store_machine,
+)
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import absolute, as_path
 
@@ -63,10 +69,11 @@ def make_asset(
         else:
             distributed.print_primary(f"{workdir} is finished: all {done} steps are done.")
         steps = max(done, config.train.steps)
-        if distributed.run_on_primary(lambda: outputs_made(workdir, config)) != steps:
+        missing = distributed.run_on_primary(lambda: missing_outputs(workdir, config, steps))
+        if missing:
             finished = saved or load_run(workdir)._replace(config=config)
             sampler = functools.partial(_sampler, run)
-            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler))
+            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler, missing))
         files = ", ".join([*output_files(config), "config.json"])
         distributed.print_primary(f"{config.train.prompt}: {files} are in {absolute(workdir)}")
     return run
@@ -79,7 +86,27 @@ def _sampler(run: loop.Run | None, options: PriorOptions) -> PriorSampler:
 
 def _acquire_lock(config: Config, stack: contextlib.ExitStack) -> None:
     """Locks the work folder for as long as `stack` is open."""
-    stack.enter_context(lock.locked(prepare_workdir(config)))
+    stack.enter_context(at_work(config))
+
+
+@contextlib.contextmanager
+def at_work(config: Config) -> Iterator[None]:
+    """Keeps other jobs out of the work folder; however the job ends, the page then says so."""
+    stop = functools.partial(_close_page, config, is_done=False)
+    with lock.locked(prepare_workdir(config)), distributed.before_abort(stop):
+        try:
+            yield
+        except BaseException:
+            stop()
+            raise
+        _close_page(config, is_done=True)
+
+
+def _close_page(config: Config, is_done: bool) -> None:
+    """Makes the page tell the state that the job leaves, as far as the disk allows."""
+    workdir = as_path(config.run.workdir)
+    with contextlib.suppress(OSError):  # What ended the job says more.
+        build.close_page(workdir, config, newest_checkpoint(workdir), is_done)
 
 
 def optimize(

@@ -6,11 +6,11 @@ so that the progress bar is right and an interruption is handled at once.
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from dreamfusion_jax.runs.metrics import MetricsWriter
 from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
-from dreamfusion_jax.runtime import oom
+from dreamfusion_jax.runtime import oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
 from dreamfusion_jax.runtime.finite import require_finite
@@ -50,7 +50,7 @@ _TEXT_REMEDY = "check the weights in the folder text_encoder of --prior"
 
 
 class Interrupted(Exception):
-    """Raised after Ctrl-C or SIGTERM, with the state saved; the message names folder and step."""
+    """Raised on Ctrl-C, SIGTERM or SIGHUP, with the state saved; the message names the folder."""
 
 
 class Run(NamedTuple):
@@ -170,7 +170,8 @@ def train(config: Config, run: Run, started: float) -> TrainState:
       started: `time.monotonic()` when the program started, for the first preview.
 
     Raises:
-      Interrupted: on Ctrl-C or SIGTERM, after the state is saved.
+      Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
+      KeyboardInterrupt: the same before the first step, or the second time.
       RunError: memory runs out, or the numbers are not finite.
     """
     with oom.oom_context("the scene was optimized", lambda: _remedies(config, run)):
@@ -192,8 +193,8 @@ def _train(config: Config, run: Run, started: float) -> TrainState:
             if distributed.is_primary():
                 print(f"Continuing in {run.workdir} after step {state.step}.", flush=True)
         # Innermost, because `close` would wait forever for a dead process.
-        with _graceful_shutdown() as interrupted, distributed.abort_on_peer_failure():
-            return _train_steps(config, run, checkpoints, state, started, interrupted)
+        with _graceful_shutdown() as shutdown, distributed.abort_on_peer_failure():
+            return _train_steps(config, run, checkpoints, state, started, shutdown)
     finally:
         checkpoints.close()
 
@@ -204,7 +205,7 @@ def _train_steps(
     checkpoints: Checkpoints,
     state: TrainState,
     started: float,
-    interrupted: Callable[[], bool],
+    shutdown: _Shutdown,
 ) -> TrainState:
     """Runs the loop, the same in every process. Returns the last state, on the host."""
     first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
@@ -212,15 +213,18 @@ def _train_steps(
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
     writer = _metrics_writer(config, run, first) if shows else None
     previewed = first > 0
+    if writer and previewed:  # The page says that it stopped, or finished with fewer steps.
+        build.write_page(run.workdir, config, build.RUNNING, first, writer.path)
     progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
     metrics: dict[str, jax.Array] = {}
     try:
         for step in range(first + 1, steps + 1):
             before = metrics
-            state, metrics = run.step(inputs[interrupted()], state, prior_params, table)
+            state, metrics = run.step(inputs[shutdown.requested], state, prior_params, table)
             # The device gets one step ahead only; with more, the progress shown would be wrong.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
+                shutdown.can_wait = True
                 progress.begin("optimizing")
             if writer and (step % config.run.log_every == 0 or step == steps):
                 _log(writer, step, metrics, progress)
@@ -235,14 +239,12 @@ def _train_steps(
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
             # With several processes all must stop after the same step.
-            stop = interrupted() if distributed.is_single_process() else signals.stop
+            stop = shutdown.requested if distributed.is_single_process() else signals.stop
             lost = signals.consecutive_skipped >= config.run.max_skipped_steps
             if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
                 if writer:
                     writer.publish()
-            if writer and (lost or (stop and step < steps)):
-                build.write_page(run.workdir, config, build.STOPPED, step, writer.path)
             if lost:
                 raise _non_finite_error(run, state)
             if stop and step < steps:
@@ -313,26 +315,42 @@ def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np
     return image
 
 
+@dataclasses.dataclass
+class _Shutdown:
+    """A wish to stop.
+
+    Attributes:
+      requested: whether a signal asked for it.
+      can_wait: whether there is anything to save; before, while the step compiles, a signal raises
+        at once. Processes of one job wait always, as they must stop after the same step.
+    """
+
+    requested: bool = False
+    can_wait: bool = False
+
+
 @contextmanager
-def _graceful_shutdown() -> Iterator[Callable[[], bool]]:
-    """Records Ctrl-C and SIGTERM, so that the loop can save and stop; the second one raises.
+def _graceful_shutdown() -> Iterator[_Shutdown]:
+    """Records Ctrl-C, SIGTERM and SIGHUP, so that the loop can save and stop; the second raises.
 
     In any thread but the main one, where Python forbids it, signals are not handled.
     """
-    received: list[int] = []
+    shutdown = _Shutdown(can_wait=not distributed.is_single_process())
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield shutdown
         return
 
     def handle(number: int, frame: Any) -> None:
-        if received:
+        if shutdown.requested or not shutdown.can_wait:
             raise KeyboardInterrupt
-        received.append(number)
-        os.write(2, b"\nStopping after this step; once more to stop at once without saving.\n")
+        shutdown.requested = True
+        process.write_error(
+            b"\nStopping after this step; once more to stop at once without saving.\n"
+        )
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, handle) for number in process.stop_signals()}
     try:
-        yield lambda: bool(received)
+        yield shutdown
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

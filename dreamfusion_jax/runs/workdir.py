@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -92,6 +93,13 @@ def copy_record(source: AnyPath, target: AnyPath) -> None:
     for name in (METRICS, MACHINE, PRIOR, "preview.png"):
         if (source / name).exists():
             (target / name).write_bytes((source / name).read_bytes())
+
+
+def newest_checkpoint(workdir: AnyPath) -> int:
+    """Returns the step of the newest checkpoint without any other process's help; 0: none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if re.fullmatch("[0-9]{1,18}", name)), default=0)
 
 
 def check_places(workdir: AnyPath) -> None:

@@ -6,6 +6,7 @@ file's name and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -67,11 +68,16 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         path.write_bytes(data)
         return
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # On a full disk the part takes the last of the room.
+            part.unlink()
+        raise
 
 
 def copy_folder(source: Path, target: AnyPath) -> None:

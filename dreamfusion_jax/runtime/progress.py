@@ -13,6 +13,8 @@ import time
 import warnings
 from types import TracebackType
 
+from dreamfusion_jax.runtime import process
+
 with warnings.catch_warnings():
     # Without ipywidgets a notebook shows the bar as text, which needs no warning.
     warnings.simplefilter("ignore")
@@ -118,12 +120,13 @@ class Progress:
         )
 
     def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        if process.is_usable(sys.stderr):
+            print(line, file=sys.stderr, flush=True)
 
 
 def has_cursor() -> bool:
     """Returns whether stderr can return to the start of a line: a terminal, or a notebook."""
-    return sys.stderr.isatty() or _in_notebook()
+    return (process.is_usable(sys.stderr) and sys.stderr.isatty()) or _in_notebook()
 
 
 def _in_notebook() -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import viser
 from viser import transforms
 
-from dreamfusion_jax.config.flags import slug
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.mesh.formats import WORLD_TO_GLTF
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runtime.device import platform

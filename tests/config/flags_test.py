@@ -198,4 +198,4 @@ def test_a_broken_config_file_is_named(tmp_path):
 
 def test_slugs_are_safe_folder_names():
     assert parse("--prompt=A Red/Chair, ../please!").run.workdir == "workdir/a-red-chair-please"
-    assert parse("--prompt=???").run.workdir == "workdir/untitled"
+    assert parse("--prompt=???").run.workdir.startswith("workdir/untitled-")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dreamfusion_jax.evaluation import benchmark_runner
+from dreamfusion_jax.runs.outputs_record import OutputsRecord, write_record
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
 PROMPTS = ["a red chair", "a blue car"]
@@ -50,7 +51,7 @@ def test_what_is_kept_is_told_however_the_process_ended(
 ):
     finished = tmp_path / "a-blue-car"
     finished.mkdir()
-    (finished / "outputs.json").touch()
+    write_record(finished, OutputsRecord(2))
     monkeypatch.setattr(benchmark_runner, "_run", lambda command: code)
     with pytest.raises(raised) as error:
         benchmark_runner.make_assets(PROMPTS, tmp_path)

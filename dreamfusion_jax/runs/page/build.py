@@ -11,6 +11,8 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import types
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from markupsafe import Markup
 from dreamfusion_jax.config import reproduce
 from dreamfusion_jax.config.flags import SECTIONS, Config, is_flat
 from dreamfusion_jax.runs import metrics
+from dreamfusion_jax.runs.outputs_record import read_record
 from dreamfusion_jax.runs.page import curves, media
 from dreamfusion_jax.runs.workdir import MACHINE
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
@@ -30,6 +33,8 @@ RUNNING, STOPPED, FINISHED = "running", "stopped", "finished"
 REFRESH_S = 10  # while the run is running
 _FOLDER = Path(__file__).parent
 _MAX_POINTS = 300  # of a curve
+_RELOADS = b'<meta http-equiv="refresh"'  # of running pages alone; a prompt's quotes are escaped
+_HEAD_BYTES = 2000
 
 # What a page shows of each kind of run, the most important first.
 _UNFINISHED = ("preview.png",)
@@ -67,7 +72,12 @@ class Setting(NamedTuple):
 
 
 def write_page(
-    workdir: AnyPath, config: Config, state: str, step: int, numbers: AnyPath | None = None
+    workdir: AnyPath,
+    config: Config,
+    state: str,
+    step: int,
+    numbers: AnyPath | None = None,
+    missing: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
     """Writes index.html, whole or not at all.
 
@@ -76,23 +86,71 @@ def write_page(
         preview; only a running page reloads itself.
       step: the steps done.
       numbers: the metrics.jsonl, where it is not (yet) in the work folder.
+      missing: the outputs that could not be made -> the reason.
     """
     lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _MAX_POINTS)
-    atomic_write(workdir / FILE, page(workdir, config, state, step, lines).encode())
+    atomic_write(workdir / FILE, page(workdir, config, state, step, lines, missing).encode())
 
 
-def rewrite_page(workdir: AnyPath, config: Config, step: int) -> None:
-    """Writes the page of a run that is not running, after `step` steps."""
-    write_page(workdir, config, FINISHED if step >= config.train.steps else STOPPED, step)
+def rewrite_page(
+    workdir: AnyPath, config: Config, step: int, missing: Mapping[str, str] | None = None
+) -> None:
+    """Writes the page of a run that is not running, after `step` steps.
+
+    Args:
+      missing: the outputs that could not be made -> the reason; by default those of the record.
+    """
+    if missing is None:
+        record = read_record(workdir)
+        missing = record.missing if record and record.step == step else {}
+    state = FINISHED if step >= config.train.steps else STOPPED
+    write_page(workdir, config, state, step, missing=missing)
+
+
+def close_page(workdir: AnyPath, config: Config, step: int, is_done: bool) -> None:
+    """Writes the page, after `step` steps, where there is none or it says that the run goes on.
+
+    Where the disk is full, the old page makes room; where even that is not enough, none is left:
+    no page is better than one that is not true.
+
+    Args:
+      is_done: whether the job did all that it was to do.
+    """
+    is_first = step > 0 and not (workdir / FILE).exists()
+    if not (is_first or says_running(workdir)):
+        return
+    state = FINISHED if is_done and step >= config.train.steps else STOPPED
+    try:
+        write_page(workdir, config, state, step)
+    except OSError:
+        (workdir / FILE).unlink(missing_ok=True)
+        write_page(workdir, config, state, step)
+
+
+def says_running(workdir: AnyPath) -> bool:
+    """Returns whether there is a page, and it says that the run is running."""
+    try:
+        return _RELOADS in (workdir / FILE).read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return False
 
 
 def page(
-    workdir: AnyPath, config: Config, state: str, step: int, lines: list[dict[str, float]]
+    workdir: AnyPath,
+    config: Config,
+    state: str,
+    step: int,
+    lines: list[dict[str, float]],
+    missing: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
     """Renders the page as HTML; the arguments are those of `write_page`."""
     finished, flat = state == FINISHED, is_flat(config)
-    shown = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
+    shown: Sequence[str] = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
+    # An output that could not be made may be there from an earlier step.
+    shown = tuple(name for name in shown if name not in missing)
     embedded, left_out = media.embed(workdir, shown)
+    if not embedded:  # The Python API makes outputs only when they are asked for.
+        embedded, left_out = media.embed(workdir, _UNFINISHED)
     changed, unchanged = settings(config)
     style, script = _asset("style.css"), _asset("viewer.js")
     return _template().render(
@@ -108,7 +166,8 @@ def page(
         charts=curves.charts(lines),
         chart_width=curves.WIDTH,
         chart_height=curves.HEIGHT,
-        files={n: why for n, why in _FILES.items() if finished and (workdir / n).exists()},
+        files=_files(workdir, missing) if finished else {},
+        missing=missing if finished else {},
         changed=changed,
         unchanged=unchanged,
         command=reproduce.shell_command(config),
@@ -118,6 +177,10 @@ def page(
         script=script,
         script_hash=_hash(script),
     )
+
+
+def _files(workdir: AnyPath, missing: Collection[str]) -> dict[str, str]:
+    return {n: why for n, why in _FILES.items() if n not in missing and (workdir / n).exists()}
 
 
 def facts(workdir: AnyPath, config: Config, spent: metrics.ElapsedTime) -> dict[str, str]:

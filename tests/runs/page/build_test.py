@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import html
@@ -107,3 +108,31 @@ def test_a_page_made_again_tells_how_far_the_run_came(tmp_path):
     build.rewrite_page(tmp_path, config, 40)
     text = (tmp_path / build.FILE).read_text()
     assert "Finished, 40 steps" in text and "opacity_mean: from 0.5 to 0.6" in text
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_no_page_says_running_after_the_end(failures, tmp_path, monkeypatch):
+    config = parse("--prompt=a mug", "--steps=40")
+    build.write_page(tmp_path, config, build.RUNNING, 10)
+    assert build.says_running(tmp_path)
+    write, left = build.atomic_write, [OSError("the disk is full")] * failures
+
+    def atomic_write(*arguments):
+        if left:
+            raise left.pop()
+        write(*arguments)
+
+    monkeypatch.setattr(build, "atomic_write", atomic_write)
+    with contextlib.suppress(OSError):
+        build.close_page(tmp_path, config, 20, is_done=False)
+    assert not build.says_running(tmp_path)
+    if failures < 2:  # The old page made room for the new one.
+        assert "Stopped after step 20 of 40" in (tmp_path / build.FILE).read_text()
+
+
+def test_a_page_that_is_true_already_is_left_alone(tmp_path):
+    config = parse("--prompt=a mug", "--steps=40")
+    build.write_page(tmp_path, config, build.FINISHED, 40)
+    before = (tmp_path / build.FILE).stat().st_mtime_ns
+    build.close_page(tmp_path, config, 40, is_done=True)
+    assert (tmp_path / build.FILE).stat().st_mtime_ns == before
