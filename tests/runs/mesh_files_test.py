@@ -95,7 +95,7 @@ def test_a_missing_surface_is_reported_in_one_sentence():
         make(ball_scene(), mesh_threshold=70.0)
 
 
-def test_params_are_placed_on_the_device_once_per_mesh(monkeypatch):
+def test_params_are_placed_on_the_device_once_per_mesh(monkeypatch, tmp_path):
     """Silhouettes, density grid and texture share them; so do all images of a run."""
     params, uploads = {"field": np.ones(3, np.float32)}, []
     device_put = jax.device_put
@@ -114,7 +114,8 @@ def test_params_are_placed_on_the_device_once_per_mesh(monkeypatch):
         outputs.progress_strip, "progress_strip", lambda workdir: np.zeros((1, 1, 3), np.uint8)
     )
     small = {"poster_size": 8, "sheet_size": 4, "turntable_size": 4, "turntable_frames": 2}
-    outputs._image_files(Path(), ball_scene(), params, 0, config(**small))
+    failed = outputs.write_images(tmp_path, ball_scene(), params, 0, config(**small))
+    assert not failed
     assert len(uploads) == 1
 
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from dreamfusion_jax.diffusion.loading import weights
+from dreamfusion_jax.diffusion.loading import model_files
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.weights import (
     params_from_torch,
@@ -139,7 +139,7 @@ def test_each_config_is_read_once_and_each_tensor_placed_once(pipeline_dir, monk
         configs[path.relative_to(pipeline_dir).as_posix()] += 1
         return files.read_json(path)
 
-    monkeypatch.setattr(weights, "read_json", read_json)
+    monkeypatch.setattr(model_files, "read_json", read_json)
     _, params = load_prior(pipeline_dir, place=lambda array: placed.append(array) or array)
     names = ("unet/config.json", "vae/config.json", "text_encoder/config.json")
     assert all(configs[name] == 1 for name in (*names, "scheduler/scheduler_config.json"))
