@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn, TextIO
 
@@ -18,6 +19,8 @@ EXIT_INTERRUPTED = 130
 
 _is_command = False  # whether this process is a command's own, and not a caller's of the Python API
 _received: list[int] = []
+
+_AGAIN_S = 0.05
 
 
 def begin() -> None:
@@ -55,6 +58,8 @@ def raise_on_signals() -> None:
     _received.clear()
     for number in stop_signals():
         signal.signal(number, _interrupt)
+    if sys.unraisablehook is not _raise_again:
+        sys.unraisablehook = _raise_again
 
 
 def was_interrupted() -> bool:
@@ -94,6 +99,16 @@ def _leave_at_once(number: int, frame: Any) -> None:
 def _interrupt(number: int, frame: Any) -> None:
     _received.append(number)
     raise KeyboardInterrupt
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Sends the signal again whose KeyboardInterrupt a callback of the garbage collector lost."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(unraisable)
+    # A little later, when that callback is over.
+    again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    return again.start()
 
 
 def write_error(text: bytes) -> None:

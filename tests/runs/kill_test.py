@@ -75,7 +75,7 @@ def page_state(workdir: Path) -> str:
     return re.search('class="state ([a-z]+)"', page.read_text())[1] if page.exists() else "none"
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.slow)])
 def test_an_interruption_at_any_moment_is_130_and_one_line(count, command, tmp_path):
     log, moments = tmp_path / "log", random.Random(count)
     before = time.monotonic()
@@ -84,8 +84,8 @@ def test_an_interruption_at_any_moment_is_130_and_one_line(count, command, tmp_p
     for number in range(count):
         workdir = tmp_path / str(number)
         run = start(command(workdir), log)
-        # Python itself starts within the first tenth of a second.
-        time.sleep(max(moments.uniform(0.0, 1.1) * seconds, 0.3))
+        # Python itself needs the first moments, longer on a busy machine.
+        time.sleep(moments.uniform(0.05, 1.1) * seconds)
         run.send_signal((signal.SIGINT, signal.SIGHUP, signal.SIGTERM)[number % 3])
         code = run.wait(60)
         text = log.read_text(errors="replace")

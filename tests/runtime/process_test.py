@@ -87,3 +87,26 @@ def test_a_command_is_told_from_an_import(argv, orig_argv, expected, monkeypatch
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys, "orig_argv", orig_argv)
     assert process.started_as_module() == expected
+
+
+LOST_IN_A_CALLBACK = """
+import gc, os, signal, sys, time
+from dreamfusion_jax.runtime import process
+process.raise_on_signals()
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)
+gc.callbacks.append(callback)
+try:
+    gc.collect()
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(process.EXIT_INTERRUPTED)
+"""
+
+
+def test_an_interruption_lost_in_a_callback_comes_again():
+    """What the garbage collector calls cannot raise: Python prints the error and goes on."""
+    result = subprocess.run([sys.executable, "-c", LOST_IN_A_CALLBACK], capture_output=True)
+    assert (result.returncode, result.stderr) == (process.EXIT_INTERRUPTED, b"")
