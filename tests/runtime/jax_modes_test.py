@@ -57,7 +57,7 @@ def test_the_api_ignores_the_modes_of_its_caller(plain, tiny_prior, tmp_path):
             "JAX_DISABLE_JIT": "1",
             "JAX_TRANSFER_GUARD": "disallow",
         },
-        {"JAX_DEBUG_NANS": "1"},
+        pytest.param({"JAX_DEBUG_NANS": "1"}, marks=pytest.mark.slow),
     ],
     ids=["modes", "debug_nans"],
 )
