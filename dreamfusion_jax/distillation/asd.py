@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.guidance import classifier_free
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import alpha_sigma, estimate_x0
 from dreamfusion_jax.distillation.objective import (
     Batch,
     Metrics,
@@ -22,21 +21,18 @@ from dreamfusion_jax.distillation.objective import (
     Query,
     draw_noise,
     draw_uniform,
-    finish,
+    finish_score,
     noised,
     predict_noise,
     without_params,
 )
 from dreamfusion_jax.distillation.options import DistillationOptions
-from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
 
 
 def asd(prior: Prior, options: DistillationOptions) -> Objective:
     """Makes Asynchronous Score Distillation: three evaluations a view, nothing to train."""
 
     def gradient(prior_params: PriorParams, batch: Batch) -> tuple[jax.Array, Metrics]:
-        alpha, sigma = alpha_sigma(prior.schedule, batch.t)
-        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
         eps = draw_noise(batch)
         later = later_time(batch.t, draw_uniform(batch), options)
         z_t, z_later = (noised(prior, batch.z, t, eps) for t in (batch.t, later))
@@ -50,9 +46,7 @@ def asd(prior: Prior, options: DistillationOptions) -> Objective:
             ],
         )
         guided = classifier_free(text, empty, options.guidance_scale)
-        residual = per_view(weight, guided) * (guided - render)
-        x0 = estimate_x0(z_t, guided, alpha, sigma)
-        return finish(residual, batch, eps, guided, x0, weight, options)
+        return finish_score(prior, batch, z_t, eps, guided, guided - render, options)
 
     return without_params(gradient)
 

@@ -12,20 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import alpha_sigma, estimate_x0
 from dreamfusion_jax.distillation.objective import (
     Batch,
     Metrics,
     Objective,
     Query,
     draw_noise,
-    finish,
+    finish_score,
     noised,
     predict_noise,
     without_params,
 )
 from dreamfusion_jax.distillation.options import DistillationOptions
-from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
 
 
 def csd(prior: Prior, options: DistillationOptions) -> Objective:
@@ -33,8 +31,6 @@ def csd(prior: Prior, options: DistillationOptions) -> Objective:
     uses_negative = bool(options.csd_negative_start or options.csd_negative_end)
 
     def gradient(prior_params: PriorParams, batch: Batch) -> tuple[jax.Array, Metrics]:
-        alpha, sigma = alpha_sigma(prior.schedule, batch.t)
-        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
         eps = draw_noise(batch)
         z_t = noised(prior, batch.z, batch.t, eps)
         conditions = [batch.cond, batch.uncond, *([batch.negative] if uses_negative else [])]
@@ -45,9 +41,7 @@ def csd(prior: Prior, options: DistillationOptions) -> Objective:
         score = text - empty
         if uses_negative:
             score = text - share * negative[0] - (1.0 - share) * empty
-        residual = per_view(weight, score) * score
-        x0 = estimate_x0(z_t, text, alpha, sigma)
-        return finish(residual, batch, eps, text, x0, weight, options)
+        return finish_score(prior, batch, z_t, eps, text, score, options)
 
     return without_params(gradient)
 

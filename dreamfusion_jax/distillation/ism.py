@@ -14,7 +14,6 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.guidance import classifier_free
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import alpha_sigma, estimate_x0
 from dreamfusion_jax.distillation.inversion import flow, flow_step, times_up_to
 from dreamfusion_jax.distillation.objective import (
     Batch,
@@ -22,13 +21,12 @@ from dreamfusion_jax.distillation.objective import (
     Objective,
     Query,
     draw_noise,
-    finish,
+    finish_score,
     noised,
     predict_noise,
     without_params,
 )
 from dreamfusion_jax.distillation.options import DistillationOptions
-from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
 
 
 def ism(prior: Prior, options: DistillationOptions) -> Objective:
@@ -38,8 +36,6 @@ def ism(prior: Prior, options: DistillationOptions) -> Objective:
         def unguided(z_t: jax.Array, t: jax.Array) -> jax.Array:
             return predict_noise(prior, prior_params, [Query(z_t, t, batch.uncond)])[0]
 
-        alpha, sigma = alpha_sigma(prior.schedule, batch.t)
-        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
         eps = draw_noise(batch)
         earlier = jnp.maximum(batch.t - interval(batch.step, options), 0.0)
         # Inversion starts at the first time, where z differs from itself by a little noise.
@@ -52,9 +48,7 @@ def ism(prior: Prior, options: DistillationOptions) -> Objective:
             prior, prior_params, [Query(z_t, batch.t, c) for c in (batch.cond, batch.negative)]
         )
         guided = classifier_free(text, empty, options.guidance_scale)
-        residual = per_view(weight, guided) * (guided - render)
-        x0 = estimate_x0(z_t, guided, alpha, sigma)
-        return finish(residual, batch, eps, guided, x0, weight, options)
+        return finish_score(prior, batch, z_t, eps, guided, guided - render, options)
 
     return without_params(gradient)
 

@@ -13,20 +13,19 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import alpha_sigma, estimate_x0
 from dreamfusion_jax.distillation.objective import (
     Batch,
     Metrics,
     Objective,
     Query,
     draw_noise,
-    finish,
+    finish_score,
     noised,
     predict_noise,
     without_params,
 )
 from dreamfusion_jax.distillation.options import DistillationOptions
-from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
+from dreamfusion_jax.distillation.weighting import per_view
 
 LOW_NOISE = 0.2  # times below this take e(0) alone
 
@@ -35,8 +34,6 @@ def nfsd(prior: Prior, options: DistillationOptions) -> Objective:
     """Makes Noise-Free Score Distillation; the negative prompt is its n."""
 
     def gradient(prior_params: PriorParams, batch: Batch) -> tuple[jax.Array, Metrics]:
-        alpha, sigma = alpha_sigma(prior.schedule, batch.t)
-        weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
         eps = draw_noise(batch)
         z_t = noised(prior, batch.z, batch.t, eps)
         text, empty, negative = predict_noise(
@@ -46,8 +43,6 @@ def nfsd(prior: Prior, options: DistillationOptions) -> Objective:
         )
         domain = jnp.where(per_view(batch.t < LOW_NOISE, z_t), empty, empty - negative)
         score = domain + options.guidance_scale * (text - empty)
-        residual = per_view(weight, score) * score
-        x0 = estimate_x0(z_t, text, alpha, sigma)
-        return finish(residual, batch, eps, text, x0, weight, options)
+        return finish_score(prior, batch, z_t, eps, text, score, options)
 
     return without_params(gradient)

@@ -15,8 +15,15 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.guidance import PerpNeg, guided_prediction
 from dreamfusion_jax.diffusion.priors.prior import Condition, Pose, Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_epsilon, to_x0
+from dreamfusion_jax.diffusion.schedule import (
+    add_noise,
+    alpha_sigma,
+    estimate_x0,
+    to_epsilon,
+    to_x0,
+)
 from dreamfusion_jax.distillation.options import DistillationOptions
+from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
 
 Params = Any  # a pytree of an objective's own arrays
 Metrics = dict[str, jax.Array]  # scalars to log
@@ -143,6 +150,22 @@ def predict_eps_x0(
     )
     args = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
     return to_epsilon(*args), to_x0(*args)
+
+
+def finish_score(
+    prior: Prior,
+    batch: Batch,
+    z_t: jax.Array,
+    eps: jax.Array,
+    eps_hat: jax.Array,
+    score: jax.Array,
+    options: DistillationOptions,
+) -> tuple[jax.Array, Metrics]:
+    """Weighs a score [B, h, w, c] at batch.t by w(t), and finishes it as the cotangent."""
+    alpha, sigma = alpha_sigma(prior.schedule, batch.t)
+    weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
+    x0 = estimate_x0(z_t, eps_hat, alpha, sigma)
+    return finish(per_view(weight, score) * score, batch, eps, eps_hat, x0, weight, options)
 
 
 def finish(
