@@ -109,7 +109,7 @@ assert int(once.step) == STEPS and int(once.skipped) == 0
 
 
 def test_a_new_prior_and_objective_train_and_resume_to_the_bit(tmp_path):
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parent), str(tmp_path)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
