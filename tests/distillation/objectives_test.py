@@ -166,6 +166,15 @@ def test_strides_end_at_each_view_s_own_time():
     np.testing.assert_allclose(times[:, 1], [0, 0.05, 0.05, 0.05, 0.05, 0.05], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sds", "nfsd", "ism", "sdi", "asd"])
+def test_guidance_may_anneal(name):
+    annealed = {"guidance_scale": 10.0, "guidance_scale_end": 2.0, "guidance_anneal_steps": 100}
+    for step, scale in ((25, 8.0), (500, 2.0)):
+        batch = BATCH._replace(step=jnp.int32(step))
+        expected = cotangent(name, batch, guidance_scale=scale)
+        chex.assert_trees_all_close(cotangent(name, batch, **annealed), expected, rtol=1e-4)
+
+
 def test_one_network_call_answers_all_queries():
     calls = []
 

@@ -59,12 +59,12 @@ def learned_baseline(prior, options):
         r = jax.lax.stop_gradient(residual(params, prior_params, batch))
         return jnp.mean((r - params["mean"]) ** 2)
 
-    return Objective(lambda key: {"mean": jnp.zeros(3)}, gradient, loss)
+    return Objective(lambda key, prior_params: {"mean": jnp.zeros(3)}, gradient, loss)
 
 def train(workdir, steps, whole=6):
     config = Config(
         scene=SCENE,
-        train=TrainOptions(prompt="a cup", steps=whole, render_size=6, views_per_device=2),
+        train=TrainOptions(prompt="a cup", steps=whole, render_size=(6,), views_per_device=2),
         run=RunOptions(workdir=str(workdir), log_every=1, checkpoint_every=3),
     )
     setup = loop.make_setup(config, prior, SCHEMES)
