@@ -19,14 +19,14 @@ class DistillationOptions:
     guidance_scale: float = setting(
         6.0, "classifier-free guidance as diffusers counts it (1: none; paper: 101)", 0, 1e3
     )
+    guidance_rescale: float = setting(
+        0.0, "share of the guided prediction that keeps the unguided one's spread", 0, 1
+    )
     guidance_scale_end: float = setting(
-        0.0, "that scale from --guidance_anneal_steps on, reached linearly (0: the same)", 0, 1e3
+        0.0, "guidance from --guidance_anneal_steps on, reached linearly (0: the same)", 0, 1e3
     )
     guidance_anneal_steps: int = setting(
         5000, "steps over which --guidance_scale becomes --guidance_scale_end", 1, MAX_STEPS
-    )
-    guidance_rescale: float = setting(
-        0.0, "share of the guided prediction that keeps the unguided one's spread", 0, 1
     )
     weighting: str = setting(
         "sigma_over_alpha",
