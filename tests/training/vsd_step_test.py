@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOUR_DEVICES = """
 import functools, sys, time
 from pathlib import Path
@@ -109,6 +111,7 @@ watcher.close()
 """
 
 
+@pytest.mark.slow
 def test_vsd_compiles_once_agrees_across_devices_and_resumes(tmp_path, tiny_prior):
     # Compiled at once rather than well: the network is tiny, its gradient long.
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
