@@ -49,9 +49,11 @@ def run_on(devices, optimizer=None):
     optimizer = optimizer or make_optimizer(config.optimizer, config.train.steps)
     table, used = loop.embed_prompts(setup, config), ALL[:devices]
 
+    gradient = setup.objective.gradient
+
     def counted(*inputs):
         traced.append((devices, optimizer))
-        return setup.objective.gradient(*inputs)
+        return gradient(*inputs)
 
     setup = setup._replace(objective=setup.objective._replace(gradient=counted))
     step = make_train_step(setup, optimizer, used)
