@@ -162,9 +162,15 @@ def measured(
 
 
 def seconds_per_step(lines: list[dict[str, float]]) -> float:
-    """Returns the time of a step, from a run's first line of metrics to its last."""
-    first, last = lines[0], lines[-1]
-    return (last["seconds"] - first["seconds"]) / max(last["step"] - first["step"], 1)
+    """Returns the time of a step: the median between two lines of metrics, without what is rare,
+    as compiling and previews.
+
+    A run of one line has only the mean since its start.
+    """
+    seconds, steps = (np.array([line[name] for line in lines]) for name in ("seconds", "step"))
+    if len(lines) == 1:
+        return float(seconds[0] / steps[0])
+    return float(np.median(np.diff(seconds) / np.diff(steps)))
 
 
 def _score(judge: Judge, prompt: str, folder: Any) -> tuple[Score, AssetViews]:

@@ -54,9 +54,11 @@ def test_as_much_time_as_the_reference_is_decided_once(tmp_path):
     assert objectives.steps_for_time(tmp_path, "sdi", slower) == 200
 
 
-def test_a_step_s_time_is_without_the_compilation():
-    lines = [{"step": 20, "seconds": 50.0}, {"step": 40, "seconds": 54.0}]
-    assert objectives.seconds_per_step([*lines, {"step": 60, "seconds": 58.0}]) == 0.2
+def test_a_step_s_time_is_without_what_is_compiled_or_drawn():
+    times = {20: 50.0, 40: 54.0, 60: 58.0, 80: 90.0, 90: 92.0}  # a preview after step 60
+    lines = [{"step": step, "seconds": seconds} for step, seconds in times.items()]
+    assert objectives.seconds_per_step(lines) == pytest.approx(0.2)
+    assert objectives.seconds_per_step(lines[:1]) == 2.5
 
 
 def test_the_table_has_means_and_standard_errors_over_prompts():
