@@ -148,8 +148,9 @@ def predict_eps_x0(
     options: DistillationOptions,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the guided estimates of eps and of z, each [B, h, w, c]."""
-    z_t = noised(prior, batch.z, batch.t, eps)
-    return guided_eps_x0(prior, prior_params, batch, z_t, batch.t, options)
+    levels = alpha_sigma(prior.schedule, batch.t)
+    z_t = add_noise(batch.z, eps, *levels)
+    return guided_eps_x0(prior, prior_params, batch, z_t, batch.t, levels, options)
 
 
 def guided_eps_x0(
@@ -158,10 +159,13 @@ def guided_eps_x0(
     batch: Batch,
     z_t: jax.Array,
     t: jax.Array,
+    levels: tuple[jax.Array, jax.Array],
     options: DistillationOptions,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the same at z_t [B, h, w, c] and t [B] under the texts of `batch`."""
-    alpha, sigma = alpha_sigma(prior.schedule, t)
+    """Returns the same at z_t [B, h, w, c] and t [B], of these alpha and sigma [B], under the texts
+    of `batch`.
+    """
+    alpha, sigma = levels
     prediction = guided_prediction(
         prior,
         prior_params,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.priors.prior import PriorParams, resize_bilinear
+from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation.inversion import flow
 from dreamfusion_jax.distillation.objective import draw_noise, guided_eps_x0, noised
 from dreamfusion_jax.distillation.view_prompts import TextTable
@@ -39,7 +40,8 @@ def make_guidance_view(setup: Setup) -> GuidanceView:
         batch = make_batch(setup, table, draws, z, step)
 
         def estimate(z_t: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return guided_eps_x0(prior, prior_params, batch, z_t, t, options)
+            levels = alpha_sigma(prior.schedule, t)
+            return guided_eps_x0(prior, prior_params, batch, z_t, t, levels, options)
 
         z_t = noised(prior, z, batch.t, draw_noise(batch))
         times = jnp.linspace(1.0, 0.0, DENOISING_STEPS + 1)[:, None] * batch.t
