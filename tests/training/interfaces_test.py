@@ -59,14 +59,14 @@ def learned_baseline(prior, options):
         r = jax.lax.stop_gradient(residual(params, prior_params, batch))
         return jnp.mean((r - params["mean"]) ** 2)
 
-    return Objective(lambda key: {"mean": jnp.zeros(3)}, gradient, loss)
+    return Objective(lambda key, prior_params: {"mean": jnp.zeros(3)}, gradient, loss)
 
 STEPS = 6
 
 def configured(workdir=""):
     return Config(
         scene=SCENE,
-        train=TrainOptions(prompt="a cup", steps=STEPS, render_size=6, views_per_device=2),
+        train=TrainOptions(prompt="a cup", steps=STEPS, render_size=(6,), views_per_device=2),
         run=RunOptions(workdir=str(workdir), log_every=1, checkpoint_every=3),
     )
 

@@ -126,7 +126,7 @@ assert len(ALL) == 8
 prior, descent, params = analytic_prior(0.2, 0.05), optax.sgd(RATE), {"unused": np.zeros(3)}
 
 def configured(devices, workdir=""):
-    train = TrainOptions(prompt="a cup", steps=8, render_size=6, shading_start_step=2,
+    train = TrainOptions(prompt="a cup", steps=8, render_size=(6,), shading_start_step=2,
                         views_per_device=8 // devices)
     return Config(scene=SCENE, train=train, run=RunOptions(workdir=workdir, log_every=1))
 
