@@ -62,7 +62,7 @@ def await_status(page, state):
 
 
 def faults(events):
-    """What the console says but for Gradio's own notes: it tries WebGPU before WebGL, and the like."""
+    """What the console says, without Gradio's own notes: it tries WebGPU before WebGL."""
     return [text for text in events.complaints if not re.search("BJS|adapters|i18n", text)]
 
 
