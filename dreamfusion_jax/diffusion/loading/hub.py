@@ -46,7 +46,8 @@ class Model(NamedTuple):
 
 def needed_files(variant: str = "") -> list[str]:
     """Returns patterns of the files of a prior; other precisions and formats are not downloaded."""
-    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt"]
+    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json"]
+    patterns += ["tokenizer/merges.txt", "tokenizer/spiece.model"]
     for network in NETWORKS:
         patterns += _network_files(f"{network}/", variant)
     return patterns
