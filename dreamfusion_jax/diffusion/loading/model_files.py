@@ -14,7 +14,7 @@ from typing import Any
 from dreamfusion_jax.runtime.errors import PriorError
 from dreamfusion_jax.runtime.files import read_json
 
-NETWORKS = ("unet", "vae", "text_encoder")
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 FILE_STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -72,6 +72,8 @@ def pipeline_digest(path: str | Path, variant: str = "") -> str:
             _update_with_network(digest, path / network, variant)
     digest.update(_meaning(read_config(path / "scheduler", "scheduler_config.json")))
     _update_with_tokenizer(digest, path / "tokenizer")
+    if (path / "tokenizer_2").is_dir():
+        _update_with_tokenizer(digest, path / "tokenizer_2")
     return digest.hexdigest()
 
 

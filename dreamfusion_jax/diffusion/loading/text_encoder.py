@@ -45,7 +45,7 @@ def load_text_encoder(
     @jax.jit
     def apply(params: Any, ids: jax.Array) -> jax.Array:
         with float32_products(text_encoder.dtype, "highest"):
-            return text_encoder.apply({"params": params}, ids)[0]
+            return text_encoder.apply({"params": params}, ids).last
 
     return lambda prompts: Condition(apply(params, tokenize(prompts)))
 

@@ -293,7 +293,7 @@ def tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
 
 def locate_tensors(files: Sequence[Path]) -> dict[str, Path]:
     """Returns the file that holds each tensor, by the tensor's name."""
-    located = {}
+    located: dict[str, Path] = {}
     for path in files:
         with _opened(path) as file:
             located |= dict.fromkeys(_names(file), path)

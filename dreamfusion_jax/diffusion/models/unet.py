@@ -1,4 +1,4 @@
-"""The conditional U-Net of Stable Diffusion 1.x and 2.x, and of DeepFloyd IF.
+"""The conditional U-Net of Stable Diffusion 1.x, 2.x and XL, and of DeepFloyd IF.
 
 diffusers' UNet2DConditionModel.
 """
@@ -49,7 +49,6 @@ REQUIRED: dict[str, Any] = {
     "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
-    "addition_time_embed_dim": None,
     "num_class_embeds": None,
     "resnet_skip_time_act": False,
     "resnet_out_scale_factor": 1.0,
@@ -60,23 +59,22 @@ REQUIRED: dict[str, Any] = {
     "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
-    "projection_class_embeddings_input_dim": None,
     "attention_type": "default",
     "class_embeddings_concat": False,
 }
 # Attention scores are float32 here, so upcast_attention is always on.
 IGNORED = ("dropout", "upcast_attention")
-DOWN_BLOCKS = {
+DOWN_BLOCKS: dict[str, Any] = {
     "DownBlock2D": DownBlock2D,
     "CrossAttnDownBlock2D": DownBlock2D,
     "ResnetDownsampleBlock2D": SimpleCrossAttnDownBlock2D,
     "SimpleCrossAttnDownBlock2D": SimpleCrossAttnDownBlock2D,
 }
-MID_BLOCKS = {
+MID_BLOCKS: dict[str, Any] = {
     "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
     "UNetMidBlock2DSimpleCrossAttn": UNetMidBlock2DSimpleCrossAttn,
 }
-UP_BLOCKS = {
+UP_BLOCKS: dict[str, Any] = {
     "UpBlock2D": UpBlock2D,
     "CrossAttnUpBlock2D": UpBlock2D,
     "ResnetUpsampleBlock2D": SimpleCrossAttnUpBlock2D,
@@ -87,15 +85,16 @@ CHOICES: dict[str, set[str]] = {
     "act_fn": set(ACTIVATIONS),
     "mid_block_type": set(MID_BLOCKS),
     "encoder_hid_dim_type": {"text_proj"},
-    "addition_embed_type": {"text"},
+    "addition_embed_type": {"text", "text_time"},
     "resnet_time_scale_shift": {"default", "scale_shift"},
     "cross_attention_norm": {"group_norm"},
 }
+SIZES = 6  # numbers that SDXL is told of an image's size
 MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
 # Of the residual stream, whatever `dtype` the blocks' products have: half precision would cost
 # accuracy there (tests/benchmarks/prior_precision.py), and float16 would overflow there first.
 RESIDUAL_DTYPE = jnp.float32
-PER_BLOCK = ("attention_head_dim", "only_cross_attention")
+PER_BLOCK = ("attention_head_dim", "only_cross_attention", "transformer_layers_per_block")
 
 
 class UNet2DConditionModel(nn.Module):
@@ -123,7 +122,7 @@ class UNet2DConditionModel(nn.Module):
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int = 1
+    transformer_layers_per_block: int | tuple[int, ...] = 1
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     act_fn: str = "silu"
@@ -132,6 +131,8 @@ class UNet2DConditionModel(nn.Module):
     encoder_hid_dim_type: str | None = None
     addition_embed_type: str | None = None
     addition_embed_type_num_heads: int = 64
+    addition_time_embed_dim: int | None = None
+    projection_class_embeddings_input_dim: int | None = None
     resnet_time_scale_shift: str = "default"
     cross_attention_norm: str | None = None
     dtype: Dtype = jnp.float32
@@ -148,14 +149,17 @@ class UNet2DConditionModel(nn.Module):
         require_members(NAME, "down_block_types", unet.down_block_types, set(DOWN_BLOCKS))
         require_members(NAME, "up_block_types", unet.up_block_types, set(UP_BLOCKS))
         _check_text_options(unet)
-        lists = (unet.down_block_types, unet.up_block_types, unet._head_dims, unet._only_cross)
+        lists = (
+            *(unet.down_block_types, unet.up_block_types),
+            *(unet._head_dims, unet._only_cross, unet._transformers),
+        )
         if any(len(values) != len(unet.block_out_channels) for values in lists):
             raise PriorError(
-                f"{NAME} config: down_block_types, up_block_types, attention_head_dim and "
-                "only_cross_attention must have as many entries as block_out_channels."
+                f"{NAME} config: down_block_types, up_block_types, attention_head_dim, "
+                "only_cross_attention and transformer_layers_per_block must have as many entries "
+                "as block_out_channels."
             )
-        layers = unet.layers_per_block * unet.transformer_layers_per_block
-        if layers * len(unet.block_out_channels) > MAX_TRANSFORMERS:
+        if unet.layers_per_block * sum(unet._transformers) > MAX_TRANSFORMERS:
             raise PriorError(
                 f"{NAME} config: layers_per_block={unet.layers_per_block} of "
                 f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
@@ -163,14 +167,23 @@ class UNet2DConditionModel(nn.Module):
             )
         return unet
 
-    def dummy_inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def dummy_inputs(self) -> tuple[jax.Array, ...]:
         """Returns arguments small enough to initialize or to trace shapes with."""
         side = 2 ** (len(self.block_out_channels) - 1)
         return (
             jnp.zeros((1, side, side, self.in_channels)),
             jnp.zeros((1,), jnp.int32),
             jnp.zeros((1, 1, self.text_width)),
+            *([jnp.zeros((1, self.pooled_width + SIZES))] if self.pooled_width else []),
         )
+
+    @property
+    def pooled_width(self) -> int:
+        """The width of the text's pooled vector, or 0 where the network takes none."""
+        if self.addition_embed_type != "text_time":
+            return 0
+        whole, each = self.projection_class_embeddings_input_dim, self.addition_time_embed_dim
+        return (whole or 0) - SIZES * (each or 0)
 
     @property
     def text_width(self) -> int:
@@ -178,13 +191,25 @@ class UNet2DConditionModel(nn.Module):
         return self.encoder_hid_dim or self.cross_attention_dim
 
     @nn.compact
-    def __call__(self, sample: jax.Array, timestep: jax.Array, text: jax.Array) -> jax.Array:
-        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels]."""
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        text: jax.Array,
+        vector: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels].
+
+        Where there is a `pooled_width`, vector [B, pooled_width + SIZES] holds the text's pooled
+        vector and six sizes in pixels: height and width of the original image, top and left of the
+        crop, height and width of the target.
+        """
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
         channels, blocks = self.block_out_channels, self._block_options
+        transformers = self._transformers
         text = text.astype(self.dtype)
-        time = self._embed_time(timestep, text)
+        time = self._embed_time(timestep, text, vector)
         if self.encoder_hid_dim:
             text = Linear(self.cross_attention_dim, dtype=self.dtype, name="encoder_hid_proj")(text)
 
@@ -197,7 +222,7 @@ class UNet2DConditionModel(nn.Module):
                 heads=self._heads(block_type, i),
                 only_cross_attention=self._only_cross[i],
                 downsample=i < len(channels) - 1,
-                options=blocks,
+                options=blocks._replace(transformer_layers=transformers[i]),
                 name=f"down_blocks_{i}",
             )(h, time, text)
             skips += new_skips
@@ -205,7 +230,7 @@ class UNet2DConditionModel(nn.Module):
             self._heads(self.mid_block_type, -1) or 1,
             self.only_cross_attention is True,
             self.mid_block_scale_factor,
-            blocks,
+            blocks._replace(transformer_layers=transformers[-1]),
             name="mid_block",
         )(h, time, text)
         for i, block_type in enumerate(self.up_block_types):
@@ -216,23 +241,34 @@ class UNet2DConditionModel(nn.Module):
                 heads=self._heads(block_type, mirror, i),
                 only_cross_attention=self._only_cross[mirror],
                 upsample=mirror > 0,
-                options=blocks,
+                options=blocks._replace(transformer_layers=transformers[mirror]),
                 name=f"up_blocks_{i}",
             )(h, skips, time, text)
 
         h = GroupNorm(self.norm_num_groups, self.norm_eps, h.dtype, name="conv_norm_out")(h)
         return conv3x3(self.out_channels, "conv_out", self.dtype)(ACTIVATIONS[self.act_fn](h))
 
-    def _embed_time(self, timestep: jax.Array, text: jax.Array) -> jax.Array:
-        """Maps index [B] and text [B, L, D] to what every residual block reads [B, E]."""
+    def _embed_time(
+        self, timestep: jax.Array, text: jax.Array, vector: jax.Array | None
+    ) -> jax.Array:
+        """Maps index [B], text [B, L, D] and vector to what every residual block reads [B, E]."""
         first = self.block_out_channels[0]
-        waves = timestep_embedding(timestep, first, self.flip_sin_to_cos, self.freq_shift)
+        sinusoids = lambda x, width: timestep_embedding(  # noqa: E731
+            x, width, self.flip_sin_to_cos, self.freq_shift
+        )
         embed = TimestepEmbedding(4 * first, self.dtype, self.act_fn, name="time_embedding")
-        time = embed(waves)
-        if not self.addition_embed_type:
-            return time
-        heads = self.addition_embed_type_num_heads
-        return time + TextTimeEmbedding(4 * first, heads, self.dtype, name="add_embedding")(text)
+        time = embed(sinusoids(timestep, first))
+        if self.addition_embed_type == "text":
+            heads = self.addition_embed_type_num_heads
+            pool = TextTimeEmbedding(4 * first, heads, self.dtype, name="add_embedding")
+            return time + pool(text)
+        if self.addition_embed_type == "text_time":
+            assert vector is not None
+            pooled, sizes = vector[:, : self.pooled_width], vector[:, self.pooled_width :]
+            waves = sinusoids(sizes.reshape(-1), self.addition_time_embed_dim)
+            both = jnp.concatenate([pooled, waves.reshape(len(pooled), -1)], axis=-1)
+            return time + TimestepEmbedding(4 * first, self.dtype, name="add_embedding")(both)
+        return time
 
     def _heads(self, block_type: str, place: int, size_place: int | None = None) -> int | None:
         """Returns the number of heads of a block's attentions, or None where it has none.
@@ -252,7 +288,7 @@ class UNet2DConditionModel(nn.Module):
         return BlockOptions(
             self.norm_num_groups,
             self.norm_eps,
-            self.transformer_layers_per_block,
+            1,
             self.use_linear_projection,
             self.downsample_padding,
             self.dtype,
@@ -264,6 +300,10 @@ class UNet2DConditionModel(nn.Module):
     @property
     def _head_dims(self) -> tuple[int, ...]:
         return _per_block(self.attention_head_dim, len(self.block_out_channels))
+
+    @property
+    def _transformers(self) -> tuple[int, ...]:
+        return _per_block(self.transformer_layers_per_block, len(self.block_out_channels))
 
     @property
     def _only_cross(self) -> tuple[bool, ...]:
@@ -282,8 +322,17 @@ def _check_text_options(unet: UNet2DConditionModel) -> None:
             f"{NAME} config: encoder_hid_dim_type={unet.encoder_hid_dim_type!r} needs an "
             "encoder_hid_dim, the width of the text's embeddings."
         )
+    for key in ("addition_time_embed_dim", "projection_class_embeddings_input_dim"):
+        if (size := getattr(unet, key)) is not None:
+            require_kind(NAME, key, size, 1)
+    if unet.addition_embed_type == "text_time" and unet.pooled_width < 1:
+        raise PriorError(
+            f"{NAME} config: projection_class_embeddings_input_dim="
+            f"{unet.projection_class_embeddings_input_dim} leaves no room for a text beside "
+            f"{SIZES} sizes of addition_time_embed_dim={unet.addition_time_embed_dim}."
+        )
     heads = unet.addition_embed_type_num_heads
-    if unet.addition_embed_type and (heads < 1 or unet.text_width % heads):
+    if unet.addition_embed_type == "text" and (heads < 1 or unet.text_width % heads):
         raise PriorError(
             f"{NAME} config: addition_embed_type_num_heads={heads} does not divide the width of the"
             f" text's embeddings ({unet.text_width})."

@@ -27,8 +27,11 @@ def unet_predictor(
         params: PriorParams, z_t: jax.Array, t: jax.Array, condition: Condition
     ) -> jax.Array:
         index = time_index(schedule, t)
+        vector = () if condition.vector is None else (condition.vector,)
         with float32_products(unet.dtype):
-            prediction = unet.apply({"params": params["unet"]}, z_t, index, condition.tokens)
+            prediction = unet.apply(
+                {"params": params["unet"]}, z_t, index, condition.tokens, *vector
+            )
         return prediction.astype(jnp.float32)
 
     return predict
