@@ -58,9 +58,10 @@ SECTIONS: Mapping[str, type] = types.MappingProxyType(
 )
 
 
-_PRESET_FOLDER = Path(__file__).parent / "presets"
+_PRESET_FILES = sorted((Path(__file__).parent / "presets").glob("*.cfg"))
+# By name; the first is the default.
 PRESETS: Mapping[str, Path] = types.MappingProxyType(
-    {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
+    {path.stem: path for path in sorted(_PRESET_FILES, key=lambda path: path.stem != "toybox")}
 )
 
 
@@ -76,7 +77,7 @@ def define_flags(
 ) -> None:
     """Defines one flag per setting: for those in `names`, or for all and `--preset`."""
     if names is None:
-        help = "settings to start from: toybox (the defaults), the paper's, or Stable Diffusion's"
+        help = "settings to start from: toybox (the defaults), the paper's, or another prior's"
         flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
     for section in SECTIONS.values():
         for setting in dataclasses.fields(section):

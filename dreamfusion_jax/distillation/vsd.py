@@ -119,7 +119,10 @@ def adapted(prior_params: PriorParams, params: Params) -> Any:
 
 def camera_condition(batch: Batch, camera: jax.Array) -> Condition:
     """Returns what phi is conditioned on: the prompt without words for views, camera [B, 16]."""
-    return batch.view_independent._replace(vector=camera)
+    condition = batch.view_independent
+    if condition.vector is not None:  # the prior's own comes first
+        camera = jnp.concatenate([condition.vector, camera], axis=-1)
+    return condition._replace(vector=camera)
 
 
 def camera_vector(pose: Pose) -> jax.Array:

@@ -34,6 +34,7 @@ from dreamfusion_jax.runs.guidance_strip import write_guidance
 from dreamfusion_jax.runs.metrics import MetricsWriter
 from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.text_embeddings import with_kept_text
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
 from dreamfusion_jax.runtime import oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
@@ -153,9 +154,12 @@ def with_prompt(run: Run, config: Config) -> Run:
 
 def embed_prompts(setup: Setup, config: Config) -> TextTable:
     """Embeds the prompts of a run's views. Raises a RunError where the text encoder gives NaN."""
-    table = view_prompts.text_table(
-        setup.prior, config.train.prompt, config.view_prompts, setup.scheme
-    )
+    settings = config.train.prompt, config.view_prompts, setup.scheme
+    prior, workdir = setup.prior, config.run.workdir
+    if workdir:  # None yet where the Python API prepares for later prompts.
+        prompts = view_prompts.all_prompts(*settings)
+        prior = with_kept_text(prior, as_path(workdir), prompts)
+    table = view_prompts.text_table(prior, *settings)
     for leaf in jax.tree.leaves(table):
         require_finite(leaf, "What the text encoder makes of --prompt", _TEXT_REMEDY)
     return table

@@ -141,7 +141,7 @@ def diffusion_task(
         eps = jax.random.normal(eps_key, z.shape)
         alpha, sigma = schedules.alpha_sigma(schedule, t)
         z_t = schedules.add_noise(z, eps, alpha, sigma)
-        text, _ = text_encoder.apply({"params": params["text_encoder"]}, ids)
+        text = text_encoder.apply({"params": params["text_encoder"]}, ids).last
         index = schedules.time_index(schedule, t)
         prediction = unet.apply({"params": params["unet"]}, z_t, index, text)
         target = schedules.velocity(z, eps, alpha, sigma)
