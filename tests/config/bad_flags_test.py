@@ -37,6 +37,8 @@ FREE_TEXT = {
         "revision",
         "variant",
         "workdir",
+        "init_from",
+        "init_mesh",
         "compilation_cache",
         "coordinator",
         "wandb",
