@@ -50,7 +50,7 @@ def initial_state(
     """Makes the state before the first step: the optimizer is fresh, wherever the scene is from."""
     state = init_state(scene, optimizer, config.train.seed, objective)
     if config.train.init_from:
-        start = _from_run(config)
+        start = _from_run(config, state.scene_params)
     elif config.train.init_mesh:
         start = _from_mesh(config, scene, state.scene_params)
     else:
@@ -108,7 +108,7 @@ def _detail_lost(theirs: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]
     return lost
 
 
-def _from_run(config: Config) -> Params:
+def _from_run(config: Config, fresh: Params) -> Params:
     """Returns the source's scene; a texture of its own starts as a copy of the shared network."""
     source = find_source(config.train.init_from)
     _require_same_scene(config, source)
@@ -118,7 +118,7 @@ def _from_run(config: Config) -> Params:
         params = {**params, "field": {"geometry": params["field"], "texture": params["field"]}}
     if distributed.is_primary():
         print(f"Starting from {source.workdir} after step {saved.state.step}.", flush=True)
-    return params
+    return {name: params[name] for name in fresh}  # maybe without the source's proposal
 
 
 def _read_mesh(config: Config) -> trimesh.Trimesh:

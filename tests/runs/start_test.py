@@ -92,6 +92,14 @@ def test_a_texture_of_its_own_changes_nothing_at_first(first, make_config):
     chex.assert_trees_all_close(answers[0].sdf, answers[1].sdf)
 
 
+def test_a_scene_without_a_proposal_leaves_the_sources_behind(first, make_config):
+    """Else its own checkpoints would not fit it."""
+    bare = dataclasses.replace(SECOND, proposal_samples=0)
+    scene, state = start(second(make_config, first, scene=bare))
+    fresh = scene.init(jax.random.key(0))
+    chex.assert_trees_all_equal_shapes(state.scene_params, fresh)
+
+
 def test_a_folder_of_a_checkpoint_is_a_source_too(first):
     for name, step in ((first, None), (first / "checkpoints", None), (first / "checkpoints/2", 2)):
         assert find_source(str(name)) == (first, step)
