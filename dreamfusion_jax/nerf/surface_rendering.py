@@ -39,6 +39,8 @@ from dreamfusion_jax.nerf.view_rays import BoundedRays
 # and the distance at which a ray has arrived, lest that step should leap over a thin part.
 _SHORTEST_STEP = 0.2
 _ARRIVED = 0.005
+# The longest step, as a multiple of the one that would cover the scene in all steps.
+_LONGEST_STEP = 2.0
 _SECANTS = 5
 # Where to look for the deepest point behind a crossing, in pixels at its distance.
 _DEPTHS = (0.1, 0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 6.5)
@@ -189,6 +191,7 @@ def _march(
 ) -> _March:
     """Steps by the distance found from `near` to the surface, or to `far`."""
     one = jnp.ones_like(near)
+    longest = (_LONGEST_STEP / steps) * (far - near)
     start = _March(near, near, one, near, -one, near, jnp.inf * one, jnp.zeros_like(near, bool))
 
     def step(_: int, before: _March) -> _March:
@@ -197,7 +200,11 @@ def _march(
         arrived = f <= _ARRIVED * pixel * s
         enters, outside = ~before.crossed & arrived, ~(before.crossed | arrived)
         nearer = ~before.crossed & (f < before.f_nearest)
-        onward = jnp.minimum(s + jnp.maximum(f, _SHORTEST_STEP * pixel * s), far)
+        # f may be too great: then it falls faster than s rises.
+        fall = (before.f_outside - f) / jnp.maximum(s - before.outside, 1e-9)
+        length = f / jnp.where(s > before.outside, jnp.maximum(fall, 1.0), 1.0)
+        length = jnp.clip(length, _SHORTEST_STEP * pixel * s, longest)
+        onward = jnp.minimum(s + length, far)
         return _March(
             at=jnp.where(outside, onward, s),
             outside=jnp.where(outside, s, before.outside),
@@ -218,12 +225,14 @@ def _secant(along: _AlongRays, march: _March, pixel: jax.Array) -> jax.Array:
     The Illinois method: a side that stays twice counts half, so that the other one moves, too.
     """
     tolerance = _ARRIVED * pixel * march.inside
-    f_outside, f_inside = march.f_outside - tolerance, march.f_inside - tolerance
+    # The tolerance grows with s, so that the outer point may lie within that of the inner one.
+    f_outside = jnp.maximum(march.f_outside - tolerance, 0.0)
+    f_inside = march.f_inside - tolerance
     ends = (march.outside, f_outside, march.inside, f_inside)
 
     def middle(ends: tuple[jax.Array, ...]) -> jax.Array:
         a, f_a, b, f_b = ends
-        return a + (b - a) * f_a / (f_a - f_b)
+        return a + (b - a) * f_a / jnp.maximum(f_a - f_b, 1e-12)
 
     def step(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         a, f_a, b, f_b, last = state

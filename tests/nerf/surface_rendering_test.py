@@ -87,7 +87,7 @@ def exact_crossing(rays, params):
     return -along - half_chord, passing
 
 
-@pytest.mark.parametrize("slope", [0.6, 1.0, 1.6])
+@pytest.mark.parametrize("slope", [0.6, 1.0, 4.0])
 def test_a_ray_ends_where_it_meets_the_ball(slope):
     """Also where f is no distance, but grows too slowly or too fast."""
     bounded = rays_of(CAMERA)
@@ -112,6 +112,18 @@ def test_a_ray_ends_where_it_meets_the_box():
     hit = traced.hit & clear
     assert hit.sum() > 100
     np.testing.assert_allclose(traced.distance[hit], enters[hit], atol=2e-4)
+
+
+@pytest.mark.parametrize("slope", [1.0, 4.0])
+def test_no_step_leaps_over_a_thin_plate(slope):
+    """Also where f says that it is four times as far as it is, as a field may that still learns."""
+    plate = jnp.array([0.04, 0.4, 0.3])
+    traced = traced_rays(lambda points: slope * box(plate, points))
+    rays = rays_of(CAMERA).rays
+    sides = jnp.stack([(k * plate - rays.origin) / rays.direction for k in (-1.0, 1.0)])
+    enters, leaves = sides.min(axis=0).max(axis=-1), sides.max(axis=0).min(axis=-1)
+    clear = jnp.abs(leaves - enters) > 0.03
+    np.testing.assert_array_equal(traced.hit[clear], (leaves > enters)[clear])
 
 
 def silhouette_area(params, size, distance=2.5):
