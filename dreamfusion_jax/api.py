@@ -75,7 +75,7 @@ def text_to_3d(
       steps: optimization steps. None: the preset's, 1,000 of the toybox.
       workdir: folder of the run, or a bucket's: checkpoints, metrics, previews. None: a temporary
         one, which is deleted with the asset, or when Python ends.
-      preset: settings to start from: "toybox", "paper" or "sd".
+      preset: settings to start from: "toybox", "paper", "sd" or "refine".
       **settings: any other flag of `python -m dreamfusion_jax.main`, by its name without dashes. A
         range is a pair of numbers, or one number.
 

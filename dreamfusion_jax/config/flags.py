@@ -8,7 +8,6 @@ import difflib
 import math
 import numbers
 import os
-import re
 import types
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from dreamfusion_jax.config import flagfiles
+from dreamfusion_jax.config.combinations import check_combinations
 from dreamfusion_jax.config.folder_names import free_folder
 from dreamfusion_jax.config.parsers import RangeParser, TupleSerializer, WholeNumbersParser
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
@@ -27,7 +27,7 @@ from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime.errors import ArgumentError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, read_json
 from dreamfusion_jax.runtime.settings import WholeNumbers, is_whole_numbers
-from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions, check_stages
+from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,10 @@ def define_flags(
 ) -> None:
     """Defines one flag per setting: for those in `names`, or for all and `--preset`."""
     if names is None:
-        help = "settings to start from: toybox (the defaults), the paper's, or another prior's"
+        help = (
+            "settings to start from: toybox (the defaults), the paper's, Stable Diffusion's (sd),"
+            " or those of a second stage with --init_from or --init_mesh (refine)"
+        )
         flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
     for section in SECTIONS.values():
         for setting in dataclasses.fields(section):
@@ -246,21 +249,7 @@ def validate(config: Config) -> Config:
     if is_flat(config):  # A flat image has no views to describe.
         view_prompts = dataclasses.replace(config.view_prompts, view_words="none")
         config = dataclasses.replace(config, view_prompts=view_prompts)
-    for name in ("t_max_start", "t_max_end"):
-        if getattr(config.distillation, name) <= config.distillation.t_min:
-            raise UserError(f"--{name} must be greater than --t_min ({config.distillation.t_min}).")
-    if config.scene.max_degree <= config.scene.min_degree:
-        raise UserError(f"--max_degree must exceed --min_degree ({config.scene.min_degree}).")
-    if config.scene.hash_finest < config.scene.hash_coarsest:
-        raise UserError(f"--hash_finest must reach --hash_coarsest ({config.scene.hash_coarsest}).")
-    for name in ("negative_views", "perp_neg"):
-        if getattr(config.view_prompts, name) and config.view_prompts.view_words != "paper":
-            raise UserError(f"--{name} needs --view_words=paper.")
-    check_stages(config.train)
-    for name in ("revision", "variant"):
-        if getattr(config.prior, name) and config.prior.prior == "toybox":
-            raise UserError(f"--{name} needs another --prior than the toybox, which has only one.")
-    _check_processes(config.run)
+    check_combinations(config)
     config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
     if config.run.workdir:
         return config
@@ -288,17 +277,6 @@ def conflicting_settings(stored: Config, requested: Config) -> list[str]:
             if before != after and not grown and setting.name != "views_per_device":
                 names.append(setting.name)
     return names
-
-
-def _check_processes(run: RunOptions) -> None:
-    if bool(run.coordinator) != bool(run.processes):
-        raise UserError("--coordinator and --processes must be given together.")
-    if run.coordinator and run.distributed == "off":
-        raise UserError("--coordinator contradicts --distributed=off.")
-    if run.coordinator and not re.fullmatch(r"\S+:\d{1,5}", run.coordinator):
-        raise UserError(f"--coordinator must be host:port, not {run.coordinator!r:.80}.")
-    if run.process_index >= max(run.processes, 1):
-        raise UserError(f"--process_index must be less than --processes ({run.processes}).")
 
 
 def check_section(section: Any) -> None:

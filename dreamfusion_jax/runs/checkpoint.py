@@ -275,8 +275,8 @@ def require_not_newer(workdir: AnyPath, step: int) -> None:
         checkpoints.close()
 
 
-def load_run(workdir: AnyPath) -> SavedRun:
-    """Loads the configuration and the newest intact state of a work folder.
+def load_run(workdir: AnyPath, step: int | None = None) -> SavedRun:
+    """Loads the configuration of a work folder and its newest intact state, or that of `step`.
 
     Raises:
       UserError: there is no run, or no intact checkpoint.
@@ -290,7 +290,12 @@ def load_run(workdir: AnyPath) -> SavedRun:
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         like = init_state(scene, optimizer, config.train.seed)
         like = with_objective_params(like, optimizer, checkpoints.objective_params_like())
-        return SavedRun(config, scene, checkpoints.restore(like))
+        if step is None:
+            return SavedRun(config, scene, checkpoints.restore(like))
+        try:
+            return SavedRun(config, scene, checkpoints.restore_step(step, like))
+        except DamagedError as error:
+            raise UserError(f"The checkpoint of step {step} in {workdir}: {error}.") from error
     finally:
         checkpoints.close()
 

@@ -34,6 +34,7 @@ from dreamfusion_jax.runs.guidance_strip import write_guidance
 from dreamfusion_jax.runs.metrics import MetricsWriter
 from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.start import initial_state
 from dreamfusion_jax.runs.text_embeddings import with_kept_text
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
 from dreamfusion_jax.runtime import oom, process
@@ -202,9 +203,11 @@ def _remedies(config: Config, run: Run) -> list[str]:
 def _train(config: Config, run: Run, started: float) -> TrainState:
     checkpoints = Checkpoints(run.workdir, run.devices)
     try:
-        objective, weights = run.setup.objective, run.prior_params
-        state = init_state(run.scene, run.optimizer, config.train.seed, objective, weights)
-        if checkpoints.latest_step():
+        inputs = (run.scene, run.optimizer, run.setup.objective, run.prior_params)
+        if not checkpoints.latest_step():
+            state = initial_state(config, *inputs)
+        else:
+            state = init_state(*inputs[:2], config.train.seed, *inputs[2:])
             # A run that gave up after skipped steps gets as many again.
             state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
             if distributed.is_primary():

@@ -55,8 +55,8 @@ class RunOptions:
     mesh_resolution: int = setting(96, "grid points along a side for marching cubes", 8, 1024)
     mesh_threshold: float = setting(
         0.0,
-        "density (per unit length) at which the mesh's surface lies (0: automatic, so that its"
-        " silhouettes match the opacity)",
+        "density (per unit length) at which the mesh's surface lies (0: automatic: of a signed"
+        " distance where that is 0, else such that the mesh's silhouettes match the opacity)",
         0,
         1e9,
     )

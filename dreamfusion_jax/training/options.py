@@ -17,6 +17,20 @@ class TrainOptions:
     prompt: str = setting("", "what to make, for example 'a red chair'")
     steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
+    init_from: str = setting(
+        "",
+        "folder of a run, or of one of its checkpoints, from whose scene to start (empty: from"
+        " the blob or sphere)",
+    )
+    init_mesh: str = setting(
+        "", "GLB, OBJ or PLY file to which the distance of --field=sdf is fitted before step 1"
+    )
+    init_mesh_radius: float = setting(
+        0.8,
+        "distance of that mesh's farthest vertex from the middle, as a share of --bound_radius",
+        1e-2,
+        1,
+    )
     views_per_device: int = setting(
         1, "views a step on each device (paper: 1 on each of four)", 1, 4096
     )
@@ -175,6 +189,12 @@ class OptimizerOptions:
     objective_weight_decay: float = setting(
         0.01, "its weight decay (ProlificDreamer: torch's 0.01)", 0, 1
     )
+    freeze: str = setting(
+        "none",
+        "what does not learn, of a scene with --texture=own: its geometry or its texture",
+        choices=("none", "geometry", "texture"),
+    )
+    freeze_steps: int = setting(0, "steps after which that learns, too (0: never)", 0, MAX_STEPS)
     network_rate: float = setting(
         1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )

@@ -38,6 +38,8 @@ FREE_TEXT = {
         "revision",
         "variant",
         "workdir",
+        "init_from",
+        "init_mesh",
         "compilation_cache",
         "coordinator",
         "wandb",
