@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -25,6 +24,7 @@ from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
 from dreamfusion_jax.evaluation.views import AssetViews, open_run, views_of_run
 from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.toybox import captions
 
@@ -62,7 +62,7 @@ def default_prompts(count: int = 4) -> list[str]:
     return [p for p in captions.benchmark_prompts() if prompt_pair(p)[1] in fronted][:count]
 
 
-def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
+def make_assets(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
     """Makes every missing asset in <workdir>/<recipe>/<prompt>.
 
     Args:
@@ -73,7 +73,7 @@ def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()
         benchmark_runner.make_assets(prompts, workdir / recipe, arguments=[*recipe_flags, *extra])
 
 
-def folder(workdir: Path, recipe: str, prompt: str) -> Path:
+def folder(workdir: AnyPath, recipe: str, prompt: str) -> AnyPath:
     """Returns the folder of an asset of the ablation."""
     return workdir / recipe / slug(prompt)
 
@@ -123,7 +123,8 @@ def comparison(views: Views) -> np.ndarray:
 
 def main() -> int:
     """Makes, scores and compares the assets; returns the exit code."""
-    workdir, prompts = Path(flags.FLAGS.workdir), flags.FLAGS.prompt or default_prompts()
+    workdir = as_path(flags.FLAGS.workdir, "workdir")
+    prompts = flags.FLAGS.prompt or default_prompts()
     for prompt in prompts:
         check_text("--prompt", prompt)
         prompt_pair(prompt)  # raises where the judge does not know it
@@ -143,7 +144,7 @@ def main() -> int:
     numbers = {r: {p: named(judge, score) for p, score in s.items()} for r, s in scores.items()}
     (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(table(scores))
-    print(f"ablation.png, ablation.md, ablation.json are in {workdir.resolve()}")
+    print(f"ablation.png, ablation.md, ablation.json are in {absolute(workdir)}")
     return 0
 
 

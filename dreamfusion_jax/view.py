@@ -48,7 +48,7 @@ def view(workdir_name: str, port: int) -> None:
         raise UserError(
             f"The viewer needs a package that is not installed ({error.name}): pip install viser."
         ) from error
-    workdir = as_path(workdir_name)
+    workdir = as_path(workdir_name, "workdir")
     check_places(workdir)
     cli.use_compilation_cache("auto")
     cli.use_platform(flags.FLAGS.platform)

@@ -19,6 +19,7 @@ from dreamfusion_jax.config import help
 from dreamfusion_jax.config.flags import parse_flags
 from dreamfusion_jax.runtime import device, jax_modes, oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.files import as_path, local_path
 
 EXIT_INTERRUPTED = process.EXIT_INTERRUPTED
 
@@ -85,10 +86,29 @@ def use_compilation_cache(folder: str) -> None:
     """Stores compiled programs in `folder` ("auto": the user's cache folder; "none": nowhere)."""
     if folder == "none":
         return
-    if folder == "auto":
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = str(Path(home) / "dreamfusion_jax" / "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    if folder != "auto":
+        path = as_path(folder, "compilation_cache")
+    elif (found := _users_cache()) is None:
+        print(
+            "Note: there is no home folder to store compiled programs in; with"
+            " --compilation_cache=FOLDER the next start is faster.",
+            file=sys.stderr,
+        )
+        return
+    else:
+        path = found
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _users_cache() -> Path | None:
+    """Returns the folder for compiled programs in the user's cache; None where there is none."""
+    try:
+        root = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        folder = root / "dreamfusion_jax" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (UserError, OSError):  # as for a container's user without a home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -101,7 +121,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = parse_flags(argv)
-    except flags.Error as error:
+    except (flags.Error, UserError) as error:
         sys.exit(print_error(UserError(error)))
     except (ValueError, RecursionError) as error:  # absl does not check a --flagfile
         sys.exit(print_error(UserError(f"--flagfile cannot be read ({error}).")))

@@ -22,9 +22,9 @@ from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runs.options import NO_FOLDERS, RunOptions
 from dreamfusion_jax.runtime.errors import ArgumentError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, read_json
+from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json
 from dreamfusion_jax.runtime.settings import Range
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 
@@ -155,7 +155,16 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **settings: A
         }
         for name, cls in SECTIONS.items()
     }
-    return validate(from_dict(values))
+    config = validate(from_dict(values))
+    return dataclasses.replace(config, run=_with_paths(config.run))
+
+
+def _with_paths(run: RunOptions) -> RunOptions:
+    """Returns the options with the folders that were meant where a name begins with ~."""
+    workdir, cache = str(as_path(run.workdir, "workdir")), run.compilation_cache
+    if cache not in NO_FOLDERS:
+        cache = str(as_path(cache, "compilation_cache"))
+    return dataclasses.replace(run, workdir=workdir, compilation_cache=cache)
 
 
 def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:

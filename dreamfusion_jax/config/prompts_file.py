@@ -15,8 +15,9 @@ def read_prompts(name: str) -> list[str]:
       UserError: the file cannot be read or has no prompt.
     """
     check_text("--prompts_file", name)
+    path = as_path(name, "prompts_file")
     try:
-        text = read_text(as_path(name)).removeprefix("\ufeff")  # some editors' byte order mark
+        text = read_text(path).removeprefix("\ufeff")  # some editors' byte order mark
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
     lines = (line.strip() for line in text.splitlines())

@@ -296,7 +296,7 @@ def open_scene(workdir_name: str, refusal: str) -> tuple[AnyPath, SavedRun]:
     Raises:
       UserError: there is no scene.
     """
-    workdir = as_path(workdir_name)
+    workdir = as_path(workdir_name, "workdir")
     check_places(workdir)
     run = load_run(workdir)
     if is_flat(run.config):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from etils import epath
+
+from dreamfusion_jax.runtime.errors import UserError
 
 # The largest JSON file of a full-size model, tokenizer.json, has 3.6 MB. Parsed, the worst file of
 # this size takes 0.3 GB.
@@ -23,9 +26,48 @@ MAX_JSON_BYTES = 2**23
 AnyPath: TypeAlias = Path | epath.Path
 
 
-def as_path(name: str) -> AnyPath:
-    """Returns the path of a local file or folder, or of one in a bucket (gs://..., s3://...)."""
-    return epath.Path(name) if "://" in name else Path(name)
+_BUCKETS = ("gs", "s3", "az", "hf")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# pathlib.Path("gs://bucket") has lost a slash.
+_LOST_SLASH = re.compile(rf"({'|'.join(_BUCKETS)}):/(?!/)")
+
+
+def as_path(name: str, flag: str = "") -> AnyPath:
+    """Turns what a user writes into a path: local, from a home folder (~), or in a bucket.
+
+    Args:
+      flag: the flag whose value it is, for messages.
+
+    Raises:
+      UserError: there is no such home folder here, or no such kind of bucket.
+    """
+    given = f"--{flag}={name}" if flag else name
+    if scheme := _SCHEME.match(name):
+        if scheme[1] not in _BUCKETS:
+            known = ", ".join(f"{bucket}://" for bucket in _BUCKETS)
+            raise UserError(
+                f"{given} is in no place that is known here: give a local path without"
+                f" {scheme[0]}, or a bucket ({known})."
+            )
+        return epath.Path(name)
+    if lost := _LOST_SLASH.match(name):
+        raise UserError(f"{given} lacks a slash: a bucket is text that begins with {lost[1]}://.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{given} begins with ~, but there is no such home folder here: set HOME, or give the"
+            " whole path."
+        ) from None
+
+
+def local_path(name: str, flag: str = "") -> Path:
+    """Returns `as_path(name, flag)`. Raises a UserError where it is not on a local disk, too."""
+    path = as_path(name, flag)
+    if not isinstance(path, Path):
+        given = f"--{flag}={name}" if flag else name
+        raise UserError(f"{given} is in a bucket; name a place on a local disk.")
+    return path
 
 
 def absolute(path: AnyPath) -> AnyPath:

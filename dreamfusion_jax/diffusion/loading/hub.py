@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dreamfusion_jax.diffusion.loading.model_files import FILE_STEMS, NETWORKS
-from dreamfusion_jax.runtime.errors import ArgumentError
+from dreamfusion_jax.runtime.errors import ArgumentError, UserError
+from dreamfusion_jax.runtime.files import local_path
 
 NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -109,9 +110,11 @@ def resolve_model(name: str, revision: str = "", variant: str = "", model: Model
             raise ArgumentError(f"{argument}={value} is not a valid {argument}.")
     given = f"{model.argument}={name}"
     try:
-        path = Path(name).expanduser()
+        path = local_path(name)
         is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
+    except UserError as error:
+        raise ArgumentError(f"{model.argument}={error}") from None
+    except OSError as error:  # a name too long
         raise ArgumentError(f"{given} cannot be read ({error}).") from None
     if is_folder:
         return path
@@ -128,10 +131,15 @@ def resolve_model(name: str, revision: str = "", variant: str = "", model: Model
 
 
 def _download(repository: str, revision: str, variant: str, model: Model) -> Path:
+    from huggingface_hub import constants, snapshot_download  # only downloads pay for this import
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download  # only downloads pay for this import
 
     given = f"{model.argument}={repository}"
+    if constants.HF_HUB_CACHE.startswith("~"):  # It would become a folder of this name.
+        raise ArgumentError(
+            f"{given} cannot be stored, as there is no home folder here: set HF_HOME to a folder, "
+            "or give a directory."
+        )
     try:
         directory = snapshot_download(
             repository, revision=revision or None, allow_patterns=model.files(variant)
