@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import check_text, define_flags
-from dreamfusion_jax.config.folder_names import slug
+from dreamfusion_jax.config.folder_names import free_folder
 from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
@@ -75,7 +75,7 @@ def make_assets(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str] =
 
 def folder(workdir: AnyPath, recipe: str, prompt: str) -> AnyPath:
     """Returns the folder of an asset of the ablation."""
-    return workdir / recipe / slug(prompt)
+    return free_folder(workdir / recipe, prompt)
 
 
 def table(scores: Scores) -> str:

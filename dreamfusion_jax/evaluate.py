@@ -52,6 +52,7 @@ from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_ju
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.runs.checkpoint import steps_done
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, local_path
 from dreamfusion_jax.runtime.png import encode_png
@@ -135,7 +136,8 @@ def measure_assets() -> Numbers:
     directory = find_judge(options.judge, options.judge_revision, candidates)
     judge = load_judge(options.judge, directory, candidates)
     runs, untrained, shown = score_all(judge, workdirs)
-    print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}")
+    tables = f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}"
+    print(process.printable(tables))
     if options.pictures:
         atomic_write(local_path(options.pictures), encode_png(gallery.gallery(shown)))
     return report.report(judge, runs, untrained)

@@ -23,15 +23,19 @@ from dreamfusion_jax.runtime.files import as_path, local_path
 
 EXIT_INTERRUPTED = process.EXIT_INTERRUPTED
 
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_WRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 
 def run(main: Callable[[], int]) -> None:
     """Parses the flags, runs `main` and exits with its code. Bad input is reported in one line."""
 
     def guarded(_: list[str]) -> int:
-        # Orbax logs every file that it opens; the progress bar is enough.
-        logging.set_verbosity(logging.ERROR)
+        # Orbax logs every file that it opens, and hundreds of lines where the disk is full, as it
+        # also raises the error, which becomes one sentence.
+        logging.set_verbosity(logging.FATAL)
         # Clusters stop a job by SIGTERM, a lost connection by SIGHUP; both count as Ctrl-C.
         process.raise_on_signals()
         try:
@@ -143,6 +147,5 @@ def not_writable(error: OSError) -> RunError:
 def print_error(error: UserError) -> int:
     """Prints the message in one line, with control characters escaped; returns the exit code."""
     line = " ".join(str(error).split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"Error: {shown}", file=sys.stderr)
+    print(f"Error: {process.printable(line)}", file=sys.stderr)
     return error.exit_code

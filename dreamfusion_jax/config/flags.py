@@ -299,21 +299,21 @@ def is_flat(config: Config) -> bool:
     return config.scene.field == "image"
 
 
-def conflicting_settings(stored: Config, requested: Config) -> list[str]:
-    """Returns the settings that make `requested` another run than `stored`, not its continuation.
+def conflicting_settings(stored: Config, requested: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that make `requested` another run, with the stored and its value.
 
     The `run` section may change freely, as may the views per device, since the number of devices
     may differ; and the number of steps may grow.
     """
-    names = []
+    conflicts = {}
     for section in (name for name in SECTIONS if name != "run"):
         old, new = getattr(stored, section), getattr(requested, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)
             grown = setting.name == "steps" and after > before
             if before != after and not grown and setting.name != "views_per_device":
-                names.append(setting.name)
-    return names
+                conflicts[setting.name] = before, after
+    return conflicts
 
 
 def _check_processes(run: RunOptions) -> None:

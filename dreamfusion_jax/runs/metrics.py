@@ -13,6 +13,7 @@ import math
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,9 +24,10 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
-from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder, naming
 
 FILE = "metrics.jsonl"
+_PATIENCE_S = 10.0  # until TensorBoard's file is closed
 _MAX_LINE_BYTES = 2**20  # longer lines are not of a run
 
 
@@ -74,8 +76,9 @@ class MetricsWriter:
         # JSON knows no NaN.
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
         line = {"step": step, **self._spent()._asdict(), **numbers}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for name, value in finite.items():  # Else the curve has a gap.
             self._board.add_scalar(name, value, step)
@@ -104,13 +107,20 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes all files, and copies them to the bucket, if any."""
-        self._file.close()
-        self._board.close()
+        with naming(self.path):
+            self._file.close()
+        self._close_board()
         if self._wandb:
             self._wandb.close()
         if self._scratch:
             copy_folder(self._scratch, self._workdir)
             shutil.rmtree(self._scratch)
+
+    def _close_board(self) -> None:
+        """Closes TensorBoard's file; where the disk is full this would wait for a dead thread."""
+        closer = threading.Thread(target=self._board.close, daemon=True)
+        closer.start()
+        closer.join(_PATIENCE_S)
 
     def _fetch(self, workdir: AnyPath) -> Path:
         assert self._scratch

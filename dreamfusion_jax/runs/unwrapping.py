@@ -5,11 +5,14 @@ Without xatlas, or where it crashes, the surface is unwrapped in a simpler way.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import trimesh
@@ -89,14 +92,23 @@ def _run(command: list[str], data: bytes, what: str) -> bytes:
 
 
 def _wait(child: subprocess.Popen, data: bytes, stopwatch: Stopwatch) -> tuple[bytes, bytes]:
-    """Returns what a process writes to stdout and stderr until it ends."""
-    rest: bytes | None = data
+    """Returns what a process writes to stdout and stderr until it ends, given `data` as its input.
+
+    A thread writes that, as `communicate` forgets what it has not written when its time is out.
+    """
+    stdin, child.stdin = child.stdin, None
+    threading.Thread(target=_feed, args=(stdin, data), daemon=True).start()
     while True:
         try:
-            return child.communicate(rest, timeout=_TICK_S)
+            return child.communicate(timeout=_TICK_S)
         except subprocess.TimeoutExpired:
-            rest = None  # It goes on with the first.
             stopwatch.tick()
+
+
+def _feed(stdin: BinaryIO, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # It has ended; its exit code says why.
+        with stdin:
+            stdin.write(data)
 
 
 def _reason(code: int, errors: bytes) -> str:

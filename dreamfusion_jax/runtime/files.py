@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -88,13 +89,23 @@ def read_json(path: AnyPath) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_text(path: AnyPath, max_bytes: int = MAX_JSON_BYTES) -> str:
-    """Reads a file in UTF-8. Raises as `read_json` does."""
-    require_regular(path)
+def read_text(path: AnyPath, only_regular: bool = True) -> str:
+    """Reads a file in UTF-8. Raises as `read_json` does.
+
+    Args:
+      only_regular: whether a pipe or a device is refused.
+    """
+    if only_regular:
+        require_regular(path)
     with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"larger than {max_bytes / 2**20:g} MB")
+        return decode(file)
+
+
+def decode(file: Any) -> str:
+    """Reads the rest of an open file in UTF-8. Raises as `read_json` does."""
+    data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"larger than {MAX_JSON_BYTES / 2**20:g} MB")
     return data.decode("utf-8")
 
 
@@ -104,6 +115,16 @@ def require_regular(path: AnyPath) -> None:
         raise ValueError("not a regular file")
 
 
+@contextlib.contextmanager
+def naming(path: AnyPath) -> Iterator[None]:
+    """Names the file in an OSError that does not: of a write to a file that was open already."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def atomic_write(path: AnyPath, data: bytes) -> None:
     """Writes a file whole or not at all, so that no reader sees half of it."""
     if not isinstance(path, Path):  # An object in a bucket appears only when it is complete.
@@ -111,7 +132,7 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         return
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with naming(path), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -120,6 +141,14 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         with contextlib.suppress(OSError):  # On a full disk the part takes the last of the room.
             part.unlink()
         raise
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Moves a file or folder, also to another disk."""
+    if isinstance(source, Path):
+        shutil.move(source, os.fspath(target))
+    else:
+        source.rename(target)
 
 
 def copy_folder(source: Path, target: AnyPath) -> None:

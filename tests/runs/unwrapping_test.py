@@ -34,6 +34,15 @@ def test_xatlas_unwraps_in_silence(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_child_that_is_slow_to_start_gets_all_of_a_large_surface(tmp_path, monkeypatch, capsys):
+    real, large = unwrapping._CHILD, trimesh.creation.icosphere(subdivisions=4)
+    slow = f"import runpy, time; time.sleep({3 * unwrapping._TICK_S})\n"
+    child(tmp_path, monkeypatch, slow + f"runpy.run_path({str(real)!r}, run_name='__main__')")
+    source, faces, _ = unwrapping.unwrap(large, 128)
+    np.testing.assert_array_equal(source[faces], large.faces)
+    assert capsys.readouterr().err == ""
+
+
 def test_the_child_imports_neither_jax_nor_the_package():
     tree = ast.parse(unwrapping._CHILD.read_text())
     imports = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
