@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,25 +101,19 @@ class MetricsWriter:
     def publish(self) -> None:
         """Copies what was written so far to the bucket; does nothing for a local folder."""
         if self._scratch:
-            self._board.flush()
+            _patiently(self._board.flush)
             copy_folder(self._scratch, self._workdir)
 
     def close(self) -> None:
         """Closes all files, and copies them to the bucket, if any."""
-        with naming(self.path):
-            self._file.close()
-        self._close_board()
+        _patiently(self._board.close)
         if self._wandb:
             self._wandb.close()
+        with naming(self.path):
+            self._file.close()
         if self._scratch:
             copy_folder(self._scratch, self._workdir)
             shutil.rmtree(self._scratch)
-
-    def _close_board(self) -> None:
-        """Closes TensorBoard's file; where the disk is full this would wait for a dead thread."""
-        closer = threading.Thread(target=self._board.close, daemon=True)
-        closer.start()
-        closer.join(_PATIENCE_S)
 
     def _fetch(self, workdir: AnyPath) -> Path:
         assert self._scratch
@@ -143,6 +137,13 @@ def _summary_writer(folder: Path, purge_step: int) -> Any:
         if hidden:
             del sys.modules["torch"]
     return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _patiently(action: Callable[[], object]) -> None:
+    """Lets TensorBoard's writer finish; where the disk is full it would wait for a dead thread."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
 
 
 def read_metrics(path: AnyPath, max_lines: int | None = None) -> list[dict[str, float]]:
