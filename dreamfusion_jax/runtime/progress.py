@@ -9,6 +9,7 @@ a cluster's logs, separate lines are printed:
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import warnings
 from types import TracebackType
@@ -21,6 +22,17 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 LINE_EVERY_S = 30.0
+
+
+class _Bar(tqdm):
+    """A bar for the threads of one process.
+
+    tqdm's own lock, for several processes, is reported as leaked by Python 3.14 where a process
+    ends at once.
+    """
+
+
+_Bar.set_lock(threading.RLock())
 
 
 class Progress:
@@ -50,7 +62,7 @@ class Progress:
         self._total, self._unit, self._done = total, unit, first
         self._leave, self._lines = leave, shown and not has_cursor()
         self._numbers: dict[str, str] = {}
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total,
             initial=first,
             desc=what,
@@ -131,7 +143,7 @@ class Stopwatch:
     def __init__(self, what: str, *, patience_s: float = 0.0) -> None:
         self._what, self._patience_s, self._lines = what, patience_s, not has_cursor()
         self._started = self._line_at = time.monotonic()
-        self._bar = tqdm(
+        self._bar = _Bar(
             desc=what,
             bar_format="{desc}: {elapsed}",
             delay=1e-9 + patience_s,  # shown by `tick` alone
