@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -23,13 +22,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import check_text, define_flags
-from dreamfusion_jax.config.folder_names import slug
+from dreamfusion_jax.config.folder_names import free_folder
 from dreamfusion_jax.evaluation import benchmark_runner, objectives
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
 from dreamfusion_jax.evaluation.views import AssetViews, open_run, views_of_run
 from dreamfusion_jax.rendering.images import to_uint8
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.toybox import captions
 
@@ -69,7 +69,7 @@ def default_prompts(count: int = 4) -> list[str]:
     return [p for p in prompts if prompt_pair(p)[1] in fronted][:count]
 
 
-def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
+def make_assets(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
     """Makes every missing asset in <workdir>/<recipe>/<prompt>.
 
     Args:
@@ -80,9 +80,9 @@ def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()
         benchmark_runner.make_assets(prompts, workdir / recipe, arguments=[*recipe_flags, *extra])
 
 
-def folder(workdir: Path, recipe: str, prompt: str) -> Path:
+def folder(workdir: AnyPath, recipe: str, prompt: str) -> AnyPath:
     """Returns the folder of an asset of the ablation."""
-    return workdir / recipe / slug(prompt)
+    return free_folder(workdir / recipe, prompt)
 
 
 def table(scores: Scores) -> str:
@@ -130,7 +130,7 @@ def comparison(views: Views) -> np.ndarray:
 
 def main() -> int:
     """Makes, scores and compares the assets; returns the exit code."""
-    workdir, given = Path(flags.FLAGS.workdir), flags.FLAGS.prompt
+    workdir, given = as_path(flags.FLAGS.workdir, "workdir"), flags.FLAGS.prompt
     of_objectives = flags.FLAGS.what == "objectives"
     prompts = given or default_prompts(6 if of_objectives else 4)
     for prompt in prompts:
@@ -146,7 +146,7 @@ def main() -> int:
     return 0
 
 
-def compare_recipes(workdir: Path, prompts: Sequence[str], extra: Sequence[str]) -> None:
+def compare_recipes(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str]) -> None:
     """Makes the paper's ablation in `workdir`; `extra` are further flags of all runs."""
     make_assets(workdir, prompts, extra)
     judge = toybox_judge()
@@ -162,7 +162,7 @@ def compare_recipes(workdir: Path, prompts: Sequence[str], extra: Sequence[str])
     numbers = {r: {p: named(judge, score) for p, score in s.items()} for r, s in scores.items()}
     (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(table(scores))
-    print(f"ablation.png, ablation.md, ablation.json are in {workdir.resolve()}")
+    print(f"ablation.png, ablation.md, ablation.json are in {absolute(workdir)}")
 
 
 def objective_names(names: Sequence[str]) -> list[str]:
@@ -179,7 +179,7 @@ def objective_names(names: Sequence[str]) -> list[str]:
 
 
 def compare_objectives(
-    workdir: Path, prompts: Sequence[str], names: Sequence[str], extra: Sequence[str]
+    workdir: AnyPath, prompts: Sequence[str], names: Sequence[str], extra: Sequence[str]
 ) -> None:
     """Compares objectives in `workdir`; `extra` are further flags of all runs."""
     others = [p for p in default_prompts(len(prompts) + 2) if p not in prompts][:2]
@@ -198,7 +198,7 @@ def compare_objectives(
     print(text)
     print(
         "objectives.md, objectives.json, equal_steps.png, equal_time.png and search/ are in"
-        f" {workdir.resolve()}"
+        f" {absolute(workdir)}"
     )
 
 

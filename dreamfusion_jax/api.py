@@ -38,9 +38,15 @@ from dreamfusion_jax.runs import checkpoint, job, loop, mesh_files, prior_cache
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples
-from dreamfusion_jax.runs.workdir import copy_record, store_config
+from dreamfusion_jax.runs.workdir import copy_record, require_same_run, store_config
+from dreamfusion_jax.runtime.arguments import (
+    check_choice,
+    check_color,
+    check_number,
+    check_whole,
+)
 from dreamfusion_jax.runtime.errors import SettingError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path
+from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
 from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
@@ -101,8 +107,10 @@ def text_to_3d(
             cli.use_platform(config.run.platform)
         if temporary:
             folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{slug(prompt)[:40]}-")
-            run = dataclasses.replace(config.run, workdir=folder)
-            config = dataclasses.replace(config, run=run)
+        else:  # The caller may change the current folder.
+            folder = str(absolute(as_path(config.run.workdir)))
+        run = dataclasses.replace(config.run, workdir=folder)
+        config = dataclasses.replace(config, run=run)
         asset = Asset(as_path(config.run.workdir), _optimized(config, temporary))
     if temporary:
         weakref.finalize(asset, shutil.rmtree, config.run.workdir, ignore_errors=True)
@@ -110,14 +118,15 @@ def text_to_3d(
 
 
 def _optimized(config: Config, temporary: bool) -> SavedRun:
-    own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if not own:  # The program's own choice has priority.
+    jax_config: Any = jax.config  # of whose attributes not every version of JAX has types
+    if not jax_config.jax_compilation_cache_dir:  # The program's own choice has priority.
         cli.use_compilation_cache(config.run.compilation_cache)
     workdir = as_path(config.run.workdir)
+    require_same_run(workdir, config)
+    if steps_done(workdir) >= config.train.steps:  # It may be read-only.
+        return load_run(workdir)._replace(config=config)
     try:
         with job.at_work(config):
-            if steps_done(workdir) >= config.train.steps:
-                return load_run(workdir)._replace(config=config)
             common = dataclasses.replace(
                 config,
                 train=dataclasses.replace(config.train, prompt=""),
@@ -170,9 +179,9 @@ def text_to_images(
     """
     with called_from_python():
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
-        _check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
-        _check_whole("samples", samples, 1, 4096)
-        _check_whole("steps", steps, 1, 10**6)
+        check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
+        check_whole("samples", samples, 1, 4096)
+        check_whole("steps", steps, 1, 10**6)
         given |= {"variant": variant, "prior_dtype": dtype}
         with _settings_at_fault():
             config = configs.config_from_settings("toybox", given)
@@ -206,8 +215,8 @@ class Asset:
         Raises:
           UserError: the folder holds none.
         """
-        folder = as_path(os.fspath(workdir))
         with called_from_python():
+            folder = absolute(as_path(os.fspath(workdir), "workdir"))
             return cls(folder, load_run(folder))
 
     @property
@@ -250,8 +259,15 @@ class Asset:
             the training cameras'.
           background: RGB in [0, 1], behind color and albedo.
         """
-        _check_whole("size", size, 1, _MAX_SIZE)
-        _check_choice("show", show, images.SHOWN)
+        check_whole("size", size, 1, _MAX_SIZE)
+        check_choice("show", show, images.SHOWN)
+        check_number("azimuth_deg", azimuth_deg)
+        check_number("elevation_deg", elevation_deg)
+        if distance is not None:
+            check_number("distance", distance, 0.0)
+        if fov_deg is not None:
+            check_number("fov_deg", fov_deg, 0.0, 180.0)
+        check_color("background", background)
         config, scene, state = self.saved
         with called_from_python():
             orbit = images.training_orbit(config.camera)
@@ -275,9 +291,9 @@ class Asset:
         Args:
           show: "color", "depth" or "normals".
         """
-        _check_whole("size", size, 1, _MAX_SIZE)
-        _check_whole("frames", frames, 1, 3600)
-        _check_choice("show", show, images.Turntable._fields)
+        check_whole("size", size, 1, _MAX_SIZE)
+        check_whole("frames", frames, 1, 3600)
+        check_choice("show", show, images.Turntable._fields)
         self._require_sides()
         config, scene, state = self.saved
         orbit = images.training_orbit(config.camera)
@@ -310,7 +326,7 @@ class Asset:
           SettingError: a value is wrong, or the asset is a flat image.
           UserError: there is no surface, or memory runs out.
         """
-        _check_choice("up", up, tuple(_AXES))
+        check_choice("up", up, tuple(_AXES))
         self._require_sides()
         given = {
             "mesh_resolution": mesh_resolution,
@@ -337,10 +353,11 @@ class Asset:
           UserError: the folder holds another run or a newer state, or cannot be written to.
         """
         config, scene, state = self.saved
-        run = dataclasses.replace(config.run, workdir=os.fspath(folder))
+        with called_from_python():
+            target = absolute(as_path(os.fspath(folder)))
+        run = dataclasses.replace(config.run, workdir=str(target))
         config = dataclasses.replace(config, run=run)
         with called_from_python(), job.at_work(config):
-            target = as_path(config.run.workdir)
             checkpoint.require_not_newer(target, self.step)
             store_config(config)
             copy_record(self.workdir, target)
@@ -368,15 +385,3 @@ def _refuse_jobs(settings: dict[str, Any]) -> None:
             raise SettingError(
                 f"{name} is for jobs of several processes, which need the command; leave it out."
             )
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, int | np.integer) or not least <= value <= most:
-        raise SettingError(
-            f"{name} must be a whole number from {least} to {most}, not {value!r:.80}."
-        )
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise SettingError(f"{name} must be one of {', '.join(choices)}, not {value!r:.80}.")

@@ -52,8 +52,9 @@ from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_ju
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.runs.checkpoint import steps_done
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, local_path
 from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox import captions
@@ -95,13 +96,13 @@ def main() -> int:
     options = flags.FLAGS
     for name in ("json", "pictures"):
         path = options[name].value
-        if path and not Path(path).parent.is_dir():
+        if path and not local_path(path, name).parent.is_dir():
             raise UserError(f"--{name}={path} cannot be written: name one in an existing folder.")
     cli.use_platform(flags.FLAGS.platform)
     cli.use_compilation_cache("auto")
     numbers = _MEASURE[options.measure]()
     if options.json:
-        atomic_write(Path(options.json), _json(numbers))
+        atomic_write(local_path(options.json), _json(numbers))
     return 0
 
 
@@ -117,7 +118,7 @@ def measure_prior() -> Numbers:
     """Measures the embedded prior."""
     _require_toybox()
     pictures = flags.FLAGS.pictures
-    numbers = toybox.measure_prior(load_toybox_clip(), Path(pictures) if pictures else None)
+    numbers = toybox.measure_prior(load_toybox_clip(), local_path(pictures) if pictures else None)
     _print_numbers(numbers)
     return numbers
 
@@ -135,16 +136,17 @@ def measure_assets() -> Numbers:
     directory = find_judge(options.judge, options.judge_revision, candidates)
     judge = load_judge(options.judge, directory, candidates)
     runs, untrained, shown = score_all(judge, workdirs)
-    print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}")
+    tables = f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}"
+    print(process.printable(tables))
     if options.pictures:
-        atomic_write(Path(options.pictures), encode_png(gallery.gallery(shown)))
+        atomic_write(local_path(options.pictures), encode_png(gallery.gallery(shown)))
     return report.report(judge, runs, untrained)
 
 
 def measure_benchmark() -> Numbers:
     """Makes the missing assets, then measures all of them."""
     options = flags.FLAGS
-    workdir, seeds = as_path(options.workdir), _seeds(options.seeds)
+    workdir, seeds = as_path(options.workdir, "workdir"), _seeds(options.seeds)
     prompts = read_prompts(options.prompts_file) if options.prompts_file else benchmark_prompts()
     arguments = benchmark_runner.check_run_flags(options.run_flags, prompts, seeds)
     directory = find_judge(options.judge, options.judge_revision, prompts)
@@ -164,7 +166,7 @@ def measure_benchmark() -> Numbers:
     for name, data in files.items():
         atomic_write(workdir / name, data)
     if options.pictures:
-        atomic_write(Path(options.pictures), files[GALLERY])
+        atomic_write(local_path(options.pictures), files[GALLERY])
     print(summary)
     print(f"{', '.join(files)} are in {workdir}")
     return numbers
@@ -185,7 +187,7 @@ def benchmark_prompts() -> list[str]:
 
 def finished_runs(pattern: str) -> list[Path]:
     """Returns the matching folders of finished runs; prints the names of unfinished ones."""
-    matches = sorted(Path(name) for name in glob.glob(pattern))
+    matches = sorted(Path(name) for name in glob.glob(str(local_path(pattern, "workdirs"))))
     workdirs = [path for path in matches if (path / "config.json").is_file()]
     if not workdirs:
         raise UserError(f"--workdirs={pattern!r} matches no folder of a run; name finished runs.")

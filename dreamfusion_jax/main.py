@@ -19,11 +19,12 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.config.folder_names import folder_names
+from dreamfusion_jax.config.folder_names import prompt_folders
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runs import distributed, job, loop
 from dreamfusion_jax.runtime import device
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import as_path
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
 
@@ -67,11 +68,11 @@ def read_configs(name: str) -> list[Config]:
     """
     if flags.FLAGS.prompt:
         raise UserError("--prompt contradicts --prompts_file; give one of them.")
-    root = flags.FLAGS.workdir or "workdir"
+    root = as_path(flags.FLAGS.workdir or "workdir", "workdir")
     prompts = read_prompts(name)
     return [
-        configs.config_from_flags(prompt=prompt, workdir=f"{root}/{folder}")
-        for prompt, folder in zip(prompts, folder_names(prompts), strict=True)
+        configs.config_from_flags(prompt=prompt, workdir=str(folder))
+        for prompt, folder in zip(prompts, prompt_folders(root, prompts), strict=True)
     ]
 
 

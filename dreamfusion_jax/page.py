@@ -17,7 +17,7 @@ from dreamfusion_jax.runtime.files import as_path
 
 def main() -> int:
     """Writes the page; returns the exit code."""
-    workdir = as_path(flags.FLAGS.workdir)
+    workdir = as_path(flags.FLAGS.workdir, "workdir")
     check_places(workdir)
     config = configs.read_config(workdir / "config.json")
     lines = metrics.read_metrics(workdir / metrics.FILE)

@@ -21,6 +21,7 @@ from dreamfusion_jax.distillation.options import DistillationOptions, ViewPrompt
 from dreamfusion_jax.rendering.images import image_grid
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples, open_sampler
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import local_path
 from dreamfusion_jax.runtime.png import write_png
 
 FLAGS = flags.FLAGS
@@ -63,7 +64,7 @@ def main() -> int:
     configs.check_section(options)
     configs.check_section(ViewPromptOptions(negative_prompt=FLAGS.negative_prompt))
     configs.check_section(DistillationOptions(guidance_rescale=FLAGS.guidance_rescale))
-    output = _writable_png(Path(FLAGS.output))
+    output = _writable_png(FLAGS.output)
     cli.use_platform(FLAGS.platform)
     cli.use_compilation_cache("auto")
     guidance = Guidance(FLAGS.guidance_scale, FLAGS.guidance_rescale, FLAGS.negative_prompt)
@@ -74,8 +75,9 @@ def main() -> int:
     return 0
 
 
-def _writable_png(path: Path) -> Path:
-    configs.check_text("--output", str(path))
+def _writable_png(name: str) -> Path:
+    configs.check_text("--output", name)
+    path = local_path(name, "output")
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png.")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

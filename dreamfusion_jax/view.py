@@ -30,25 +30,25 @@ def main() -> int:
     # The run may hold most of the same accelerator's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
-        view(flags.FLAGS.workdir, flags.FLAGS.port)
+        view(flags.FLAGS.workdir, flags.FLAGS.port, flags.FLAGS.host)
     except KeyboardInterrupt:
         print("\nThe viewer is closed.")
     return 0
 
 
-def view(workdir_name: str, port: int) -> None:
+def view(workdir_name: str, port: int, host: str = "127.0.0.1") -> None:
     """Shows a run until it is interrupted.
 
     Raises:
       UserError: there is nothing to show, or viser is not installed.
     """
     try:
-        from dreamfusion_jax.viewer.server import HOST, Server
+        from dreamfusion_jax.viewer.server import Server
     except ModuleNotFoundError as error:
         raise UserError(
             f"The viewer needs a package that is not installed ({error.name}): pip install viser."
         ) from error
-    workdir = as_path(workdir_name)
+    workdir = as_path(workdir_name, "workdir")
     check_places(workdir)
     cli.use_compilation_cache("auto")
     cli.use_platform(flags.FLAGS.platform)
@@ -58,14 +58,15 @@ def view(workdir_name: str, port: int) -> None:
     renderer = Renderer(watcher.scene)
     renderer.compile(watcher.init_params)
     watcher.refresh()
-    server = Server(watcher, renderer, images.training_orbit(watcher.config.camera), port)
+    server = Server(watcher, renderer, images.training_orbit(watcher.config.camera), port, host)
     try:
         if server.port != port:
             print(f"Port {port} is taken.")
         print(
-            f"{watcher.config.train.prompt!r} is at http://{HOST}:{server.port} (Ctrl-C ends it).",
-            flush=True,
+            f"{watcher.config.train.prompt!r} is at {server.address} (Ctrl-C ends it).", flush=True
         )
+        if "token" in server.address:
+            print("Whoever knows this address sees the scene; the connection is not encrypted.")
         server.run()
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
@@ -100,11 +101,17 @@ def _await_config(workdir: AnyPath) -> None:
 def define_flags() -> None:
     """Defines the flags of the work folder, the platform and the port."""
     configs.define_flags(("workdir", "platform"))
+    flags.DEFINE_string(
+        "host",
+        "127.0.0.1",
+        "address to listen at: this machine's own, which only it can open; another, such as 0.0.0.0"
+        " for all networks or in a container, needs the token in the address that is printed",
+    )
     # Viser tries a thousand ports from this one on.
     flags.DEFINE_integer(
         "port",
         8080,
-        "port of the page, which only this machine can open; if taken, the next free one",
+        "port of the page; if taken, the next free one",
         lower_bound=1024,
         upper_bound=2**16 - 1000,
     )

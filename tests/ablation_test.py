@@ -26,7 +26,7 @@ def test_every_recipe_adds_one_thing_and_the_last_is_the_default():
     configs = {r: parse("--prompt=x", *flags) for r, flags in ablation.RECIPES.items()}
     assert configs["full"] == parse("--prompt=x")
     for before, after in itertools.pairwise(configs):
-        assert conflicting_settings(configs[before], configs[after]) == ADDED[after]
+        assert list(conflicting_settings(configs[before], configs[after])) == ADDED[after]
     assert ablation.TITLES.keys() == configs.keys()
 
 

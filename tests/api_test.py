@@ -1,9 +1,14 @@
+import concurrent.futures
 import contextlib
+import functools
 import logging
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -127,6 +132,49 @@ def test_the_same_pictures_and_mesh_as_the_program_leaves(asset, tmp_path):
     assert len(asset.mesh(mesh_faces=100).faces) <= 100 < len(mesh.faces)
 
 
+def test_a_finished_run_that_may_not_be_written_to_is_read(asset, workdir, tiny_prior, monkeypatch):
+    for name in ("mkdir", "write_bytes", "write_text", "unlink", "touch"):
+        monkeypatch.setattr(Path, name, lambda path, *_, **__: pytest.fail(f"writes {path}"))
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+    again = text_to_3d("a red chair", tiny_prior, workdir=workdir, **TINY)
+    chex.assert_trees_all_equal(again.saved.state, asset.saved.state)
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+    with pytest.raises(UserError, match="other settings .width=8, not 9.; give those"):
+        text_to_3d("a red chair", tiny_prior, workdir=workdir, **{**TINY, "width": 9})
+
+
+def test_a_relative_folder_is_found_after_a_change_of_folder(
+    asset, workdir, tiny_prior, tmp_path, monkeypatch
+):
+    shutil.copytree(workdir, tmp_path / "chair")
+    monkeypatch.chdir(tmp_path)
+    made = text_to_3d("a red chair", tiny_prior, workdir="chair", **TINY)
+    for found in (made, Asset.load("chair")):
+        assert found.workdir == tmp_path / "chair"
+        assert found.saved.config.run.workdir in (str(workdir), str(tmp_path / "chair"))
+
+
+def test_calls_from_threads_queue(tiny_prior, tmp_path, monkeypatch):
+    inside, most = [], []
+    optimized = dreamfusion_jax.api._optimized
+
+    def counted(*args):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+        return optimized(*args)
+
+    monkeypatch.setattr(dreamfusion_jax.api, "_optimized", counted)
+    call = functools.partial(
+        text_to_3d, "a red chair", tiny_prior, workdir=tmp_path / "run", **TINY
+    )
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: call(), range(2))
+    assert max(most) == 1
+    chex.assert_trees_all_equal(one.saved.state, other.saved.state)
+
+
 def test_nothing_is_saved_to_a_folder_that_has_gone_further(asset, tmp_path):
     folder = asset.save(tmp_path / "chair")
     config = asset.saved.config
@@ -145,6 +193,13 @@ def test_nothing_is_saved_to_a_folder_that_has_gone_further(asset, tmp_path):
         lambda asset: asset.turntable(frames=1.5),
         lambda asset: asset.mesh(up="x"),
         lambda asset: asset.mesh(mesh_resolution=1),
+        lambda asset: asset.render(background="white"),
+        lambda asset: asset.render(background=(1, 1, 2)),
+        lambda asset: asset.render(background=1.0),
+        lambda asset: asset.render(math.nan),
+        lambda asset: asset.render(distance=0.0),
+        lambda asset: asset.render(fov_deg=math.inf),
+        lambda asset: asset.render("front"),
     ],
 )
 def test_bad_arguments_of_an_asset_are_refused(asset, call):

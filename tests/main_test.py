@@ -25,6 +25,7 @@ TINY = (
     "--depth=1",
     "--proposal_samples=4",
     "--fine_samples=4",
+    "--poster_size=8",
     "--sheet_size=8",
     "--preview_size=8",
     "--turntable_size=8",
@@ -74,7 +75,7 @@ def test_a_run_writes_all_outputs_once(program, tmp_path, monkeypatch):
         assert code == 0 and "finished" in stdout
 
     for arguments, message in (
-        (["--width=9", "--guidance_scale=7"], "--width, --guidance_scale"),
+        (["--width=9", "--guidance_scale=7"], "--width=8, not 9, --guidance_scale=6.0, not 7.0"),
         (["--steps=1"], "--steps"),
         (["--prompt=a blue cup"], "--prompt"),
     ):

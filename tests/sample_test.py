@@ -62,7 +62,7 @@ def test_the_grid_has_a_row_a_prompt():
 def test_an_output_that_cannot_be_written_is_refused(name, tmp_path):
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UserError, match="--output"):
-        sample._writable_png(tmp_path / name)
+        sample._writable_png(str(tmp_path / name))
 
 
 def run(tmp_path, *arguments):

@@ -19,18 +19,23 @@ from dreamfusion_jax.config import help
 from dreamfusion_jax.config.flags import parse_flags
 from dreamfusion_jax.runtime import device, jax_modes, oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
+from dreamfusion_jax.runtime.files import as_path, local_path
 
 EXIT_INTERRUPTED = process.EXIT_INTERRUPTED
 
-_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_NOT_WRITABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.EROFS, errno.EACCES, errno.EPERM),
+)
 
 
 def run(main: Callable[[], int]) -> None:
     """Parses the flags, runs `main` and exits with its code. Bad input is reported in one line."""
 
     def guarded(_: list[str]) -> int:
-        # Orbax logs every file that it opens; the progress bar is enough.
-        logging.set_verbosity(logging.ERROR)
+        # Orbax logs every file that it opens, and hundreds of lines where the disk is full, as it
+        # also raises the error, which becomes one sentence.
+        logging.set_verbosity(logging.FATAL)
         # Clusters stop a job by SIGTERM, a lost connection by SIGHUP; both count as Ctrl-C.
         process.raise_on_signals()
         try:
@@ -85,10 +90,29 @@ def use_compilation_cache(folder: str) -> None:
     """Stores compiled programs in `folder` ("auto": the user's cache folder; "none": nowhere)."""
     if folder == "none":
         return
-    if folder == "auto":
-        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        folder = str(Path(home) / "dreamfusion_jax" / "compiled")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    if folder != "auto":
+        path = as_path(folder, "compilation_cache")
+    elif (found := _users_cache()) is None:
+        print(
+            "Note: there is no home folder to store compiled programs in; with"
+            " --compilation_cache=FOLDER the next start is faster.",
+            file=sys.stderr,
+        )
+        return
+    else:
+        path = found
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def _users_cache() -> Path | None:
+    """Returns the folder for compiled programs in the user's cache; None where there is none."""
+    try:
+        root = local_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        folder = root / "dreamfusion_jax" / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (UserError, OSError):  # as for a container's user without a home
+        return None
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -101,7 +125,7 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(0)
     try:
         rest = parse_flags(argv)
-    except flags.Error as error:
+    except (flags.Error, UserError) as error:
         sys.exit(print_error(UserError(error)))
     except (ValueError, RecursionError) as error:  # absl does not check a --flagfile
         sys.exit(print_error(UserError(f"--flagfile cannot be read ({error}).")))
@@ -123,6 +147,5 @@ def not_writable(error: OSError) -> RunError:
 def print_error(error: UserError) -> int:
     """Prints the message in one line, with control characters escaped; returns the exit code."""
     line = " ".join(str(error).split())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    print(f"Error: {shown}", file=sys.stderr)
+    print(f"Error: {process.printable(line)}", file=sys.stderr)
     return error.exit_code

@@ -27,6 +27,7 @@ def expand(arguments: Sequence[str], within: tuple[str, ...] = ()) -> list[str]:
 
     Raises:
       ValueError: a file cannot be read; the message names it.
+      UserError: its name is no path.
     """
     expanded: list[str] = []
     rest = list(arguments)
@@ -46,8 +47,9 @@ def expand(arguments: Sequence[str], within: tuple[str, ...] = ()) -> list[str]:
 def _read(name: str, within: tuple[str, ...]) -> list[str]:
     if name in within:
         raise ValueError(f"{name} includes itself")
+    path = as_path(name, "flagfile")
     try:
-        text = read_text(as_path(name)).removeprefix("\ufeff")
+        text = read_text(path).removeprefix("\ufeff")
     except (OSError, ValueError) as error:
         raise ValueError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     lines = (line.strip() for line in text.splitlines())

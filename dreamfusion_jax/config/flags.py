@@ -23,9 +23,9 @@ from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runs.options import NO_FOLDERS, RunOptions
 from dreamfusion_jax.runtime.errors import ArgumentError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, read_json
+from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json
 from dreamfusion_jax.runtime.settings import WholeNumbers, is_whole_numbers
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 
@@ -136,7 +136,16 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **settings: A
         }
         for name, cls in SECTIONS.items()
     }
-    return validate(from_dict(values))
+    config = validate(from_dict(values))
+    return dataclasses.replace(config, run=_with_paths(config.run))
+
+
+def _with_paths(run: RunOptions) -> RunOptions:
+    """Returns the options with the folders that were meant where a name begins with ~."""
+    workdir, cache = str(as_path(run.workdir, "workdir")), run.compilation_cache
+    if cache not in NO_FOLDERS:
+        cache = str(as_path(cache, "compilation_cache"))
+    return dataclasses.replace(run, workdir=workdir, compilation_cache=cache)
 
 
 def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
@@ -262,21 +271,21 @@ def is_flat(config: Config) -> bool:
     return config.scene.field == "image"
 
 
-def conflicting_settings(stored: Config, requested: Config) -> list[str]:
-    """Returns the settings that make `requested` another run than `stored`, not its continuation.
+def conflicting_settings(stored: Config, requested: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that make `requested` another run, with the stored and its value.
 
     The `run` section may change freely, as may the views per device, since the number of devices
     may differ; and the number of steps may grow.
     """
-    names = []
+    conflicts = {}
     for section in (name for name in SECTIONS if name != "run"):
         old, new = getattr(stored, section), getattr(requested, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)
             grown = setting.name == "steps" and after > before
             if before != after and not grown and setting.name != "views_per_device":
-                names.append(setting.name)
-    return names
+                conflicts[setting.name] = before, after
+    return conflicts
 
 
 def check_section(section: Any) -> None:

@@ -6,9 +6,8 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 
-from dreamfusion_jax.runtime.files import read_json
+from dreamfusion_jax.runtime.files import AnyPath, read_json
 
 _MAX_LETTERS = 80
 _MAX_BYTES = 240  # most file systems allow 255
@@ -33,16 +32,19 @@ def hashed_slug(prompt: str) -> str:
     return (_cut(words, len(end)).strip("-") or _UNTITLED) + end
 
 
-def folder_names(prompts: Sequence[str]) -> list[str]:
-    """Returns a folder name for each prompt, all different where the prompts are."""
-    names: list[str] = []
+def prompt_folders(root: AnyPath, prompts: Sequence[str]) -> list[AnyPath]:
+    """Returns a folder below `root` for each prompt, all different where the prompts are.
+
+    None holds a run of another prompt.
+    """
+    folders: list[AnyPath] = []
     for prompt in prompts:
-        name = slug(prompt)
-        names.append(hashed_slug(prompt) if name in names else name)
-    return names
+        folder = free_folder(root, prompt)
+        folders.append(root / hashed_slug(prompt) if folder in folders else folder)
+    return folders
 
 
-def free_folder(root: Path, prompt: str) -> Path:
+def free_folder(root: AnyPath, prompt: str) -> AnyPath:
     """Returns the folder of a prompt below `root` that holds no run of another prompt."""
     folder = root / slug(prompt)
     stored = _stored_prompt(folder)
@@ -62,10 +64,10 @@ def _cut(words: str, room: int) -> str:
     return letters[: _MAX_BYTES - room].decode(errors="ignore")
 
 
-def _stored_prompt(folder: Path) -> str | None:
+def _stored_prompt(folder: AnyPath) -> str | None:
     """Reads the prompt of the run in a folder; None where there is none that can be read."""
     try:
         prompt = read_json(folder / "config.json")["train"]["prompt"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except Exception:  # A bucket's client raises many kinds; what is wrong is said later.
         return None
     return prompt if isinstance(prompt, str) else None

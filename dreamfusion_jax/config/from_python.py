@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,12 +17,24 @@ from dreamfusion_jax.runtime.errors import UserError
 _KEYWORDS = ("preset", "samples", *configs.setting_names())
 _FLAG = re.compile(rf"(?:^|(?<=[\s(]))--(?=(?:{'|'.join(_KEYWORDS)})\b)")
 
+_one_at_a_time = threading.RLock()
+
 
 @contextmanager
 def called_from_python() -> Iterator[None]:
-    """Pins JAX's modes, names settings in messages as keywords, and silences Orbax's log."""
+    """Pins JAX's modes, names settings in messages as keywords, and silences Orbax's log.
+
+    Calls from several threads queue: they would share the folder's lock, streams and the prior.
+    """
+    with _one_at_a_time:
+        with _adjusted():
+            yield
+
+
+@contextmanager
+def _adjusted() -> Iterator[None]:
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # as in cli.py
     try:
         with process.usable_streams(), jax_modes.pinned(), jax_modes.name_debug_nans():
             yield

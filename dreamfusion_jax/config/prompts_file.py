@@ -1,22 +1,29 @@
-"""A text file of prompts: one per line; blank lines and lines that begin with # are skipped."""
+"""A text file of prompts: one per line; blank lines and lines that begin with # are skipped.
+
+It may be a pipe: `... | python -m dreamfusion_jax.main --prompts_file=-`.
+"""
 
 from __future__ import annotations
+
+import sys
 
 from dreamfusion_jax.config.flags import check_text
 from dreamfusion_jax.config.folder_names import normalized
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import as_path, read_text
+from dreamfusion_jax.runtime.files import as_path, decode, read_text
 
 
 def read_prompts(name: str) -> list[str]:
-    """Reads the prompts of a local or bucket file in order, each once.
+    """Reads the prompts of a local or bucket file, or of stdin ("-"), in order, each once.
 
     Raises:
       UserError: the file cannot be read or has no prompt.
     """
     check_text("--prompts_file", name)
+    path = as_path(name, "prompts_file")
     try:
-        text = read_text(as_path(name)).removeprefix("\ufeff")  # some editors' byte order mark
+        text = decode(sys.stdin.buffer) if name == "-" else read_text(path, only_regular=False)
+        text = text.removeprefix("\ufeff")  # some editors' byte order mark
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
     lines = (line.strip() for line in text.splitlines())

@@ -7,6 +7,7 @@ assets again costs almost nothing.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from absl import flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.cli import EXIT_INTERRUPTED
-from dreamfusion_jax.config.folder_names import folder_names
+from dreamfusion_jax.config.folder_names import prompt_folders
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.runs.outputs_record import read_record
 from dreamfusion_jax.runtime import process
@@ -33,7 +34,7 @@ _OWN_FLAGS = ("prompt", "workdir", "seed")
 def asset_folders(workdir: AnyPath, prompts: Sequence[str], seed: int = 0) -> list[AnyPath]:
     """Returns the assets' folders: <workdir>/<prompt>, or <workdir>/seed_<seed>/<prompt>."""
     folder = workdir / f"seed_{seed}" if seed else workdir
-    return [folder / name for name in folder_names(prompts)]
+    return prompt_folders(folder, prompts)
 
 
 def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -102,7 +103,8 @@ def _run(command: Sequence[str]) -> int:
     Ctrl-C in a terminal reaches a whole process group, so the program has its own; else it would
     get each interruption twice.
     """
-    with subprocess.Popen(command, process_group=0) as program, _forward_signals(program):
+    group = 0 if os.name == "posix" else None
+    with subprocess.Popen(command, process_group=group) as program, _forward_signals(program):
         return program.wait()
 
 

@@ -16,6 +16,7 @@ from dreamfusion_jax.diffusion.loading import hub
 from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import as_path
 from dreamfusion_jax.toybox import captions, dataset
 from dreamfusion_jax.toybox import judge as toybox_clip
 from dreamfusion_jax.toybox.azimuth import NameSide, load_azimuth_classifier
@@ -138,7 +139,8 @@ def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
     candidates = Candidates("prompts", clip.embed_texts(distinct), rows.__getitem__)
     digest = weights_digest(directory)
     # Folders of different models share names, and a hub id may get other weights.
-    label = name if hub.REPOSITORY.fullmatch(name) and not Path(name).is_dir() else directory.name
+    is_hub_id = hub.REPOSITORY.fullmatch(name) and not as_path(name).is_dir()
+    label = name if is_hub_id else directory.name
     return Judge(
         f"{label}@{digest[:_DIGITS]}",
         digest,

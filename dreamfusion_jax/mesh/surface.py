@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import fast_simplification
@@ -103,7 +104,10 @@ def extract_surface(density: np.ndarray, radius: float, level: float) -> trimesh
     above = _log_ratio(fill_cavities(density, level), level)
     # An empty rim closes the surface where the scene touches the border of the grid.
     above = np.pad(above, 1, constant_values=-np.log(_RANGE))
-    vertices, faces, _, _ = measure.marching_cubes(above, 0.0, gradient_direction="ascent")
+    with warnings.catch_warnings():
+        # Where skimage sets an array's shape, which numpy 2.5 deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        vertices, faces, _, _ = measure.marching_cubes(above, 0.0, gradient_direction="ascent")
     cell = 2.0 * radius / (len(density) - 1)
     mesh = trimesh.Trimesh((vertices - 1.0) * cell - radius, faces, process=True)
     return drop_floaters(mesh)

@@ -1,4 +1,4 @@
-"""Texture of a surface: composited colors, unwrapping, baking, and reading back.
+"""Texture of a surface: composited colors, baking, and reading back.
 
 A NeRF has no surface: a camera sees a mean of the colors below it, as deep as light penetrates.
 The texture stores that mean.
@@ -9,15 +9,14 @@ image, whose row 0 is at the top.
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import trimesh
-import xatlas
 from scipy import ndimage
 
+from dreamfusion_jax.mesh import axis_charts
 from dreamfusion_jax.mesh.raster import rasterize
 from dreamfusion_jax.mesh.surface import Field
 
@@ -26,8 +25,9 @@ LAYERS = 4
 # Range along the normal in which light is traced, above and below the surface, in radii of the
 # scene. Colors from deeper down, through haze, do not belong to the surface.
 _ABOVE, _BELOW, _SAMPLES = 0.05, 0.5, 48
-# Texels between charts: enough to keep them apart in the first two mipmap levels.
-PADDING = 4
+
+# surface, texels along a side -> source [V], faces [F, 3], uv [V, 2] of `axis_charts.unwrap`
+Unwrap = Callable[[trimesh.Trimesh, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 class TexturedMesh(NamedTuple):
@@ -74,39 +74,22 @@ def mean_albedo(points: Iterable[np.ndarray], field: Field) -> np.ndarray:
 
 
 def add_texture(
-    surface: trimesh.Trimesh, below: np.ndarray, field: Field, size: int
+    surface: trimesh.Trimesh,
+    below: np.ndarray,
+    field: Field,
+    size: int,
+    unwrap: Unwrap = axis_charts.unwrap,
 ) -> TexturedMesh:
     """Unwraps a surface and bakes its color into a texture of `size` x `size` texels.
 
     Args:
       below: [K, V, 3] its `layers`.
+      unwrap: cuts and flattens the surface.
     """
     source, faces, uv = unwrap(surface, size)
     vertices, normals = np.asarray(surface.vertices), np.asarray(surface.vertex_normals)
     texture = bake(below[:, source[faces]], uv[faces], field, size)
     return TexturedMesh(vertices[source], faces, normals[source], uv, texture)
-
-
-def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cuts and flattens a surface with xatlas, for a texture of `size` x `size` texels.
-
-    Returns:
-      source [V], the surface's vertex that each new one is a copy of; faces [F, 3] of new vertices,
-      in the surface's order; uv [V, 2].
-    """
-    atlas = xatlas.Atlas()
-    # Never freed (7 MB per mesh): its destructor may wait for its threads forever.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(atlas))
-    atlas.add_mesh(
-        np.asarray(surface.vertices, np.float32),
-        np.asarray(surface.faces, np.uint32),
-        np.asarray(surface.vertex_normals, np.float32),
-    )
-    packing = xatlas.PackOptions()
-    packing.resolution, packing.padding, packing.bilinear = size, PADDING, True
-    atlas.generate(pack_options=packing)
-    source, faces, uv = atlas[0]
-    return source.astype(int), faces.astype(int), np.asarray(uv, np.float64)
 
 
 def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from dreamfusion_jax.runs.checkpoint_faults import (
 )
 from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
+from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path, move
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import (
     TrainState,
@@ -224,7 +224,7 @@ class Checkpoints:
             target.mkdir(exist_ok=True)
             for step in damaged:
                 count = sum(path.name.startswith(f"{step}_") for path in target.iterdir())
-                (self._folder / str(step)).rename(target / f"{step}_{count}")
+                move(self._folder / str(step), target / f"{step}_{count}")
         distributed.all_agree(True)  # No process lists the folder before all are moved.
         self._manager.reload()
 
@@ -319,7 +319,7 @@ def open_scene(workdir_name: str, refusal: str) -> tuple[AnyPath, SavedRun]:
     Raises:
       UserError: there is no scene.
     """
-    workdir = as_path(workdir_name)
+    workdir = as_path(workdir_name, "workdir")
     check_places(workdir)
     run = load_run(workdir)
     if is_flat(run.config):

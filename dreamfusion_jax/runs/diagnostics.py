@@ -94,5 +94,5 @@ def _sizes(tree: Any) -> dict[str, dict[str, float | int | None]]:
 
 def _size(leaf: Any) -> dict[str, float | int | None]:
     leaf = jnp.asarray(leaf).astype(jnp.float32)
-    norm, count = float(optax.global_norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
+    norm, count = float(optax.tree.norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
     return {"norm": norm if np.isfinite(norm) else None, "not_finite": count}

@@ -25,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import (
     ArgumentError,
     NumberFormatError,
@@ -96,9 +97,9 @@ def is_primary() -> bool:
 
 
 def print_primary(text: str, file: TextIO | None = None) -> None:
-    """Prints in process 0 alone."""
+    """Prints in process 0 alone. A prompt's escape codes do not reach the terminal."""
     if is_primary():
-        print(text, file=file or sys.stdout, flush=True)
+        print(process.printable(text), file=file or sys.stdout, flush=True)
 
 
 def is_single_process() -> bool:
@@ -238,6 +239,8 @@ def _fork_watchdog() -> None:
     Where another process is silent for `--peer_timeout`, JAX aborts this one from C++: no Python
     code runs any more, and JAX prints only a stack trace.
     """
+    if not hasattr(os, "fork"):  # on Windows
+        return
     faulthandler.disable()  # The stacks of the threads do not help a user.
     read_end, write_end = os.pipe()
     with warnings.catch_warnings():
@@ -249,7 +252,7 @@ def _fork_watchdog() -> None:
         _exit_pipe.append(write_end)
         atexit.register(_report_clean_exit)
         return
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in process.stop_signals():
         signal.signal(number, signal.SIG_IGN)
     os.close(write_end)
     if not os.read(read_end, 1):

@@ -1,6 +1,8 @@
 """Allows one job at a time in a work folder; a job that died locks nobody out.
 
-On a local file system the operating system holds the lock, and releases it when the process ends.
+On a local file system the operating system holds the lock, and releases it when the process ends:
+by flock on the file that names the holder or, on Windows, where a locked file cannot be read, by
+filelock on another file beside it.
 A bucket has no locks: there the job rewrites a file every few seconds, and another job watches
 that file for changes before it takes the first one for alive. No clocks are compared.
 """
@@ -8,7 +10,6 @@ that file for changes before it takes the first one for alive. No clocks are com
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import socket
@@ -19,12 +20,23 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TextIO
+
+import filelock
 
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    flocks: ModuleType | None = None
+else:
+    flocks = fcntl
+
 LOCK = ".lock"
+SYSTEM_LOCK = ".lock.system"  # of filelock
 BEAT_SECONDS = 15.0  # between two heartbeats of a job in a bucket
 SILENT_SECONDS = 60.0  # without a heartbeat, after which a job counts as dead
 _OWNER = re.compile(r"process (\d+) on (.+)\n")
@@ -56,6 +68,8 @@ def is_held(workdir: AnyPath, silent: float = SILENT_SECONDS) -> bool:
         return False
     if not isinstance(workdir, Path):
         return _changes(workdir / LOCK, text, silent)
+    if flocks is None:
+        return not _is_free(workdir / SYSTEM_LOCK)
     owner = _OWNER.fullmatch(text)
     return not owner or owner[2] != socket.gethostname() or _is_running(int(owner[1]))
 
@@ -66,6 +80,14 @@ def local_owner(workdir: Path) -> int | None:
     if not owner or owner[2] != socket.gethostname() or not _is_running(int(owner[1])):
         return None
     return int(owner[1])
+
+
+def _is_free(path: Path) -> bool:
+    try:
+        with filelock.FileLock(path, blocking=False):
+            return True
+    except filelock.Timeout:
+        return False
 
 
 def _is_running(process: int) -> bool:
@@ -80,6 +102,10 @@ def _is_running(process: int) -> bool:
 
 @contextmanager
 def _held_by_the_system(workdir: Path) -> Iterator[None]:
+    if flocks is None:
+        with _held_by_filelock(workdir):
+            yield
+        return
     path = workdir / LOCK
     with _open_locked(path) as file:
         file.truncate(0)
@@ -94,11 +120,29 @@ def _held_by_the_system(workdir: Path) -> Iterator[None]:
                     path.unlink()
 
 
+@contextmanager
+def _held_by_filelock(workdir: Path) -> Iterator[None]:
+    path, system = workdir / LOCK, filelock.FileLock(workdir / SYSTEM_LOCK, blocking=False)
+    try:
+        system.acquire()
+    except filelock.Timeout:
+        raise _taken(workdir, _read(path) or "") from None
+    with system:
+        path.write_text(f"{_owner()}\n")
+        try:
+            yield
+        finally:
+            system.release()
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _open_locked(path: Path) -> TextIO:
+    assert flocks is not None
     while True:
         file = path.open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flocks.flock(file, flocks.LOCK_EX | flocks.LOCK_NB)
         except BlockingIOError:
             with file:
                 file.seek(0)

@@ -23,6 +23,7 @@ from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.options import RunOptions
+from dreamfusion_jax.runs.unwrapping import unwrap
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write
@@ -91,7 +92,7 @@ def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
         below = np.asarray(closed.vertices)[None]
     else:
         below = texture.layers(closed, field, radius)
-    textured = texture.add_texture(closed, below, field, settings.texture_size)
+    textured = texture.add_texture(closed, below, field, settings.texture_size, unwrap)
     return Mesh(closed, images.to_uint8(texture.mean_albedo(below, field)), textured)
 
 

@@ -13,8 +13,9 @@ import math
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ import numpy as np
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
 from dreamfusion_jax.runtime.device import peak_memory_bytes
-from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder, naming
 
 FILE = "metrics.jsonl"
+_PATIENCE_S = 10.0  # until TensorBoard's file is closed
 _MAX_LINE_BYTES = 2**20  # longer lines are not of a run
 
 
@@ -75,8 +77,9 @@ class MetricsWriter:
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
         memory = {"peak_memory_bytes": peak_memory_bytes()}
         line = {"step": step, **self._spent()._asdict(), **memory, **numbers}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
         for name, value in finite.items():  # Else the curve has a gap.
             self._board.add_scalar(name, value, step)
@@ -100,15 +103,16 @@ class MetricsWriter:
     def publish(self) -> None:
         """Copies what was written so far to the bucket; does nothing for a local folder."""
         if self._scratch:
-            self._board.flush()
+            _patiently(self._board.flush)
             copy_folder(self._scratch, self._workdir)
 
     def close(self) -> None:
         """Closes all files, and copies them to the bucket, if any."""
-        self._file.close()
-        self._board.close()
+        _patiently(self._board.close)
         if self._wandb:
             self._wandb.close()
+        with naming(self.path):
+            self._file.close()
         if self._scratch:
             copy_folder(self._scratch, self._workdir)
             shutil.rmtree(self._scratch)
@@ -135,6 +139,13 @@ def _summary_writer(folder: Path, purge_step: int) -> Any:
         if hidden:
             del sys.modules["torch"]
     return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _patiently(action: Callable[[], object]) -> None:
+    """Lets TensorBoard's writer finish; where the disk is full it would wait for a dead thread."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE_S)
 
 
 def read_metrics(path: AnyPath, max_lines: int | None = None) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from dreamfusion_jax.runtime.settings import MAX_STEPS, setting
 
+NO_FOLDERS = ("auto", "none")  # values of compilation_cache that are not folders
 _CACHE_HELP = "folder for compiled programs ('auto': in the user's cache folder; 'none': no cache)"
 
 

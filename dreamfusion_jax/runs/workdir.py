@@ -12,7 +12,8 @@ import jax
 
 from dreamfusion_jax import __version__
 from dreamfusion_jax.config.flags import Config, conflicting_settings, read_config, to_dict
-from dreamfusion_jax.runs.lock import LOCK
+from dreamfusion_jax.config.reproduce import format_flag_value
+from dreamfusion_jax.runs.lock import LOCK, SYSTEM_LOCK
 from dreamfusion_jax.runs.metrics import FILE as METRICS
 from dreamfusion_jax.runs.prior_record import FILE as PRIOR
 from dreamfusion_jax.runs.prior_record import PLACES, is_recorded
@@ -31,6 +32,7 @@ SUFFIXES = (
 )
 PROBE = ".writable"
 MACHINE = "machine.json"
+_CHECKPOINT = re.compile(r"[0-9]+(\.orbax-checkpoint-tmp.*)?")
 
 
 def prepare_workdir(config: Config) -> AnyPath:
@@ -58,17 +60,25 @@ def prepare_workdir(config: Config) -> AnyPath:
         raise UserError(
             f"--workdir={workdir} cannot be written to ({reason:.300}); name another folder."
         ) from error
-    if (workdir / "config.json").exists():
-        conflicts = conflicting_settings(read_config(workdir / "config.json"), config)
-        if set(conflicts) & set(PLACES) and is_recorded(workdir, config.prior):
-            conflicts = [name for name in conflicts if name not in PLACES]
-        if conflicts:
-            names = ", ".join(f"--{name}" for name in conflicts)
-            raise UserError(
-                f"{workdir} holds a run with other settings ({names}); give the same, or name"
-                " another --workdir."
-            )
+    require_same_run(workdir, config)
     return workdir
+
+
+def require_same_run(workdir: AnyPath, config: Config) -> None:
+    """Raises a UserError where the folder holds a run that `config` does not continue."""
+    if not (workdir / "config.json").exists():
+        return
+    stored = read_config(workdir / "config.json")
+    conflicts = conflicting_settings(stored, config)
+    if set(conflicts) & set(PLACES) and is_recorded(workdir, config.prior):
+        conflicts = {name: pair for name, pair in conflicts.items() if name not in PLACES}
+    if conflicts:
+        shown = ((name, *map(format_flag_value, pair)) for name, pair in conflicts.items())
+        differences = ", ".join(f"--{name}={before}, not {now}" for name, before, now in shown)
+        raise UserError(
+            f"{workdir} holds a run with other settings ({differences}); give those that it holds,"
+            " or name another --workdir."
+        )
 
 
 def store_config(config: Config) -> None:
@@ -112,7 +122,9 @@ def check_places(workdir: AnyPath) -> None:
         return  # Buckets have no links.
     inside, remedy = workdir.resolve(), "remove it, or choose another --workdir."
     for path in _places_written(workdir):
-        if path.is_symlink() and not _target(path).is_relative_to(inside):
+        if path.is_symlink() and not (
+            _target(path).is_relative_to(inside) or _is_own_disk(workdir, path)
+        ):
             raise UserError(f"{path} is a link that leads out of --workdir: {remedy}")
         if path.parent == workdir and path.exists():
             kind = "folder" if path.name in FOLDERS else "file"
@@ -124,11 +136,23 @@ def _places_written(workdir: Path) -> Iterator[Path]:
     if not workdir.is_dir():
         return
     for path in workdir.iterdir():
-        if path.name in (*FOLDERS, PROBE, LOCK) or path.suffix in SUFFIXES:
+        if path.name in (*FOLDERS, PROBE, LOCK, SYSTEM_LOCK) or path.suffix in SUFFIXES:
             yield path
     for folder in FOLDERS:
         for parent, folders, files in os.walk(workdir / folder):
             yield from (Path(parent) / name for name in (*folders, *files))
+
+
+def _is_own_disk(workdir: Path, link: Path) -> bool:
+    """Returns whether a link is that of the checkpoints to the user's own folder on another disk.
+
+    It must hold nothing else, so that a link in a folder from elsewhere leads to no other files.
+    """
+    target = _target(link)
+    if link != workdir / "checkpoints" or not target.is_dir():
+        return False
+    is_own = not hasattr(os, "getuid") or target.stat().st_uid == os.getuid()
+    return is_own and all(_CHECKPOINT.fullmatch(path.name) for path in target.iterdir())
 
 
 def _target(link: Path) -> Path:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from etils import epath
+
+from dreamfusion_jax.runtime.errors import UserError
 
 # The largest JSON file of a full-size model, tokenizer.json, has 3.6 MB. Parsed, the worst file of
 # this size takes 0.3 GB.
@@ -23,9 +27,48 @@ MAX_JSON_BYTES = 2**23
 AnyPath: TypeAlias = Path | epath.Path
 
 
-def as_path(name: str) -> AnyPath:
-    """Returns the path of a local file or folder, or of one in a bucket (gs://..., s3://...)."""
-    return epath.Path(name) if "://" in name else Path(name)
+_BUCKETS = ("gs", "s3", "az", "hf")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# pathlib.Path("gs://bucket") has lost a slash.
+_LOST_SLASH = re.compile(rf"({'|'.join(_BUCKETS)}):/(?!/)")
+
+
+def as_path(name: str, flag: str = "") -> AnyPath:
+    """Turns what a user writes into a path: local, from a home folder (~), or in a bucket.
+
+    Args:
+      flag: the flag whose value it is, for messages.
+
+    Raises:
+      UserError: there is no such home folder here, or no such kind of bucket.
+    """
+    given = f"--{flag}={name}" if flag else name
+    if scheme := _SCHEME.match(name):
+        if scheme[1] not in _BUCKETS:
+            known = ", ".join(f"{bucket}://" for bucket in _BUCKETS)
+            raise UserError(
+                f"{given} is in no place that is known here: give a local path without"
+                f" {scheme[0]}, or a bucket ({known})."
+            )
+        return epath.Path(name)
+    if lost := _LOST_SLASH.match(name):
+        raise UserError(f"{given} lacks a slash: a bucket is text that begins with {lost[1]}://.")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{given} begins with ~, but there is no such home folder here: set HOME, or give the"
+            " whole path."
+        ) from None
+
+
+def local_path(name: str, flag: str = "") -> Path:
+    """Returns `as_path(name, flag)`. Raises a UserError where it is not on a local disk, too."""
+    path = as_path(name, flag)
+    if not isinstance(path, Path):
+        given = f"--{flag}={name}" if flag else name
+        raise UserError(f"{given} is in a bucket; name a place on a local disk.")
+    return path
 
 
 def absolute(path: AnyPath) -> AnyPath:
@@ -46,13 +89,23 @@ def read_json(path: AnyPath) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_text(path: AnyPath, max_bytes: int = MAX_JSON_BYTES) -> str:
-    """Reads a file in UTF-8. Raises as `read_json` does."""
-    require_regular(path)
+def read_text(path: AnyPath, only_regular: bool = True) -> str:
+    """Reads a file in UTF-8. Raises as `read_json` does.
+
+    Args:
+      only_regular: whether a pipe or a device is refused.
+    """
+    if only_regular:
+        require_regular(path)
     with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise ValueError(f"larger than {max_bytes / 2**20:g} MB")
+        return decode(file)
+
+
+def decode(file: Any) -> str:
+    """Reads the rest of an open file in UTF-8. Raises as `read_json` does."""
+    data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ValueError(f"larger than {MAX_JSON_BYTES / 2**20:g} MB")
     return data.decode("utf-8")
 
 
@@ -62,6 +115,16 @@ def require_regular(path: AnyPath) -> None:
         raise ValueError("not a regular file")
 
 
+@contextlib.contextmanager
+def naming(path: AnyPath) -> Iterator[None]:
+    """Names the file in an OSError that does not: of a write to a file that was open already."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def atomic_write(path: AnyPath, data: bytes) -> None:
     """Writes a file whole or not at all, so that no reader sees half of it."""
     if not isinstance(path, Path):  # An object in a bucket appears only when it is complete.
@@ -69,7 +132,7 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         return
     part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
+        with naming(path), part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -78,6 +141,14 @@ def atomic_write(path: AnyPath, data: bytes) -> None:
         with contextlib.suppress(OSError):  # On a full disk the part takes the last of the room.
             part.unlink()
         raise
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Moves a file or folder, also to another disk."""
+    if isinstance(source, Path):
+        shutil.move(source, os.fspath(target))
+    else:
+        source.rename(target)
 
 
 def copy_folder(source: Path, target: AnyPath) -> None:

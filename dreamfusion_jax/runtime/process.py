@@ -19,6 +19,7 @@ EXIT_INTERRUPTED = 130
 
 _is_command = False  # whether this process is a command's own, and not a caller's of the Python API
 _received: list[int] = []
+_reported: set[str] = set()  # of threads
 
 _AGAIN_S = 0.05
 
@@ -34,6 +35,7 @@ def begin() -> None:
         sys.stderr = _forgiving(sys.stderr, 2)
     for number in stop_signals():
         signal.signal(number, _leave_at_once)
+    threading.excepthook = _report_thread
 
 
 def started_as_module() -> bool:
@@ -109,6 +111,22 @@ def _raise_again(unraisable: Any) -> None:
     again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT))
     again.daemon = True
     return again.start()
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Reports in one line that a writer in the background failed, once for each reason."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+    elif str(failed.exc_value) not in _reported:
+        _reported.add(str(failed.exc_value))
+        write_error(f"Warning: a file could not be written ({failed.exc_value}).\n".encode())
+
+
+def printable(text: str) -> str:
+    """Returns a text whose control characters, except ends of lines, are shown, not obeyed."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def write_error(text: bytes) -> None:

@@ -9,6 +9,7 @@ a cluster's logs, separate lines are printed:
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import warnings
 from types import TracebackType
@@ -21,6 +22,17 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 LINE_EVERY_S = 30.0
+
+
+class _Bar(tqdm):
+    """A bar for the threads of one process.
+
+    tqdm's own lock, for several processes, is reported as leaked by Python 3.14 where a process
+    ends at once.
+    """
+
+
+_Bar.set_lock(threading.RLock())
 
 
 class Progress:
@@ -50,7 +62,7 @@ class Progress:
         self._total, self._unit, self._done = total, unit, first
         self._leave, self._lines = leave, shown and not has_cursor()
         self._numbers: dict[str, str] = {}
-        self._bar = tqdm(
+        self._bar = _Bar(
             total=total,
             initial=first,
             desc=what,
@@ -69,7 +81,7 @@ class Progress:
         self._line_at, self._line_done = time.monotonic(), self._done
         self._bar.set_description(what, refresh=announce)
         if self._lines and announce:
-            self._print(f"{what} ...")
+            _print(f"{what} ...")
 
     def tell(self, **numbers: str) -> None:
         """Sets the numbers that are shown with the progress from now on."""
@@ -84,11 +96,11 @@ class Progress:
             return
         now, ended = time.monotonic(), self._done >= self._total
         if ended and self._leave:
-            self._print(self._line(f"took {duration(now - self._started)}"))
+            _print(self._line(f"took {duration(now - self._started)}"))
         elif not ended and now - self._line_at >= LINE_EVERY_S:
             rate = (self._done - self._line_done) / (now - self._line_at)
             left = (self._total - self._done) / rate
-            self._print(self._line(_speed(rate, self._unit), f"{duration(left)} left"))
+            _print(self._line(_speed(rate, self._unit), f"{duration(left)} left"))
             self._line_at, self._line_done = now, self._done
 
     def write(self, text: str) -> None:
@@ -119,9 +131,50 @@ class Progress:
             [f"{self._what}: {self._unit} {self._done}/{self._total}", *numbers, *ends]
         )
 
-    def _print(self, line: str) -> None:
-        if process.is_usable(sys.stderr):
-            print(line, file=sys.stderr, flush=True)
+
+class Stopwatch:
+    """Shows how long a job takes of which nobody knows how far it is. Use `with`; tick often.
+
+    Args:
+      what: what is being done.
+      patience_s: seconds before anything is shown.
+    """
+
+    def __init__(self, what: str, *, patience_s: float = 0.0) -> None:
+        self._what, self._patience_s, self._lines = what, patience_s, not has_cursor()
+        self._started = self._line_at = time.monotonic()
+        self._bar = _Bar(
+            desc=what,
+            bar_format="{desc}: {elapsed}",
+            delay=1e-9 + patience_s,  # shown by `tick` alone
+            leave=False,
+            disable=self._lines,
+        )
+
+    def tick(self) -> None:
+        """Shows the time, where it is time to."""
+        now = time.monotonic()
+        if not self._lines and now - self._started >= self._patience_s:
+            self._bar.refresh()
+        elif self._lines and now - self._line_at >= LINE_EVERY_S:
+            self._line_at = now
+            _print(f"{self._what}: {duration(now - self._started)} so far")
+
+    def __enter__(self) -> Stopwatch:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+def _print(line: str) -> None:
+    if process.is_usable(sys.stderr):
+        print(line, file=sys.stderr, flush=True)
 
 
 def has_cursor() -> bool:

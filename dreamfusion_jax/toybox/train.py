@@ -28,6 +28,7 @@ from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.diffusion.priors.prior import Condition
 from dreamfusion_jax.diffusion.sampling import ddim_sample
+from dreamfusion_jax.runtime.files import local_path
 from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
@@ -53,8 +54,8 @@ _STORED_DTYPE = jnp.float16
 
 def main() -> int:
     cli.use_platform(flags.FLAGS.platform)
-    workdir = pathlib.Path(_WORKDIR.value)
-    output = pathlib.Path(_OUTPUT.value or workdir / "trained")
+    workdir = local_path(_WORKDIR.value, "workdir")
+    output = local_path(_OUTPUT.value, "output") if _OUTPUT.value else workdir / "trained"
     pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
     runs = {
         "vae": (train_vae, output / "weights"),

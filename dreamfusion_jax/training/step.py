@@ -113,9 +113,9 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
         draws = draw_views(setup, state.step, view_indices)
         grads, metrics = gradients(setup, prior_params, table, state, draws)
         grads, metrics = jax.lax.pmean((grads, metrics), AXIS)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         for group, gradient in grads["scene"].items():
-            metrics[f"gradient_norm/{group}"] = optax.global_norm(gradient)
+            metrics[f"gradient_norm/{group}"] = optax.tree.norm(gradient)
         finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
         state = apply_gradients(optimizer, state, grads, finite)
         metrics |= {

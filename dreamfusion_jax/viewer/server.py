@@ -1,10 +1,12 @@
-"""The viewer's web server, which only this machine can reach, and its render loop."""
+"""The viewer's web server, which others reach only through a gate, and its render loop."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
+import re
+import socket
 import threading
 import warnings
 
@@ -12,10 +14,13 @@ import viser
 
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.viewer.client import Tab
+from dreamfusion_jax.viewer.gate import Gate
 from dreamfusion_jax.viewer.renderer import Renderer
 from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 HOST = "127.0.0.1"
+_LOOPBACK = re.compile(r"127\.[0-9.]+|localhost|::1")
+_ALL_HOSTS = ("0.0.0.0", "::")
 _POLL_S = 1.0
 _PATIENCE_S = 10.0
 
@@ -35,10 +40,16 @@ class Server:
       renderer: renders its scene.
       orbit: the first camera.
       port: the port of the page; where it is taken, the next free one, as the property says.
+      host: the address to listen at; anything but this machine's own has a gate, and a token.
     """
 
     def __init__(
-        self, watcher: WorkdirWatcher, renderer: Renderer, orbit: images.Orbit, port: int
+        self,
+        watcher: WorkdirWatcher,
+        renderer: Renderer,
+        orbit: images.Orbit,
+        port: int,
+        host: str = HOST,
     ) -> None:
         self._watcher, self._renderer, self._orbit = watcher, renderer, orbit
         self._tabs: dict[int, Tab] = {}
@@ -46,7 +57,11 @@ class Server:
         # A tab may be closed while an image is sent to it.
         warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
         with contextlib.redirect_stdout(io.StringIO()):  # viser prints a table
-            self._server = _LocalServer(HOST, port, label="dreamfusion_jax", verbose=False)
+            inner_port = port if _LOOPBACK.fullmatch(host) else port + 1
+            self._server = _LocalServer(HOST, inner_port, label="dreamfusion_jax", verbose=False)
+        self._host, self._gate = host, None
+        if not _LOOPBACK.fullmatch(host):
+            self._gate = Gate(host, port, self._server.get_port())
         self._server.gui.configure_theme(show_logo=False, show_share_button=False)
         self._add_lights()
         first = orbit.camera(images.POSTER_AZIMUTH_DEG)
@@ -59,7 +74,16 @@ class Server:
     @property
     def port(self) -> int:
         """The port that the page has."""
-        return self._server.get_port()
+        return self._gate.port if self._gate else self._server.get_port()
+
+    @property
+    def address(self) -> str:
+        """The address to open in a browser."""
+        if not self._gate:
+            return f"http://{HOST}:{self.port}"
+        host = socket.gethostname() if self._host in _ALL_HOSTS else self._host
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.port}/?token={self._gate.token}"
 
     def run(self) -> None:
         """Renders until it is interrupted."""
@@ -88,6 +112,8 @@ class Server:
     def close(self) -> None:
         """Stops the server and the watching thread."""
         self._ends.set()
+        if self._gate:
+            self._gate.close()
         with contextlib.redirect_stdout(io.StringIO()):  # viser prints a farewell
             self._server.stop()
         # At exit Python would stop a thread in the middle of reading a checkpoint, with locks held.

@@ -209,7 +209,7 @@ def _gradient_norm(config: Config, run: loop.Run, params: Any, at: int, of_resid
             batch = step.make_batch(setup, run.table, draws, z, now)
             residual, _ = setup.objective.gradient(params["objective"], prior_params, batch)
         (gradient,) = pull((residual / len(z), jnp.full_like(penalty, not of_residual)))
-        return optax.global_norm(gradient["field"])
+        return optax.tree.norm(gradient["field"])
 
     norms = [float(norm(params, run.prior_params, jnp.int32(n))) for n in range(SHARE_DRAWS)]
     return float(np.sqrt(np.mean(np.square(norms))))

@@ -179,11 +179,13 @@ def test_a_flat_image_takes_the_plain_prompt():
 def test_conflicting_settings_are_those_of_another_run():
     config = parse("--prompt=x", "--steps=10")
     assert (
-        configs.conflicting_settings(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
+        configs.conflicting_settings(config, parse("--prompt=x", "--steps=20", "--devices=1")) == {}
     )
-    assert configs.conflicting_settings(config, with_train(config, steps=5)) == ["steps"]
+    assert list(configs.conflicting_settings(config, with_train(config, steps=5))) == ["steps"]
     other = parse("--prompt=y", "--steps=10", "--width=8", "--guidance_scale=7")
-    assert configs.conflicting_settings(config, other) == ["width", "guidance_scale", "prompt"]
+    conflicts = configs.conflicting_settings(config, other)
+    assert list(conflicts) == ["width", "guidance_scale", "prompt"]
+    assert conflicts["prompt"] == ("x", "y")
 
 
 def test_a_broken_config_file_is_named(tmp_path):

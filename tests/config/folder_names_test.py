@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from dreamfusion_jax.config.folder_names import folder_names, free_folder, slug
+from dreamfusion_jax.config.folder_names import free_folder, prompt_folders, slug
 
 LONG = 30 * "very " + "large "
 
@@ -24,10 +24,11 @@ def test_short_prompts_are_named_by_their_words():
     ],
     ids=["long", "long in bytes", "no words", "the same words"],
 )
-def test_prompts_do_not_share_a_folder(prompts):
-    names = folder_names(prompts)
-    assert len(set(names)) == len(prompts) and names == folder_names(prompts)
-    for name in names:
+def test_prompts_do_not_share_a_folder(prompts, tmp_path):
+    folders = prompt_folders(tmp_path, prompts)
+    assert len(set(folders)) == len(prompts) and folders == prompt_folders(tmp_path, prompts)
+    for folder in folders:
+        name = folder.name
         assert len(name) <= 80 and len(name.encode()) <= 240 and re.fullmatch(r"[\w-]+", name)
 
 
@@ -43,3 +44,11 @@ def test_a_folder_of_another_prompt_is_not_taken(tmp_path):
     assert free_folder(tmp_path, "A cup!") != folder
     (folder / "config.json").write_text("[]")
     assert free_folder(tmp_path, "A cup!") == folder
+
+
+def test_a_file_of_prompts_takes_no_folder_of_another_run(tmp_path):
+    (tmp_path / "a-cup").mkdir()
+    (tmp_path / "a-cup" / "config.json").write_text(json.dumps({"train": {"prompt": "A CUP"}}))
+    first = prompt_folders(tmp_path, ["a cup", "a mug"])
+    assert first[0].name.startswith("a-cup-") and first[1] == tmp_path / "a-mug"
+    assert prompt_folders(tmp_path, ["A CUP", "a cup"]) == [tmp_path / "a-cup", first[0]]

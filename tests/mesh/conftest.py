@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion_jax.mesh import texture
+from dreamfusion_jax.mesh import axis_charts, texture
+from dreamfusion_jax.runs import unwrapping
 
 RADIUS = 0.5
 SHARP = 1e4  # density of an opaque solid
@@ -23,6 +24,14 @@ def surface() -> trimesh.Trimesh:
     return trimesh.creation.icosphere(subdivisions=3, radius=RADIUS)
 
 
+UNWRAPPINGS = {"own": axis_charts.unwrap, "xatlas": unwrapping.unwrap}
+
+
+@pytest.fixture(scope="session", params=UNWRAPPINGS.values(), ids=UNWRAPPINGS)
+def unwrap(request) -> texture.Unwrap:
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def textured(surface) -> texture.TexturedMesh:
-    return texture.add_texture(surface, texture.layers(surface, ball, 1.0), ball, 256)
+def textured(surface, unwrap) -> texture.TexturedMesh:
+    return texture.add_texture(surface, texture.layers(surface, ball, 1.0), ball, 256, unwrap)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import chex
 import pytest
 
 from dreamfusion_jax.runs.checkpoint import load_run
 
-STEPS = 200
+STEPS = 60
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,7 @@ def command(tmp_path_factory, tiny_prior):
     compiled = tmp_path_factory.mktemp("compiled")
     settings = (
         *("--prompt=a red chair", "--field=image", "--image_size=8", f"--steps={STEPS}"),
-        *("--checkpoint_every=5", "--log_every=10", "--preview_every=50", "--preview_size=8"),
+        *("--checkpoint_every=3", "--log_every=10", "--preview_every=30", "--preview_size=8"),
         *(f"--prior={tiny_prior}", f"--compilation_cache={compiled}"),
     )
     return lambda workdir: [
@@ -34,25 +36,36 @@ def command(tmp_path_factory, tiny_prior):
 
 def start(command: list[str], log: Path) -> subprocess.Popen:
     with log.open("wb") as out:
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-        return subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+        return subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_moments_ends_bit_identical(count, command, tmp_path):
-    log = tmp_path / "log"
-    before = time.monotonic()
-    assert start(command(tmp_path / "whole"), log).wait() == 0, log.read_text()
-    seconds = time.monotonic() - before
-    whole = load_run(tmp_path / "whole").state
-    assert int(whole.step) == STEPS
+class Whole(NamedTuple):
+    """A run that nobody stopped, and the seconds that it took."""
 
+    workdir: Path
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    for workdir in (folder / "compiles", folder / "whole"):
+        before = time.monotonic()
+        assert start(command(workdir), folder / "log").wait() == 0, (folder / "log").read_text()
+        seconds = time.monotonic() - before
+    return Whole(workdir, seconds)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_bit_identical(count, command, whole, tmp_path):
+    log, expected = tmp_path / "log", load_run(whole.workdir).state
+    assert int(expected.step) == STEPS
     moments, killed, finished, reached = random.Random(0), 0, 0, set()
     while killed < count or not finished:
         workdir = tmp_path / str(finished)
         run = start(command(workdir), log)
         # Once enough were killed, the last one may end.
-        patience = seconds * moments.uniform(0.05, 1.05) if killed < count else None
+        patience = whole.seconds * moments.uniform(0.05, 1.05) if killed < count else None
         try:
             assert run.wait(patience) == 0, log.read_text()
         except subprocess.TimeoutExpired:
@@ -62,11 +75,10 @@ def test_a_run_killed_at_random_moments_ends_bit_identical(count, command, tmp_p
             reached.add(max((int(p.name) for p in steps_saved(workdir)), default=0))
             continue
         finished += 1
-        chex.assert_trees_all_equal(load_run(workdir).state, whole)
+        chex.assert_trees_all_equal(load_run(workdir).state, expected)
         assert "Warning" not in log.read_text(errors="replace"), "no whole state was lost"
-        assert (workdir / "picture.png").read_bytes() == (
-            tmp_path / "whole" / "picture.png"
-        ).read_bytes()
+        images = [folder / "picture.png" for folder in (workdir, whole.workdir)]
+        assert images[0].read_bytes() == images[1].read_bytes()
     print(f"{killed} kills, {finished} runs; newest checkpoints after them: {sorted(reached)}")
 
 
@@ -75,33 +87,70 @@ def page_state(workdir: Path) -> str:
     return re.search('class="state ([a-z]+)"', page.read_text())[1] if page.exists() else "none"
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(100, marks=pytest.mark.slow)])
-def test_an_interruption_at_any_moment_is_130_and_one_line(count, command, tmp_path):
-    log, moments = tmp_path / "log", random.Random(count)
-    before = time.monotonic()
-    assert start(command(tmp_path / "whole"), log).wait() == 0, log.read_text()
-    seconds = time.monotonic() - before
-    for number in range(count):
-        workdir = tmp_path / str(number)
+STOPS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [STOPS[:2], *(pytest.param(50 * (n,), marks=pytest.mark.slow) for n in STOPS)],
+    ids=["short", "SIGINT", "SIGHUP", "SIGTERM"],
+)
+def test_an_interruption_at_any_moment_is_130_and_one_line(numbers, command, whole, tmp_path):
+    """From the first import to the last output; the next start goes on."""
+    log, moments = tmp_path / "log", random.Random(len(numbers))
+    for count, number in enumerate(numbers):
+        workdir = tmp_path / str(count)
         run = start(command(workdir), log)
         # Python itself needs the first moments, longer on a busy machine.
-        time.sleep(moments.uniform(0.05, 1.1) * seconds)
-        run.send_signal((signal.SIGINT, signal.SIGHUP, signal.SIGTERM)[number % 3])
+        time.sleep(moments.uniform(0.05, 1.1) * whole.seconds)
+        run.send_signal(number)
         code = run.wait(60)
         text = log.read_text(errors="replace")
         assert code in (0, 130) and "Traceback" not in text, text
         assert code == 0 or "Stopped" in text
         assert page_state(workdir) in (("finished",) if code == 0 else ("stopped", "none"))
-    assert start(command(workdir), log).wait() == 0, log.read_text()
-    assert page_state(workdir) == "finished"
+        if len(numbers) > len(STOPS) or count == len(numbers) - 1:
+            assert start(command(workdir), log).wait() == 0, log.read_text()
+            assert page_state(workdir) == "finished"
 
 
 def test_a_run_needs_no_standard_streams(command, tmp_path):
     line = shlex.join(command(tmp_path / "run")) + " <&- >&- 2>&-"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    assert subprocess.run(["bash", "-c", line], env=environment).returncode == 0
+    assert subprocess.run(["bash", "-c", line], env=ENVIRONMENT).returncode == 0
     assert page_state(tmp_path / "run") == "finished"
 
 
 def steps_saved(workdir: Path) -> list[Path]:
     return [path for path in workdir.glob("checkpoints/*") if path.name.isdigit()]
+
+
+def on_a_small_disk(command: list[str], disk: Path, size: str) -> list[str]:
+    """Returns the command that runs another one with a disk of `size` bytes at `disk`."""
+    mount = f"mount -t tmpfs -o size={size} tmpfs {shlex.quote(str(disk))}"
+    return [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        f"{mount} && {shlex.join(command)}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "kilobytes", [150, *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 260, 10))]
+)
+def test_a_full_disk_is_one_sentence_that_names_the_file(kilobytes, command, tmp_path):
+    """Whichever of the files it is that does not fit."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(on_a_small_disk(["true"], disk, "1m"), check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk can be mounted here")
+    small = on_a_small_disk(command(disk / "run"), disk, f"{kilobytes}k")
+    result = subprocess.run(small, env=ENVIRONMENT, capture_output=True, text=True)
+    errors = [line for line in result.stderr.splitlines() if "compiling" not in line]
+    assert result.returncode in (1, 2), result.stderr
+    assert errors[-1].startswith("Error: ") and str(disk / "run") in errors[-1], result.stderr
+    assert len(result.stderr.splitlines()) < 10 and "Traceback" not in result.stderr

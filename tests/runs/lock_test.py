@@ -30,17 +30,33 @@ def test_a_second_job_is_refused_until_the_first_is_done(workdir):
         pass
 
 
+def test_without_flock_another_lock_keeps_the_same_promises(workdir, monkeypatch):
+    """As on Windows."""
+    monkeypatch.setattr(lock, "flocks", None)
+    for _ in range(2):
+        with lock.locked(workdir):
+            with pytest.raises(UserError, match=MESSAGE):
+                with lock.locked(workdir):
+                    pytest.fail("two jobs in one folder")
+            assert lock.is_held(workdir), "and has its lock still"
+        assert not (workdir / lock.LOCK).exists() and not lock.is_held(workdir)
+    (workdir / lock.LOCK).write_text("process 1 on elsewhere\n")  # of a job that was killed
+    assert not lock.is_held(workdir)
+    with lock.locked(workdir):
+        assert lock.is_held(workdir)
+
+
 def test_a_file_removed_before_it_is_locked_is_not_a_lock(workdir, monkeypatch):
     """The second job opens the first one's file, which is removed before the second locks it."""
-    flock, first = lock.fcntl.flock, lock.locked(workdir)
+    flock, first = lock.flocks.flock, lock.locked(workdir)
     first.__enter__()
 
     def late(file, operation):
-        monkeypatch.setattr(lock.fcntl, "flock", flock)
+        monkeypatch.setattr(lock.flocks, "flock", flock)
         first.__exit__(None, None, None)
         flock(file, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", late)
+    monkeypatch.setattr(lock.flocks, "flock", late)
     with lock.locked(workdir):
         with pytest.raises(UserError, match=MESSAGE):
             with lock.locked(workdir):

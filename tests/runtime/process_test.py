@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dreamfusion_jax.runs import distributed
 from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.progress import Progress
 
@@ -47,6 +48,24 @@ def test_progress_needs_no_stream(closed, monkeypatch):
         bar.update()
         bar.write("a line")
         bar.update()
+
+
+def test_escape_codes_are_shown_and_not_obeyed(capsys):
+    distributed.print_primary("[1/1] a \x1b[2Jcaf\u00e9\x07\u202e\nnext")
+    assert capsys.readouterr().out == "[1/1] a \\x1b[2Jcaf\u00e9\\x07\\u202e\nnext\n"
+
+
+def test_a_writer_in_the_background_is_reported_in_one_line():
+    fails = (
+        "import threading, errno\n"
+        "def full(): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "for _ in range(3): t = threading.Thread(target=full); t.start(); t.join()"
+    )
+    script = BEGIN + f"exec({fails!r})"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.stderr == (
+        "Warning: a file could not be written ([Errno 28] No space left on device).\n"
+    )
 
 
 def test_streams_of_the_caller_come_back(monkeypatch):

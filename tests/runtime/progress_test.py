@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +83,19 @@ def test_a_bar_that_is_not_shown_prints_nothing(clock, capsys):
 )
 def test_durations(seconds, text):
     assert progress.duration(seconds) == text
+
+
+ENDS_AT_ONCE = """
+import multiprocessing, os
+multiprocessing.set_start_method("forkserver")  # Python 3.14's default
+from dreamfusion_jax.runtime.progress import Progress
+Progress(2, "rendering", "tile").update()
+os._exit(0)
+"""
+
+
+def test_a_process_that_ends_at_once_leaks_nothing_of_a_bar():
+    result = subprocess.run(
+        [sys.executable, "-c", ENDS_AT_ONCE], capture_output=True, text=True, check=True
+    )
+    assert "leaked" not in result.stderr

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamfusion_jax.diffusion.loading.model_files import FILE_STEMS, NETWORKS
-from dreamfusion_jax.runtime.errors import ArgumentError
+from dreamfusion_jax.diffusion.loading.model_files import NETWORKS, variant_files, weights_patterns
+from dreamfusion_jax.runtime.errors import ArgumentError, UserError
+from dreamfusion_jax.runtime.files import local_path
 
 NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -33,6 +34,7 @@ class Model(NamedTuple):
       argument: the name of the argument that names it; `revision_argument`: that of a revision.
       layout, example: the layout of its directory and a hub id, for messages.
       files: variant -> patterns of the files that are read.
+      folders: of its networks.
       remedy: how to make a directory of a single file.
     """
 
@@ -41,6 +43,7 @@ class Model(NamedTuple):
     layout: str
     example: str
     files: Callable[[str], list[str]]
+    folders: tuple[str, ...]
     remedy: str
 
 
@@ -62,15 +65,7 @@ def clip_files(variant: str = "") -> list[str]:
 
 
 def _network_files(folder: str, variant: str) -> list[str]:
-    suffix = f".{variant}" if variant else ""
-    patterns = [f"{folder}config.json"]
-    for stem in FILE_STEMS:
-        patterns += [
-            f"{folder}{stem}{suffix}.safetensors",
-            f"{folder}{stem}.safetensors.index{suffix}.json",
-            f"{folder}{stem}{suffix}-*-of-*.safetensors",
-        ]
-    return patterns
+    return [f"{folder}config.json", *(f"{folder}{name}" for name in weights_patterns(variant))]
 
 
 PRIOR = Model(
@@ -79,6 +74,7 @@ PRIOR = Model(
     "diffusers layout (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/)",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     needed_files,
+    tuple(f"{network}/" for network in NETWORKS),
     "diffusers makes one of a single file by StableDiffusionPipeline.from_single_file and "
     "save_pretrained",
 )
@@ -88,6 +84,7 @@ CLIP = Model(
     "transformers' layout of a CLIPModel (config.json, model.safetensors, vocab.json, merges.txt)",
     "openai/clip-vit-large-patch14",
     clip_files,
+    ("",),
     "transformers makes one by CLIPModel.save_pretrained",
 )
 
@@ -111,9 +108,11 @@ def resolve_model(name: str, revision: str = "", variant: str = "", model: Model
             raise ArgumentError(f"{argument}={value} is not a valid {argument}.")
     given = f"{model.argument}={name}"
     try:
-        path = Path(name).expanduser()
+        path = local_path(name)
         is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
-    except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
+    except UserError as error:
+        raise ArgumentError(f"{model.argument}={error}") from None
+    except OSError as error:  # a name too long
         raise ArgumentError(f"{given} cannot be read ({error}).") from None
     if is_folder:
         return path
@@ -130,14 +129,26 @@ def resolve_model(name: str, revision: str = "", variant: str = "", model: Model
 
 
 def _download(repository: str, revision: str, variant: str, model: Model) -> Path:
+    from huggingface_hub import constants, snapshot_download  # only downloads pay for this import
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download  # only downloads pay for this import
 
     given = f"{model.argument}={repository}"
-    try:
-        directory = snapshot_download(
-            repository, revision=revision or None, allow_patterns=model.files(variant)
+    if constants.HF_HUB_CACHE.startswith("~"):  # It would become a folder of this name.
+        raise ArgumentError(
+            f"{given} cannot be stored, as there is no home folder here: set HF_HOME to a folder, "
+            "or give a directory."
         )
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
+        )
+
+    try:
+        directory = fetch(model.files(variant))
+        if absent := tuple(f for f in model.folders if _lacks(directory / f, variant)):
+            others = model.files("" if variant else "fp16")
+            directory = fetch([pattern for pattern in others if pattern.startswith(absent)])
     except hub.GatedRepoError:
         raise ArgumentError(
             f"{given} is gated: accept its license on its page at huggingface.co, then log in with "
@@ -150,13 +161,20 @@ def _download(repository: str, revision: str, variant: str, model: Model) -> Pat
             f"{model.revision_argument}={revision} does not exist in {repository}."
         ) from None
     except hub.LocalEntryNotFoundError:
+        if repository in RETIRED:
+            raise ArgumentError(_not_found(repository, model)) from None
         raise ArgumentError(
             f"{given} is not in the hub's cache and the hub cannot be reached: check the network "
             "and HF_HUB_OFFLINE, or give a directory."
         ) from None
     except Exception as error:  # of the hub, of the network underneath, of the file system
         raise ArgumentError(f"{given} could not be downloaded ({error}).") from None
-    return Path(directory)
+    return directory
+
+
+def _lacks(folder: Path, variant: str) -> bool:
+    """Returns whether a network is there, but not this variant of its weights."""
+    return (folder / "config.json").is_file() and not variant_files(folder, variant)
 
 
 def _not_found(repository: str, model: Model) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,23 +96,69 @@ def _meaning(config: dict[str, Any]) -> bytes:
 
 
 def weights_files(directory: Path, variant: str = "") -> list[Path]:
-    """Returns a network's one file, or the shards that its index names; full precision first."""
-    for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
-        for stem in FILE_STEMS:
-            path = directory / f"{stem}{suffix}.safetensors"
-            if path.is_file():
-                return [path]
-            index = f"{stem}.safetensors.index{suffix}.json"
-            if (directory / index).is_file():
-                return _shards(directory, index)
+    """Returns a network's one file, or the shards that its index names.
+
+    Where there is no such variant, others are returned, full precision first.
+    """
+    for kind in dict.fromkeys((variant, "", "fp16")):
+        if files := variant_files(directory, kind):
+            if variant and kind != variant:
+                _note_other_variant(directory.parent, variant)
+            return files
     if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
         raise PriorError(
             f"{directory} holds no safetensors but pickled weights, which can run any code when "
             "they are read: convert them, by loading them in diffusers where you trust them and "
             "save_pretrained."
         )
-    wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
-    raise PriorError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
+    wanted = " or ".join(f"{stem}.safetensors" for stem in FILE_STEMS)
+    raise PriorError(f"{directory} holds no weights: {wanted} is missing.")
+
+
+def variant_files(directory: Path, variant: str) -> list[Path]:
+    """Returns the files of one variant of a network; none where there is no such variant."""
+    for stem in FILE_STEMS:
+        if (path := directory / _single(stem, variant)).is_file():
+            return [path]
+        for index in _indices(stem, variant):
+            if (directory / index).is_file():
+                return _shards(directory, index)
+    return []
+
+
+def weights_patterns(variant: str) -> list[str]:
+    """Returns patterns of the names that the weights of a variant may have."""
+    patterns: list[str] = []
+    for stem in FILE_STEMS:
+        patterns += [_single(stem, variant), *_indices(stem, variant)]
+        # Of the two ways to name a variant's shards, the second is of older versions of diffusers.
+        patterns += [
+            f"{stem}{_suffix(variant)}-*-of-?????.safetensors",
+            f"{stem}-*-of-?????{_suffix(variant)}.safetensors",
+        ]
+    return list(dict.fromkeys(patterns))
+
+
+def _single(stem: str, variant: str) -> str:
+    return f"{stem}{_suffix(variant)}.safetensors"
+
+
+def _indices(stem: str, variant: str) -> list[str]:
+    suffix = _suffix(variant)
+    names = (f"{stem}.safetensors.index{suffix}.json", f"{stem}.safetensors{suffix}.index.json")
+    return list(dict.fromkeys(names))
+
+
+def _suffix(variant: str) -> str:
+    return f".{variant}" if variant else ""
+
+
+@functools.cache  # once, however many networks lack it and however often they are read
+def _note_other_variant(pipeline: Path, variant: str) -> None:
+    print(
+        f"Note: not all weights in {pipeline} come as {variant}; the others are read as they are.",
+        file=sys.stderr,
+    )
 
 
 def _shards(directory: Path, index: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ TOKENIZER_JSON = (
 # Entries of tokenizer_config.json by which transformers would open a file anywhere.
 EXTERNAL_FILE_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
 MAX_NOTE_LENGTH = 300
+_NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def load_text_encoder(
@@ -66,10 +68,9 @@ def load_tokenizer(
         if not (directory / "vocab.json").is_file():
             raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
         _check_text(directory / "merges.txt")
-    from transformers import CLIPTokenizer  # slow to import, so only where a prior is loaded
-
+    tokenizer_class = _clip_tokenizer()
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(directory))
+        tokenizer = tokenizer_class.from_pretrained(str(directory))
         length = min(int(tokenizer.model_max_length), max_length)
         largest_id = max(tokenizer.get_vocab().values())
 
@@ -89,6 +90,19 @@ def load_tokenizer(
             f"{vocab_size}: they are from different pipelines."
         )
     return tokenize
+
+
+def _clip_tokenizer() -> Any:
+    """Imports the class without the advice, at every start, to install PyTorch."""
+    before = os.environ.get(_NO_ADVICE)
+    os.environ[_NO_ADVICE] = "1"
+    try:
+        from transformers import CLIPTokenizer  # slow, so only where a prior is loaded
+    finally:
+        os.environ.pop(_NO_ADVICE)
+        if before is not None:
+            os.environ[_NO_ADVICE] = before
+    return CLIPTokenizer
 
 
 def check_tokenizer_files(directory: Path) -> None:

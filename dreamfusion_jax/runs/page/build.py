@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import time
 import types
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ from dreamfusion_jax.runtime.progress import duration
 FILE = "index.html"
 RUNNING, STOPPED, FINISHED = "running", "stopped", "finished"
 REFRESH_S = 10  # while the run is running
+# A running page that was not written again for this long, and several of its intervals, is of a run
+# that was killed.
+_PATIENCE_S, _PATIENCE_INTERVALS = 120.0, 3.0
 _FOLDER = Path(__file__).parent
 _MAX_POINTS = 300  # of a curve
 _RELOADS = b'<meta http-equiv="refresh"'  # of running pages alone; a prompt's quotes are escaped
@@ -154,7 +158,7 @@ def page(
     if not embedded.keys() - {"guidance.png"}:
         embedded, left_out = media.embed(workdir, _UNFINISHED)
     changed, unchanged = settings(config)
-    style, script = _asset("style.css"), _asset("viewer.js")
+    style, script = _asset("style.css"), _asset("news.js") + _asset("viewer.js")
     return _template().render(
         prompt=config.train.prompt,
         state=state,
@@ -162,6 +166,8 @@ def page(
         steps=config.train.steps,
         flat=flat,
         refresh_s=REFRESH_S if state == RUNNING else 0,
+        patience_s=round(patience(config, lines)),
+        written_at=round(time.time()),
         facts=facts(workdir, config, metrics.spent(lines)),
         media=embedded,
         left_out=left_out,
@@ -179,6 +185,17 @@ def page(
         script=script,
         script_hash=_hash(script),
     )
+
+
+def patience(config: Config, lines: list[dict[str, float]]) -> float:
+    """Returns the seconds without a new page after which a run seems to have been killed.
+
+    A page is written with each preview, as often as the newest metrics tell.
+    """
+    last = lines[-2:]
+    steps = max(last[-1]["step"] - last[0]["step"], 1.0) if last else 1.0
+    seconds = last[-1].get("seconds", 0.0) - last[0].get("seconds", 0.0) if last else 0.0
+    return _PATIENCE_S + _PATIENCE_INTERVALS * config.run.preview_every * max(seconds, 0.0) / steps
 
 
 def _files(workdir: AnyPath, missing: Collection[str]) -> dict[str, str]:

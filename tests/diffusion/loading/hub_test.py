@@ -90,6 +90,33 @@ def test_shards_are_needed_with_their_index():
         assert not any(fnmatch(path, pattern) for pattern in needed_files("fp16"))
 
 
+@pytest.mark.parametrize("wanted, there", [("fp16", ""), ("", "fp16")])
+def test_a_repository_without_the_variant_gives_what_it_has(wanted, there, tmp_path, monkeypatch):
+    """Its U-Net has both, as many fine-tunes' autoencoders and text encoders have not."""
+    weights = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
+    weights |= {"text_encoder": "model"}
+    repository = {f"unet/diffusion_pytorch_model{'.fp16' * bool(wanted)}.safetensors"}
+    for folder, stem in weights.items():
+        repository |= {
+            f"{folder}/config.json",
+            f"{folder}/{stem}{'.fp16' * bool(there)}.safetensors",
+        }
+    fetched: list[str] = []
+
+    def download(repository_id, revision, allow_patterns):
+        new = [n for n in sorted(repository) if any(fnmatch(n, p) for p in allow_patterns)]
+        for name in new:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text("{}")
+        fetched.extend(name for name in new if name not in fetched)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("owner/name", variant=wanted) == tmp_path
+    other = f"unet/diffusion_pytorch_model{'.fp16' * bool(there)}.safetensors"
+    assert set(fetched) == repository - {other}
+
+
 def test_a_directory_is_itself(tmp_path):
     assert resolve_model(str(tmp_path)) == tmp_path
 
@@ -150,9 +177,12 @@ def test_every_refusal_of_the_hub_is_explained(case, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("offline", [False, True], ids=["online", "offline"])
 @pytest.mark.parametrize("retired", RETIRED)
-def test_retired_repositories_say_where_to_look_now(retired, monkeypatch):
+def test_retired_repositories_say_where_to_look_now(retired, offline, monkeypatch):
     def refuse(*arguments, **options):
+        if offline:
+            raise errors.LocalEntryNotFoundError("no")
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)

@@ -3,8 +3,10 @@
 import collections
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
+import chex
 import diffusers
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from dreamfusion_jax.diffusion.loading import model_files
+from dreamfusion_jax.diffusion.loading.model_files import weights_patterns
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.weights import (
     params_from_torch,
@@ -130,6 +133,41 @@ def test_shards_are_joined(unet_dir):
     (unet_dir / "b.safetensors").unlink()
     with pytest.raises(PriorError, match="b.safetensors is missing"):
         read_component(unet_dir)
+
+
+# What diffusers calls them now, and what it called them before.
+SHARDED = {
+    "diffusion_pytorch_model.safetensors.index.fp16.json": "fp16-{}-of-00002",
+    "diffusion_pytorch_model.safetensors.fp16.index.json": "{}-of-00002.fp16",
+}
+
+
+@pytest.mark.parametrize("index_name", SHARDED)
+def test_shards_of_a_variant_have_two_ways_to_be_named(index_name, unet_dir):
+    whole = load_file(unet_dir / UNET_FILE)
+    (unet_dir / UNET_FILE).unlink()
+    joint = "." if SHARDED[index_name].startswith("fp16") else "-"
+    names, weight_map = sorted(whole), {}
+    for number, part in (("00001", names[:9]), ("00002", names[9:])):
+        end = SHARDED[index_name].format(number)
+        file = f"diffusion_pytorch_model{joint}{end}.safetensors"
+        save_file({name: whole[name] for name in part}, unet_dir / file)
+        assert any(fnmatch(file, pattern) for pattern in weights_patterns("fp16"))
+        assert not any(fnmatch(file, pattern) for pattern in weights_patterns(""))
+        weight_map |= dict.fromkeys(part, file)
+    (unet_dir / index_name).write_text(json.dumps({"weight_map": weight_map}))
+    assert any(fnmatch(index_name, pattern) for pattern in weights_patterns("fp16"))
+    for variant in ("fp16", ""):
+        assert params_to_torch(read_component(unet_dir, variant=variant)[1]).keys() == whole.keys()
+
+
+def test_a_variant_that_is_not_there_is_noted_once(unet_dir, capsys):
+    expected = read_component(unet_dir)[1]
+    for _ in range(2):
+        params = read_component(unet_dir, variant="fp16")[1]
+    chex.assert_trees_all_equal(params, expected)
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1 and f"not all weights in {unet_dir.parent} come as fp16" in note
 
 
 def test_each_config_is_read_once_and_each_tensor_placed_once(pipeline_dir, monkeypatch):

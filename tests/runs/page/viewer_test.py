@@ -1,12 +1,14 @@
 """The page in headless Chromium: the mesh is shown and turns, without network requests."""
 
 import io
+import re
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dreamfusion_jax.mesh import formats
+from dreamfusion_jax.mesh import axis_charts, formats
 from dreamfusion_jax.runs.page import build
 from tests.browser import opened
 from tests.config.flags_test import parse
@@ -14,6 +16,11 @@ from tests.mesh.conftest import surface, textured  # noqa: F401, fixtures
 
 CONFIG = parse("--prompt=a ball")
 METRICS = [{"step": step, "opacity_mean": step / 40} for step in (10, 20, 40)]
+
+
+@pytest.fixture(scope="session")
+def unwrap():
+    return axis_charts.unwrap
 
 
 @pytest.fixture
@@ -72,3 +79,21 @@ def test_without_a_mesh_that_can_be_shown_the_poster_stays(workdir):
         page.get_by_text("the mesh cannot be shown here (no GLB)").wait_for()
         assert page.locator(".stage img").is_visible() and page.locator("canvas").is_hidden()
         assert events.complaints == []
+
+
+def test_a_page_of_a_killed_run_says_that_it_got_no_news(tmp_path):
+    """It was last written when its run had 10 steps, at 0.1 s each."""
+    lines = [{"step": 5, "seconds": 0.5}, {"step": 10, "seconds": 1.0}]
+    text = build.page(tmp_path, CONFIG, build.RUNNING, 10, lines)
+    patience = build.patience(CONFIG, lines)
+    assert patience == 120.0 + 3 * CONFIG.run.preview_every * 0.1
+    written = re.search('data-written="([0-9]+)"', text)[1]
+    for age, expected in ((0.5 * patience, "Running, step 10 of 1,000"), (2 * patience, "5 min.")):
+        shown = text.replace(f'"{written}"', f'"{int(time.time() - age)}"')
+        (tmp_path / "index.html").write_text(shown, encoding="utf-8")
+        with opened((tmp_path / "index.html").as_uri()) as (page, events):
+            page.get_by_text(expected).wait_for()
+            assert page.locator(".state").get_attribute("class") == (
+                "state running" if expected.startswith("Running") else "state stopped"
+            )
+            assert events.complaints == []
