@@ -29,7 +29,7 @@ AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
 FRONT_LEFT_DEG = 45.0
 BACKGROUND = (0.8, 0.8, 0.8)
 # A textureless view is painted grey; its background is to be the same as the others'.
-_GREY = np.array(captions.GREY, np.float32)
+_GREY = np.array(captions.GRAY, np.float32)
 
 
 class AssetViews(NamedTuple):

@@ -1,7 +1,7 @@
-"""The words of the toybox: kinds, colours, view phrases, captions and the held-out pairs.
+"""The words of the toybox: kinds, colors, view phrases, captions and the held-out pairs.
 
 Everything a caption can say is listed here, so this page is what the embedded prior knows. The
-(colour, kind) pairs that training never sees are fixed by a hash of their names alone.
+(color, kind) pairs that training never sees are fixed by a hash of their names alone.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ COLORS: dict[str, tuple[float, float, float]] = {
     "brown": (0.45, 0.26, 0.12),
     "white": (0.95, 0.95, 0.95),
 }
-GREY = (0.62, 0.62, 0.62)
+GRAY = (0.62, 0.62, 0.62)
 
-# Each kind with the name of the part that may carry a second colour ("a red chair with blue legs").
+# Each kind with the name of the part that may carry a second color ("a red chair with blue legs").
 ACCENT_PARTS: dict[str, str] = {
     "airplane": "wings",
     "bed": "pillows",
@@ -58,6 +58,9 @@ ACCENT_PARTS: dict[str, str] = {
     "windmill": "blades",
 }
 KINDS: tuple[str, ...] = tuple(ACCENT_PARTS)
+
+# Stripes of white over the main color; or wood with its grain in place of a color.
+MATERIALS: tuple[str, ...] = ("striped", "wooden")
 
 # Kinds whose front, back and sides a person can tell apart.
 KINDS_WITH_FRONT: tuple[str, ...] = (
@@ -101,25 +104,30 @@ _TEMPLATES = ("a {}", "a photo of a {}", "a render of a {}", "a picture of a {}"
 
 
 class Subject(NamedTuple):
-    """What a picture shows. `color` None is a grey textureless render; `accent` may be None."""
+    """What an image shows.
+
+    `color` None is a gray textureless render, or a wooden object; `accent` and `material` may be
+    None.
+    """
 
     kind: str
     color: str | None
     accent: str | None
+    material: str | None = None
 
 
 def all_pairs() -> list[tuple[str, str]]:
-    """Every (colour, kind) pair, in a fixed order."""
+    """Every (color, kind) pair, in a fixed order."""
     return [(color, kind) for color in COLORS for kind in KINDS]
 
 
 def held_out_pairs() -> frozenset[tuple[str, str]]:
-    """The pairs that training never sees: those with the smallest SHA-256 of "colour kind"."""
+    """The pairs that training never sees: those with the smallest SHA-256 of "color kind"."""
     return frozenset(sorted(all_pairs(), key=_digest)[:HELD_OUT_COUNT])
 
 
 def pair_in(prompt: str) -> tuple[str, str] | None:
-    """The one (colour, kind) pair that a prompt names; None where it names none, or several."""
+    """The one (color, kind) pair that a prompt names; None where it names none, or several."""
     words = prompt.lower().replace(",", " ").split()
     pairs = [pair for pair in all_pairs() if pair[0] in words and pair[1] in words]
     return pairs[0] if len(pairs) == 1 else None
@@ -128,7 +136,7 @@ def pair_in(prompt: str) -> tuple[str, str] | None:
 def benchmark_prompts(count: int = 10, held_out: int = 3, per_kind: int = 1) -> list[str]:
     """The prompts that quality is measured on, chosen by hash alone.
 
-    Pairs are taken in the order of SHA-256 of "benchmark colour kind", each kind at most `per_kind`
+    Pairs are taken in the order of SHA-256 of "benchmark color kind", each kind at most `per_kind`
     times, until `held_out` of them are held-out pairs and the rest are pairs that training saw.
     """
     hidden = held_out_pairs()
@@ -171,8 +179,8 @@ def with_article(words: str) -> str:
 
 
 def subject_phrase(subject: Subject) -> str:
-    """For example "red chair with blue legs", or "chair" where there is no colour."""
-    words = subject.kind if subject.color is None else f"{subject.color} {subject.kind}"
+    """Returns for example "striped red chair with blue legs", or "chair" without a color."""
+    words = " ".join(filter(None, (subject.material, subject.color, subject.kind)))
     if subject.accent is not None:
         words += f" with {subject.accent} {ACCENT_PARTS[subject.kind]}"
     return words
@@ -202,21 +210,22 @@ def caption(
 
 
 def strip_colors(prompt: str) -> str:
-    """The prompt without the toybox's colour words: what a textureless render shows."""
-    kept = [word for word in prompt.split() if word.strip(",.").lower() not in COLORS]
+    """Returns the prompt without color and material words: what a textureless render shows."""
+    dropped = {*COLORS, *MATERIALS}
+    kept = [word for word in prompt.split() if word.strip(",.").lower() not in dropped]
     return with_article(re.sub(r"\ban\b", "a", " ".join(kept)))
 
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold; the tokenizer gives each a token of its own."""
     phrases = [*_TEMPLATES, *AZIMUTH_PHRASES, *ELEVATION_PHRASES, "an with overhead view side view"]
-    text = " ".join([*phrases, *COLORS, *KINDS, *ACCENT_PARTS.values()])
+    text = " ".join([*phrases, *COLORS, *MATERIALS, *KINDS, *ACCENT_PARTS.values()])
     return sorted({word for word in text.replace("{}", " ").replace(",", " ").split()})
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that the toybox never learned, in their order."""
-    known = set(vocabulary())
+    """Lists the words of a prompt that the embedded prior never learned, in their order."""
+    known = set(vocabulary()) - set(MATERIALS)  # which its training captions did not hold
     return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in known]
 
 

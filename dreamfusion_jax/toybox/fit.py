@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 import imageio.v3 as iio
@@ -17,10 +19,9 @@ from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Params, Task
 
-EMA_DECAY = 0.998
-_SAVE_EVERY = 400
-_PREVIEW_EVERY = 400
-_LOG_EVERY = 25
+EMA_DECAY = 0.999
+_SAVE_EVERY = 100
+_LOG_EVERY = 50  # divides _SAVE_EVERY, so that a resumed fit logs the same means
 
 
 class FitState(NamedTuple):
@@ -35,16 +36,12 @@ class FitState(NamedTuple):
 def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
     """Trains to the stage's last step, from the newest checkpoint in `workdir` if there is one.
 
+    Means of the metrics since the line before go to metrics.jsonl, previews to PNG files.
+
     Returns:
       The exponential moving average of the parameters.
     """
     optimizer = _optimizer(stage)
-
-    @jax.jit
-    def start(key: jax.Array) -> FitState:
-        params = task.init(key)
-        average = jax.tree.map(jnp.copy, params)
-        return FitState(jnp.zeros((), jnp.int32), params, average, optimizer.init(params))
 
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: FitState, batch: Any) -> tuple[FitState, dict[str, jax.Array]]:
@@ -58,30 +55,89 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         return FitState(state.step + 1, params, average, opt_state), {"loss": loss, **metrics}
 
-    state = start(jax.random.key(seed))
+    def start(key: jax.Array) -> FitState:
+        params = task.init(key)
+        average = jax.tree.map(jnp.copy, params)
+        return FitState(jnp.zeros((), jnp.int32), params, average, jax.jit(optimizer.init)(params))
+
+    key = jax.random.key(seed)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
     with ocp.CheckpointManager((workdir / "checkpoints").absolute(), options=options) as manager:
-        if manager.latest_step() is not None:
-            state = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
+        newest = manager.latest_step()
+        if newest is None:
+            state = start(key)
+        else:  # of the start only the shapes are needed: to compile it may take minutes
+            outline = jax.eval_shape(start, key)
+            state = manager.restore(newest, args=ocp.args.StandardRestore(outline))
         first = int(state.step)
+        log = _Log(workdir / "metrics.jsonl", first, stage.batch_size)
         with Progress(stage.steps, "training", "step", first=first) as bar:
             for step in range(first, stage.steps):
                 batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size)
                 state, metrics = advance(state, batch)
+                log.add(metrics)
                 done = step + 1
                 if done % _LOG_EVERY == 0:
-                    bar.tell(**{name: f"{float(value):.4f}" for name, value in metrics.items()})
+                    bar.tell(**log.write(done))
                 bar.update()
-                if done % _PREVIEW_EVERY == 0 or done == stage.steps:
-                    iio.imwrite(workdir / f"preview_{done:06d}.png", task.preview(state.average))
-                if done % _SAVE_EVERY == 0 or done == stage.steps:
+                last = done == stage.steps
+                if done % _SAVE_EVERY == 0 or last:
                     manager.save(done, args=ocp.args.StandardSave(state))
+                if done % stage.preview_every == 0 or last:
+                    iio.imwrite(workdir / f"preview_{done:06d}.png", task.preview(state.average))
+                    if task.measure:
+                        log.write_measured(done, task.measure(state.average))
     return state.average
+
+
+class _Log:
+    """Writes the means of metrics as lines of JSON; lines beyond `first` are written anew."""
+
+    def __init__(self, path: pathlib.Path, first: int, batch_size: int) -> None:
+        self._path, self._batch_size = path, batch_size
+        self._sums: dict[str, np.ndarray] = {}
+        self._count, self._since = 0, time.monotonic()
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= first]
+        path.write_text("".join(f"{line}\n" for line in kept))
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + np.asarray(value, np.float64)
+        self._count += 1
+
+    def write(self, step: int) -> dict[str, str]:
+        """Writes the means since the last call; returns the scalar ones for a progress bar."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        now = time.monotonic()
+        rate = self._count * self._batch_size / (now - self._since)
+        self._append(step, images_per_s=round(rate, 2), **means)
+        self._sums, self._count, self._since = {}, 0, now
+        return {name: f"{float(mean):.4f}" for name, mean in means.items() if mean.ndim == 0}
+
+    def write_measured(self, step: int, measured: dict[str, float]) -> None:
+        """Writes what was measured of the average of the parameters."""
+        self._append(step, **measured)
+
+    def _append(self, step: int, **values: Any) -> None:
+        rounded = {name: np.round(value, 5).tolist() for name, value in values.items()}
+        line = {"step": step, "images": step * self._batch_size, **rounded}
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _optimizer(stage: Stage) -> optax.GradientTransformation:
     warmup = min(200, stage.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(0.0, stage.learning_rate, warmup, stage.steps)
+    # A constant rate until the decay, so that a run can be made longer before it begins.
+    decay = round(stage.decay_share * stage.steps)
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, stage.learning_rate, warmup),
+            optax.constant_schedule(stage.learning_rate),
+            optax.linear_schedule(stage.learning_rate, 0.0, decay),
+        ],
+        [warmup, stage.steps - decay],
+    )
     # Muon (Jordan 2024) for matrices and convolutions, AdamW for norms, biases and embeddings.
     update = optax.contrib.muon(
         rate,

@@ -1,4 +1,4 @@
-"""toybox-clip, the judge: names what a picture shows, among everything that the toybox can say."""
+"""toybox-clip, the judge: names what an image shows, among everything that the toybox can say."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ DIRECTORY = pathlib.Path(__file__).parent / "clip_weights"
 
 
 class Judge(NamedTuple):
-    """Pictures and the texts they are compared with, as unit vectors.
+    """Images and the texts they are compared with, as unit vectors.
 
     Attributes:
       embed: rgb [N, H, W, 3] in [0, 1] -> [N, P].
-      subjects: [10 K, P] the (colour, kind) captions in the order of captions.all_pairs().
-      kinds: [K, P] the kinds without a colour.
+      subjects: [10 K, P] the (color, kind) captions in the order of captions.all_pairs().
+      kinds: [K, P] the kinds without a color.
     """
 
     embed: Callable[[np.ndarray], np.ndarray]
@@ -35,11 +35,11 @@ class Judge(NamedTuple):
     kinds: np.ndarray
 
     def name_pair(self, rgb: np.ndarray) -> np.ndarray:
-        """[N] the best (colour, kind) caption's index in captions.all_pairs()."""
+        """[N] the best (color, kind) caption's index in captions.all_pairs()."""
         return np.argmax(self.embed(rgb) @ self.subjects.T, axis=-1)
 
     def name_kind(self, rgb: np.ndarray) -> np.ndarray:
-        """[N] the best kind's index in captions.KINDS, colours not mentioned."""
+        """[N] the best kind's index in captions.KINDS, colors not mentioned."""
         return np.argmax(self.embed(rgb) @ self.kinds.T, axis=-1)
 
 

@@ -11,18 +11,18 @@ import numpy as np
 
 from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.toybox.dataset import Pictures
+from dreamfusion_jax.toybox.dataset import LabeledImages
 from dreamfusion_jax.toybox.image_ops import augment, grid, mirror
 from dreamfusion_jax.toybox.tasks import Params, Task
 
-GREY_SHARE = 0.2  # of the pictures lose their colours, and with them the caption's
+GRAY_SHARE = 0.2  # of the images lose their colors, and with them the caption's
 SPHERE_SHARE = 1 / 16  # of a batch are plain spheres
 MAX_LOG_SCALE = 4.6
 KINDS, COLORS = len(captions.KINDS), len(captions.COLORS)
 
 
 class JudgeBatch(NamedTuple):
-    """Pictures, of which the last ones are spheres.
+    """Images, of which the last ones are spheres.
 
     Attributes:
       image: [B, H, W, 3] uint8.
@@ -35,21 +35,21 @@ class JudgeBatch(NamedTuple):
 
 def judge_task(
     model: CLIPModel,
-    pictures: Pictures,
-    spheres: Pictures,
+    images: LabeledImages,
+    spheres: LabeledImages,
     tokenize: Callable[[list[str]], np.ndarray],
 ) -> Task:
-    """Contrastive: each picture against every subject's caption.
+    """Contrastive: each image against every subject's caption.
 
-    The texts are the whole of what can be asked, so there are no false negatives: all (colour,
+    The texts are the whole of what can be asked, so there are no false negatives: all (color,
     kind) captions and the kinds alone, but for the held-out pairs, which could only ever be wrong
     answers.
 
     Args:
       model: both towers.
-      pictures: what to name.
-      spheres: pictures of plain spheres (`dataset.plain_spheres`). Every kind is to be equally
-        likely, or a coloured ball, the commonest failure of a distillation, would count as
+      images: what to name.
+      spheres: images of plain spheres (`dataset.plain_spheres`). Every kind is to be equally
+        likely, or a colored ball, the commonest failure of a distillation, would count as
         whatever kind is roundest.
       tokenize: captions -> ids [B, L].
     """
@@ -57,12 +57,13 @@ def judge_task(
     hidden = captions.held_out_pairs()
     asked = np.array([True] * KINDS + [pair not in hidden for pair in captions.all_pairs()])
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         return model.init(key, model.dummy_inputs()[0], subject_ids[:1])["params"]
 
     def batch(rng: np.random.Generator, size: int) -> JudgeBatch:
         balls = round(SPHERE_SHARE * size)
-        shown = pictures.take(rng.integers(pictures.count, size=size - balls))
+        shown = images.take(rng.integers(images.count, size=size - balls))
         plain = spheres.take(rng.integers(spheres.count, size=balls))
         image = np.concatenate([shown.image, plain.image])
         color = np.concatenate([shown.color, plain.color]).astype(np.int32)
@@ -94,7 +95,7 @@ def judge_task(
 
 
 def subject_captions() -> list[str]:
-    """The kinds without a colour ("a chair"), then all pairs ("a red chair")."""
+    """The kinds without a color ("a chair"), then all pairs ("a red chair")."""
     subjects = [captions.Subject(kind, None, None) for kind in captions.KINDS]
     subjects += [captions.Subject(kind, color, None) for color, kind in captions.all_pairs()]
     return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
@@ -108,17 +109,17 @@ def normalize(rgb: jax.Array) -> jax.Array:
 def _fade(
     rng: np.random.Generator, image: np.ndarray, color: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some pictures without their colours, which then show a kind of no colour (-1)."""
-    faded = rng.random(len(image)) < GREY_SHARE
+    """Some images without their colors, which then show a kind of no color (-1)."""
+    faded = rng.random(len(image)) < GRAY_SHARE
     luminance = (image @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     image = np.where(faded[:, None, None, None], luminance[..., None], image)
     return image, np.where(faded, -1, color)
 
 
 def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """color [B] from -1, kind [N <= B] -> [B, 11 K]: one subject, or (beyond N) all of a colour.
+    """color [B] from -1, kind [N <= B] -> [B, 11 K]: one subject, or (beyond N) all of a color.
 
-    `subject_captions` lists the grey kinds first, then colour by colour.
+    `subject_captions` lists the gray kinds first, then color by color.
     """
     subject = np.zeros((len(color), 1 + COLORS, KINDS), np.float32)
     row, shown = np.arange(len(color)), len(kind)

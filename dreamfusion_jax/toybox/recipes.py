@@ -15,7 +15,7 @@ VAE: dict[str, Any] = {
     "act_fn": "silu",
     "latent_channels": 4,
     "norm_num_groups": 2,
-    "sample_size": 64,
+    "sample_size": 128,
     "scaling_factor": 1.0,  # measured after training: 1 / the latents' standard deviation
 }
 
@@ -33,16 +33,18 @@ TEXT_ENCODER: dict[str, Any] = {
 
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
-    "sample_size": 16,
+    "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [64, 128, 192],
+    # Attention at 8 x 8 alone: at 16 x 16 and above it would cost as much as all the rest.
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
+    "block_out_channels": [32, 64, 128, 192],
     "layers_per_block": 1,
     "attention_head_dim": 4,  # the number of heads, as in Stable Diffusion's configs
     "cross_attention_dim": TEXT_ENCODER["hidden_size"],
-    "norm_num_groups": 16,
+    # Four channels a group at full resolution: of two, a norm erases the background's gray.
+    "norm_num_groups": 8,
     "act_fn": "silu",
 }
 
@@ -85,7 +87,11 @@ JUDGE: dict[str, Any] = {
     },
 }
 
-AZIMUTH: dict[str, Any] = {"_class_name": "AzimuthClassifier", "widths": [24, 48, 96]}
+AZIMUTH: dict[str, Any] = {
+    "_class_name": "AzimuthClassifier",
+    "widths": [24, 48, 96],
+    "image_size": 64,
+}
 
 MODEL_INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
@@ -102,19 +108,28 @@ MODEL_INDEX: dict[str, Any] = {
 
 
 class Stage(NamedTuple):
-    """How one network is trained: Muon, linear warm-up, cosine decay to zero."""
+    """How one network is trained: Muon, linear warm-up, a constant rate, linear decay to zero.
+
+    Attributes:
+      steps: to the end of the decay, which takes the last `decay_share` of them.
+      preview_every: steps between two images of what the network does.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
+    decay_share: float = 0.2
+    preview_every: int = 400
 
 
-PICTURES = 31_200
+IMAGE_SIZE = 128
+CROP_SIZE = 64  # of the autoencoder's training; it is convolutional
+SHARD_SIZE = 1_040  # images, 40 of each kind
+SHARDS = 24
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
-    "vae": Stage(7_000, 8, 2e-3),
-    "diffusion": Stage(6_200, 32, 1e-3),
-    "views": Stage(3_600, 32, 8e-4),
+    "vae": Stage(1_200, 8, 1e-3, preview_every=600),
+    "diffusion": Stage(32_000, 64, 1e-3, preview_every=1_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),
 }

@@ -93,7 +93,7 @@ def test_the_three_views_of_an_asset_differ_in_light_and_texture_alone():
         np.testing.assert_allclose(kind[:, 0, 0], np.full((8, 3), BACKGROUND), atol=1e-5)
     albedo, shaded, textureless = (kind[:, 6, 6] for kind in views)
     assert (shaded < albedo - 0.01).all(), "some light is always lost"
-    grey = np.array(captions.GREY)
+    grey = np.array(captions.GRAY)
     # The field begins middle grey: under the same light, white times GREY is that times 2 GREY.
     np.testing.assert_allclose(textureless, shaded / albedo * grey, rtol=0.02)
     assert jnp.isfinite(textureless).all()
