@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,30 +59,66 @@ _SEED = flags.DEFINE_integer("seed", 1, "Seed of images, weights, batches and no
 _STORED_DTYPE = jnp.float16
 
 
+class Setup(NamedTuple):
+    """Where a stage reads and writes, and from what it starts.
+
+    Attributes:
+      workdir: of images, latents, checkpoints and logs.
+      output: gets weights/, clip_weights/ and azimuth_weights/.
+      init: holds weights of the same names to start from; None: random ones.
+      shards: of training images.
+      seed: of images, weights, batches and noise.
+      steps: of the stage; 0: the recipe's.
+    """
+
+    workdir: pathlib.Path
+    output: pathlib.Path
+    init: pathlib.Path | None
+    shards: int
+    seed: int
+    steps: int = 0
+
+    @property
+    def images(self) -> pathlib.Path:
+        """Where the shards are."""
+        return self.workdir / "images"
+
+
 def main() -> int:
     cli.use_platform(flags.FLAGS.platform)
     workdir = pathlib.Path(_WORKDIR.value)
-    output = pathlib.Path(_OUTPUT.value or workdir / "trained")
-    shards = workdir / "images"
-    dataset.render_shards(
-        shards, _SHARDS.value, recipes.SHARD_SIZE, _SEED.value, recipes.IMAGE_SIZE
+    setup = Setup(
+        workdir=workdir,
+        output=pathlib.Path(_OUTPUT.value or workdir / "trained"),
+        init=pathlib.Path(_INIT.value) if _INIT.value else None,
+        shards=_SHARDS.value,
+        seed=_SEED.value,
+        steps=_STEPS.value,
     )
+    render_images(setup)
     runs = {
-        "vae": (train_vae, output / "weights"),
-        "diffusion": (train_diffusion, output / "weights"),
-        "judge": (train_judge, output / "clip_weights"),
-        "azimuth": (train_azimuth, output / "azimuth_weights"),
+        "vae": train_vae,
+        "diffusion": train_diffusion,
+        "judge": train_judge,
+        "azimuth": train_azimuth,
     }
-    for name, (run, target) in runs.items():
+    for name, run in runs.items():
         if _STAGE.value in ("all", name):
-            print(f"Stage {name}: {_SHARDS.value} shards.", flush=True)
-            run(shards, workdir / name, target)
+            print(f"Stage {name}: {setup.shards} shards.", flush=True)
+            run(setup)
     return 0
 
 
-def train_vae(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def render_images(setup: Setup) -> None:
+    """Renders the shards that are not there yet."""
+    dataset.render_shards(
+        setup.images, setup.shards, recipes.SHARD_SIZE, setup.seed, recipes.IMAGE_SIZE
+    )
+
+
+def train_vae(setup: Setup) -> None:
     """Writes vae/ with its scaling_factor measured on the images' latents."""
-    images = dataset.load_shards(shards, _SHARDS.value)
+    images = dataset.load_shards(setup.images, setup.shards)
     vae = AutoencoderKL.from_config(recipes.VAE)
     task = tasks.vae_task(vae, images, recipes.CROP_SIZE)
 
@@ -95,21 +131,20 @@ def train_vae(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path)
             lambda image: np.asarray(reconstruct(params, image)), recipes.IMAGE_SIZE
         )
 
-    task = _warm(task._replace(measure=measure), {"": "weights/vae"})
-    params = fit(task, _stage("vae"), workdir, _SEED.value)
+    params = _fit("vae", task._replace(measure=measure), setup, {"": "weights/vae"})
     latents = encode(vae, params, images.image[:2048])
     config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
-    write_component(output / "vae", config, params, _STORED_DTYPE)
+    write_component(setup.output / "weights" / "vae", config, params, _STORED_DTYPE)
 
 
-def train_diffusion(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def train_diffusion(setup: Setup) -> None:
     """Writes unet/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
-    base = pathlib.Path(_INIT.value) / "weights" / "tokenizer" if _INIT.value else None
-    tokenizer.write(output / "tokenizer", base)
+    output = setup.output / "weights"
+    tokenizer.write(output / "tokenizer", setup.init and setup.init / "weights" / "tokenizer")
     text_config = recipes.TEXT_ENCODER | tokenizer.sizes(output / "tokenizer")
     text_encoder = CLIPTextModel.from_config(text_config)
     unet = UNet2DConditionModel.from_config(recipes.UNET)
-    latents, labels = _latents(shards, workdir, output / "vae")
+    latents, labels = _latents(setup)
 
     def publish(params: Any) -> None:
         write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
@@ -132,32 +167,33 @@ def train_diffusion(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib
         draw,
         lambda _: measure_obedience(output),  # of what the preview has just written
     )
-    task = _warm(task, {"unet": "weights/unet", "text_encoder": "weights/text_encoder"})
-    publish(fit(task, _stage("diffusion"), workdir, _SEED.value))
+    sources = {"unet": "weights/unet", "text_encoder": "weights/text_encoder"}
+    publish(_fit("diffusion", task, setup, sources))
 
 
-def train_judge(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def train_judge(setup: Setup) -> None:
     """Writes a transformers CLIPModel with its tokenizer."""
+    output = setup.output / "clip_weights"
     tokenizer.write(output)
-    sizes = tokenizer.sizes(output)
-    text_config = recipes.JUDGE["text_config"] | sizes
+    text_config = recipes.JUDGE["text_config"] | tokenizer.sizes(output)
     config = recipes.JUDGE | {"text_config": text_config}
-    model = CLIPModel.from_config(config)
     side = recipes.JUDGE["vision_config"]["image_size"]
-    images = dataset.load_shards(shards, _SHARDS.value, side)
-    spheres = dataset.plain_spheres(recipes.SPHERES, _SEED.value, side)
-    tokenize = load_tokenizer(output, tokenizer.MAX_LENGTH)
-    task = judge_task(model, images, spheres, tokenize)
-    params = fit(_warm(task, {"": "clip_weights"}), _stage("judge"), workdir, _SEED.value)
+    task = judge_task(
+        CLIPModel.from_config(config),
+        dataset.load_shards(setup.images, setup.shards, side),
+        dataset.plain_spheres(recipes.SPHERES, setup.seed, side),
+        load_tokenizer(output, tokenizer.MAX_LENGTH),
+    )
+    params = _fit("judge", task, setup, {"": "clip_weights"})
     write_component(output, config, params, _STORED_DTYPE)
 
 
-def train_azimuth(shards: pathlib.Path, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def train_azimuth(setup: Setup) -> None:
     """Writes the classifier of azimuths."""
-    images = dataset.load_shards(shards, _SHARDS.value, recipes.AZIMUTH["image_size"])
+    images = dataset.load_shards(setup.images, setup.shards, recipes.AZIMUTH["image_size"])
     task = azimuth_task(AzimuthClassifier.from_config(recipes.AZIMUTH), images)
-    params = fit(_warm(task, {"": "azimuth_weights"}), _stage("azimuth"), workdir, _SEED.value)
-    write_component(output, recipes.AZIMUTH, params, _STORED_DTYPE)
+    params = _fit("azimuth", task, setup, {"": "azimuth_weights"})
+    write_component(setup.output / "azimuth_weights", recipes.AZIMUTH, params, _STORED_DTYPE)
 
 
 def draw_samples(directory: pathlib.Path) -> np.ndarray:
@@ -182,18 +218,17 @@ def encode(vae: AutoencoderKL, params: Any, image: np.ndarray) -> np.ndarray:
     return in_chunks(lambda chunk: mean(params, chunk), image)
 
 
-def _latents(
-    shards: pathlib.Path, workdir: pathlib.Path, vae_directory: pathlib.Path
-) -> tuple[np.ndarray, dataset.LabeledImages]:
+def _latents(setup: Setup) -> tuple[np.ndarray, dataset.LabeledImages]:
     """Returns scaled latents in float16, encoded once, and labels without their images."""
-    config, params = read_component(vae_directory)
+    directory = setup.output / "weights" / "vae"
+    config, params = read_component(directory)
     vae = AutoencoderKL.from_config(config)
-    cache = workdir / "latents" / weights_digest(vae_directory)[:12]
+    cache = setup.workdir / "latents" / weights_digest(directory)[:12]
     cache.mkdir(parents=True, exist_ok=True)
     latents, labels = [], []
-    for index in range(_SHARDS.value):
-        images = dataset.load_shard(shards, index)
-        checksum = zlib.crc32(dataset.shard_path(shards, index).read_bytes())
+    for index in range(setup.shards):
+        images = dataset.load_shard(setup.images, index)
+        checksum = zlib.crc32(dataset.shard_path(setup.images, index).read_bytes())
         path = cache / f"{index:05d}_{checksum:08x}.npy"
         if not path.exists():
             partial = path.with_suffix(".partial.npy")
@@ -204,31 +239,34 @@ def _latents(
     return np.concatenate(latents), dataset.join(labels)
 
 
-def _warm(task: tasks.Task, sources: dict[str, str]) -> tasks.Task:
-    """Returns the task, starting from the weights in --init as far as names and shapes agree.
+def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) -> Any:
+    """Trains from the weights in `setup.init`, as far as names and shapes agree.
 
     Args:
-      sources: part of the parameters ("" for all of them) -> directory below --init.
+      sources: part of the parameters ("" for all of them) -> directory below `setup.init`.
     """
-    if not _INIT.value:
-        return task
-    levels = len(recipes.UNET["block_out_channels"])
 
     def init(key: jax.Array) -> Any:
         params = task.init(key)
         for part, directory in sources.items():
-            config, donor = read_component(pathlib.Path(_INIT.value) / directory)
-            missing = levels - len(config["block_out_channels"]) if part == "unet" else 0
-            grown = transplant(params[part] if part else params, donor, inner_blocks(missing))
-            params = {**params, part: grown} if part else grown
+            params = _with_donor(params, part, setup.init / directory)
         return params
 
-    return task._replace(init=init)
+    recipe = recipes.STAGES[stage]
+    recipe = recipe._replace(steps=setup.steps or recipe.steps)
+    task = task._replace(init=init) if setup.init else task
+    return fit(task, recipe, setup.workdir / stage, setup.seed)
 
 
-def _stage(name: str) -> recipes.Stage:
-    stage = recipes.STAGES[name]
-    return stage._replace(steps=_STEPS.value) if _STEPS.value else stage
+def _with_donor(params: Any, part: str, directory: pathlib.Path) -> Any:
+    """Returns the parameters with what fits of the network in `directory` put into `part`."""
+    config, donor = read_component(directory)
+    levels = 0
+    if part == "unet":
+        levels = len(recipes.UNET["block_out_channels"]) - len(config["block_out_channels"])
+    if not part:
+        return transplant(params, donor)
+    return {**params, part: transplant(params[part], donor, inner_blocks(levels))}
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

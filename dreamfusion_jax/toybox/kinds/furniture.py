@@ -120,7 +120,9 @@ def _sofa(u: Uniform, main: Color, accent: Color) -> list[Part]:
             for y in (width, -width)
         ],
         *[
-            Part("box", (0.08, y, ground + 0.28), (depth - 0.09, half - 0.05, 0.035), cushion, 0.045)
+            Part(
+                "box", (0.08, y, ground + 0.28), (depth - 0.09, half - 0.05, 0.035), cushion, 0.045
+            )
             for y in (half, -half)
         ],
         *[
