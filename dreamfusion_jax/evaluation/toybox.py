@@ -99,9 +99,9 @@ def _sphere_rate(judge: Judge) -> float:
     return share(np.array([np.mean(named == kind) for kind in asked]))
 
 
-def _pair(pictures: dataset.Pictures) -> np.ndarray:
+def _pair(pictures: dataset.LabeledImages) -> np.ndarray:
     return pictures.color.astype(int) * len(captions.KINDS) + pictures.kind
 
 
-def _rgb(pictures: dataset.Pictures) -> np.ndarray:
+def _rgb(pictures: dataset.LabeledImages) -> np.ndarray:
     return pictures.image.astype(np.float32) / 255.0

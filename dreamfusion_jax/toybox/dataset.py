@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -184,7 +184,8 @@ def render_shards(
         shard_seed = _shard_seed(seed, index)
         images = make(shard_size, shard_seed, kinds=kinds, size=size, materials=True, workers=1)
         partial = path.with_suffix(".partial.npz")
-        np.savez_compressed(partial, **dict(zip(_NAMES, images.columns(), strict=True)))
+        columns: dict[str, Any] = dict(zip(_NAMES, images.columns(), strict=True))
+        np.savez_compressed(partial, **columns)
         partial.replace(path)
         print(f"Rendered shard {index + 1} of {shards}.", flush=True)
 

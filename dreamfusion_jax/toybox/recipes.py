@@ -129,7 +129,7 @@ SHARDS = 24
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
     "vae": Stage(1_200, 8, 1e-3, preview_every=600),
-    "diffusion": Stage(32_000, 64, 1e-3, preview_every=1_000),
+    "diffusion": Stage(62_500, 32, 1e-3, preview_every=1_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -169,17 +169,18 @@ def _trace_tiles(
     widening = cone.radius.reshape(-1) * jnp.sqrt(3.0) * (0.5 * jnp.sqrt(2.0) + 0.5 / _TILE)
     enter, leave = _bounds(origin, direction)
 
-    def advance(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, depth, _ = carry
         gap = _nearest(shapes, solids, origin[:, None] + depth * direction) - widening * depth
         depth += _STEP_SCALE * jnp.maximum(gap, 0.0) / (1.0 + widening)
         return step + 1, depth, gap
 
-    def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         step, depth, gap = carry
         return (step < _MAX_STEPS) & jnp.any((gap > 1e-3) & (depth < leave))
 
-    _, start, _ = jax.lax.while_loop(unfinished, advance, (0, enter, jnp.ones_like(enter)))
+    begin: tuple[Any, ...] = (0, enter, jnp.ones_like(enter))
+    _, start, _ = jax.lax.while_loop(unfinished, advance, begin)
     rays = cameras.pixel_rays(camera, size, size)
 
     def tiled(grid: jax.Array) -> jax.Array:
@@ -200,7 +201,7 @@ def _trace_rays(
     start = jnp.repeat(tiles.start[chosen], tiles.radius.shape[1])
     _, leave = _bounds(tiles.origin, direction)
 
-    def advance(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def advance(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         step, depth, closest, closest_depth, _ = carry
         gap = _nearest(shapes, solids, origin + depth * direction)
         pixels = gap / (radius * depth)
@@ -209,11 +210,11 @@ def _trace_rays(
         depth = jnp.where(done, depth, depth + _STEP_SCALE * gap)
         return step + 1, depth, jnp.minimum(closest, pixels), closest_depth, done
 
-    def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
+    def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         return (carry[0] < _MAX_STEPS) & ~jnp.all(carry[-1])
 
     far = jnp.full_like(start, jnp.inf)
-    carry = (0, start, far, start, jnp.zeros(start.shape, bool))
+    carry: tuple[Any, ...] = (0, start, far, start, jnp.zeros(start.shape, bool))
     _, _, closest, depth, _ = jax.lax.while_loop(unfinished, advance, carry)
     # A pixel's half width is sqrt(3) / 2 of the cone's radius (see cameras.Rays).
     gap = closest - _HIT_PIXELS

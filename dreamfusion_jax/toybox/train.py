@@ -245,17 +245,17 @@ def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) ->
     Args:
       sources: part of the parameters ("" for all of them) -> directory below `setup.init`.
     """
+    donors, random_init = setup.init, task.init
 
     def init(key: jax.Array) -> Any:
-        params = task.init(key)
+        params = random_init(key)
         for part, directory in sources.items():
-            params = _with_donor(params, part, setup.init / directory)
+            params = _with_donor(params, part, donors / directory) if donors else params
         return params
 
     recipe = recipes.STAGES[stage]
     recipe = recipe._replace(steps=setup.steps or recipe.steps)
-    task = task._replace(init=init) if setup.init else task
-    return fit(task, recipe, setup.workdir / stage, setup.seed)
+    return fit(task._replace(init=init), recipe, setup.workdir / stage, setup.seed)
 
 
 def _with_donor(params: Any, part: str, directory: pathlib.Path) -> Any:

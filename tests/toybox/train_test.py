@@ -11,7 +11,7 @@ import pytest
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
-from dreamfusion_jax.toybox import dataset, fit, recipes, train, warm_start
+from dreamfusion_jax.toybox import dataset, fit, recipes, tasks, train, warm_start
 
 TINY = {
     "VAE": {
@@ -103,12 +103,24 @@ def test_the_recipes_networks_start_from_the_embedded_weights():
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), outline)
     grown = train._with_donor({"unet": zeros}, "unet", train._HOME / "weights" / "unet")["unet"]
     chex.assert_trees_all_equal_shapes(grown, zeros)
-    _, donor = read_component(train._HOME / "weights" / "unet")
-    levels = len(grown["down_blocks_0"]) and 4 - sum("down_blocks" in name for name in donor)
+    config, donor = read_component(train._HOME / "weights" / "unet")
+    levels = len(recipes.UNET["block_out_channels"]) - len(config["block_out_channels"])
     inner = grown[f"down_blocks_{1 + levels}"]["resnets_0"]["conv1"]["kernel"]
-    chex.assert_trees_all_equal(
-        np.asarray(inner), np.asarray(donor["down_blocks_1"]["resnets_0"]["conv1"]["kernel"])
-    )
+    expected = donor["down_blocks_1"]["resnets_0"]["conv1"]["kernel"]
+    chex.assert_trees_all_equal(np.asarray(inner), np.asarray(expected))
+
+
+def test_a_stage_starts_from_the_weights_that_init_names(tmp_path, monkeypatch):
+    donor = {"layer": {"kernel": np.ones((2, 3), np.float32)}}
+    write_component(tmp_path / "weights" / "net", {}, donor)
+    start = {"layer": {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)}}
+    task = tasks.Task(lambda key: {"net": start}, None, None, None)
+    monkeypatch.setattr(train, "fit", lambda task, *_: task.init(None)["net"])
+    setup = train.Setup(tmp_path, tmp_path, tmp_path, shards=1, seed=1)
+    begun = train._fit("diffusion", task, setup, {"net": "weights/net"})["layer"]
+    assert np.all(np.asarray(begun["kernel"]) == 1.0) and np.all(begun["bias"] == 0.0)
+    random = train._fit("diffusion", task, setup._replace(init=None), {"net": "weights/net"})
+    assert not random["layer"]["kernel"].any()
 
 
 def test_an_embedding_that_grew_keeps_its_rows():
