@@ -28,7 +28,7 @@ MATERIAL_FRACTIONS = {"striped": 0.06, "wooden": 0.04}
 GRADIENT_FRACTION = 0.3
 AMBIENT = (0.1, 0.5)
 LIGHT_DISTANCE = (0.8, 1.5)
-_CHUNK = 64
+_CHUNK = 40  # divides the number of each kind in a shard
 _COLORS = tuple(captions.COLORS)
 
 
@@ -283,7 +283,7 @@ def _render_images(
     images = np.zeros((count, size, size, 3), np.uint8)
     for start in range(0, count, _CHUNK):
         # The last chunk wraps around, so that one shape is compiled.
-        rows = np.arange(start, start + min(_CHUNK, count)) % count
+        rows = np.arange(start, start + _CHUNK) % count
         chunk = jax.tree.map(lambda leaf, rows=rows: leaf[rows], scene)
         image = shapes.render_batch(shape_names, *chunk, size)
         images[rows] = np.round(np.asarray(image) * 255.0).astype(np.uint8)

@@ -21,7 +21,8 @@ from dreamfusion_jax.toybox.tasks import Params, Task
 
 EMA_DECAY = 0.999
 _SAVE_EVERY = 100
-_LOG_EVERY = 50  # divides _SAVE_EVERY, so that a resumed fit logs the same means
+_SAVE_SECONDS = 240.0  # or sooner, where so many steps take longer
+_LOG_EVERY = 50
 
 
 class FitState(NamedTuple):
@@ -36,7 +37,8 @@ class FitState(NamedTuple):
 def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
     """Trains to the stage's last step, from the newest checkpoint in `workdir` if there is one.
 
-    Means of the metrics since the line before go to metrics.jsonl, previews to PNG files.
+    Means of the metrics since the line before go to metrics.jsonl, previews to PNG files. After a
+    resumption the first line's means are of fewer steps; what is learned is the same to the bit.
 
     Returns:
       The exponential moving average of the parameters.
@@ -71,6 +73,7 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
             state = manager.restore(newest, args=ocp.args.StandardRestore(outline))
         first = int(state.step)
         log = _Log(workdir / "metrics.jsonl", first, stage.batch_size)
+        saved = time.monotonic()
         with Progress(stage.steps, "training", "step", first=first) as bar:
             for step in range(first, stage.steps):
                 batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size)
@@ -81,8 +84,10 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
                     bar.tell(**log.write(done))
                 bar.update()
                 last = done == stage.steps
-                if done % _SAVE_EVERY == 0 or last:
+                overdue = time.monotonic() - saved > _SAVE_SECONDS
+                if done % _SAVE_EVERY == 0 or overdue or last:
                     manager.save(done, args=ocp.args.StandardSave(state))
+                    saved = time.monotonic()
                 if done % stage.preview_every == 0 or last:
                     iio.imwrite(workdir / f"preview_{done:06d}.png", task.preview(state.average))
                     if task.measure:

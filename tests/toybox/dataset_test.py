@@ -42,13 +42,16 @@ def test_backgrounds_are_plain_or_gradients_and_gray_renders_are_gray():
 def test_spheres_are_round_and_of_their_color():
     spheres = dataset.plain_spheres(64, seed=1)
     assert np.all(spheres.kind == -1)
-    lit = spheres.image[:, 32, 32].astype(float)
+    image = spheres.image.astype(float)
+    lit = image[:, 32, 32]
+    bright = lit.max(axis=-1) > 60.0  # where rounding to 8 bits matters little
     painted = np.array(list(captions.COLORS.values()))[spheres.color]
-    shade = lit / np.maximum(255.0 * painted, 1.0)
+    shade = (lit / np.maximum(255.0 * painted, 1.0))[bright]
+    assert bright.mean() > 0.4
     assert np.median(np.std(shade, axis=1)) < 0.02, "light scales all channels alike"
-    centered = spheres.image.astype(float)
-    mirrored = np.abs(centered - centered[:, :, ::-1]).max(axis=-1) > 60.0
-    assert mirrored.mean() < 0.02, "but for the shade, left is right"
+    outline = np.abs(image - image[:, :, :1]).max(axis=-1) > 12.0
+    mismatch = (outline != outline[:, :, ::-1]).mean(axis=(1, 2))
+    assert np.median(mismatch) < 0.01, "left is right"
 
 
 def test_materials_are_named_and_painted():
@@ -63,7 +66,7 @@ def test_materials_are_named_and_painted():
 
 
 def test_shards_go_on_where_they_were_cut_short(tmp_path):
-    sizes = {"shard_size": 4, "seed": 1, "size": 16, "kinds": ("mug", "chair")}
+    sizes = {"shard_size": 4, "seed": 1, "size": 64, "kinds": ("mug", "chair")}
     dataset.render_shards(tmp_path / "straight", 3, **sizes)
     dataset.render_shards(tmp_path / "resumed", 1, **sizes)
     kept = dataset.shard_path(tmp_path / "resumed", 0).stat().st_mtime_ns
@@ -74,7 +77,7 @@ def test_shards_go_on_where_they_were_cut_short(tmp_path):
         dataset.load_shards(tmp_path / name, 3) for name in ("straight", "resumed")
     )
     chex.assert_trees_all_equal(straight.columns(), resumed.columns())
-    assert straight.image.shape == (12, 16, 16, 3)
+    assert straight.image.shape == (12, 64, 64, 3)
     assert not np.array_equal(straight.image[:4], straight.image[4:8])
     shrunk = dataset.load_shards(tmp_path / "straight", 3, size=8)
     assert shrunk.image.shape == (12, 8, 8, 3)

@@ -1,64 +1,94 @@
 """The training program: it starts, resumes and repeats its steps to the bit."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import chex
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.toybox import dataset, fit, recipes, tasks, train, warm_start
 
-TINY = {
-    "VAE": {
-        "block_out_channels": [8],
-        "down_block_types": ["DownEncoderBlock2D"],
-        "up_block_types": ["UpDecoderBlock2D"],
-    },
-    "UNET": {
-        "block_out_channels": [8],
-        "down_block_types": ["CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D"],
-        "cross_attention_dim": 8,
-        "attention_head_dim": 1,
-        "norm_num_groups": 2,
-    },
-    "TEXT_ENCODER": {
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-    },
-}
+
+class Encoder(nn.Module):
+    """Stands for the autoencoder: every other pixel, four channels."""
+
+    def setup(self):
+        self.mix = nn.Dense(4)
+
+    def encode(self, rgb):
+        mean = self.mix(rgb[:, ::2, ::2])
+        return mean, mean
+
+
+class Words(nn.Module):
+    """Stands for the text encoder: the embeddings of the words."""
+
+    @nn.compact
+    def __call__(self, ids):
+        hidden = _Embeddings(name="embeddings")(ids)
+        return hidden, hidden[:, -1]
+
+    def dummy_inputs(self):
+        return (jnp.zeros((1, 4), jnp.int32),)
+
+
+class _Embeddings(nn.Module):
+    @nn.compact
+    def __call__(self, ids):
+        return nn.Embed(1000, 8, name="token_embedding")(ids)
+
+
+class Denoiser(nn.Module):
+    """Stands for the U-Net: linear in the sample and in the text."""
+
+    @nn.compact
+    def __call__(self, sample, timestep, text):
+        del timestep
+        told = nn.Dense(sample.shape[-1], name="told")(jnp.mean(text, axis=1))
+        return nn.Dense(sample.shape[-1], name="seen")(sample) + told[:, None, None]
+
+    def dummy_inputs(self):
+        return jnp.zeros((1, 4, 4, 4)), jnp.zeros((1,), jnp.int32), jnp.zeros((1, 4, 8))
 
 
 @pytest.fixture
 def setup(tmp_path, monkeypatch):
-    for name, smaller in TINY.items():
-        monkeypatch.setattr(recipes, name, getattr(recipes, name) | smaller)
+    networks = {"AutoencoderKL": Encoder, "CLIPTextModel": Words, "UNet2DConditionModel": Denoiser}
+    for name, network in networks.items():
+        stand_in = SimpleNamespace(from_config=lambda config, network=network: network())
+        monkeypatch.setattr(train, name, stand_in)
     stages = {"diffusion": recipes.Stage(6, 8, 1e-3, preview_every=6)}
     monkeypatch.setattr(recipes, "STAGES", stages)
     monkeypatch.setattr(fit, "_SAVE_EVERY", 3)
     monkeypatch.setattr(fit, "_LOG_EVERY", 1)
-    # Muon, which compiles for a minute, is resumed in fit_test.
+    # Muon, which takes longer to compile, is resumed in fit_test.
     monkeypatch.setattr(fit, "_optimizer", lambda stage: optax.adam(stage.learning_rate))
     blank = np.zeros((8, 8, 3), np.uint8)
     monkeypatch.setattr(train, "draw_samples", lambda directory: blank)
     monkeypatch.setattr(train, "measure_obedience", lambda directory: {"azimuth_obedience": 0.5})
-    dataset.render_shards(tmp_path / "images", 1, 8, seed=1, size=8, kinds=("mug",))
-    vae = AutoencoderKL.from_config(recipes.VAE)
-    params = jax.jit(vae.init)(jax.random.key(0), *vae.dummy_inputs())["params"]
+
+    rng = np.random.default_rng(0)
+    shard = dataset.LabeledImages(
+        rng.integers(0, 256, (16, 8, 8, 3)).astype(np.uint8),
+        *(rng.integers(0, high, 16) for high in (26, 10, 1, 1)),
+        *rng.uniform(0, 70, (2, 16)),
+    )
+    mix = {"mix": {"kernel": rng.normal(size=(3, 4)), "bias": np.zeros(4)}}
 
     def make(name: str) -> train.Setup:
-        workdir = tmp_path / name
-        workdir.mkdir()
-        (workdir / "images").symlink_to(tmp_path / "images")
-        write_component(workdir / "trained" / "weights" / "vae", recipes.VAE, params)
-        return train.Setup(workdir, workdir / "trained", None, shards=1, seed=1)
+        made = train.Setup(tmp_path / name, tmp_path / name / "trained", None, shards=1, seed=1)
+        made.images.mkdir(parents=True)
+        np.savez(dataset.shard_path(made.images, 0), **dataclasses.asdict(shard))
+        write_component(made.output / "weights" / "vae", {"scaling_factor": 0.5}, mix)
+        return made
 
     return make
 
@@ -113,7 +143,7 @@ def test_the_recipes_networks_start_from_the_embedded_weights():
 def test_a_stage_starts_from_the_weights_that_init_names(tmp_path, monkeypatch):
     donor = {"layer": {"kernel": np.ones((2, 3), np.float32)}}
     write_component(tmp_path / "weights" / "net", {}, donor)
-    start = {"layer": {"kernel": np.zeros((2, 3)), "bias": np.zeros(3)}}
+    start = {"layer": {"kernel": np.zeros((2, 3), np.float32), "bias": np.zeros(3, np.float32)}}
     task = tasks.Task(lambda key: {"net": start}, None, None, None)
     monkeypatch.setattr(train, "fit", lambda task, *_: task.init(None)["net"])
     setup = train.Setup(tmp_path, tmp_path, tmp_path, shards=1, seed=1)
@@ -125,7 +155,7 @@ def test_a_stage_starts_from_the_weights_that_init_names(tmp_path, monkeypatch):
 
 def test_an_embedding_that_grew_keeps_its_rows():
     old, new = {"words": {"embedding": np.ones((2, 3))}}, {"words": {"embedding": np.zeros((4, 3))}}
-    grown = warm_start.transplant(jax.tree.map(jax.numpy.asarray, new), old)
+    grown = warm_start.transplant(jax.tree.map(jnp.asarray, new), old)
     assert np.asarray(grown["words"]["embedding"]).sum(axis=1).tolist() == [3, 3, 0, 0]
     assert warm_start.inner_blocks(1)("down_blocks_2") == "down_blocks_1"
     assert warm_start.inner_blocks(1)("up_blocks_2") == "up_blocks_2"
