@@ -12,7 +12,7 @@ from dreamfusion_jax.toybox import captions, objects, shapes
 
 KINDS = ("chair", "lamp", "mug", "robot", "table", "teapot", "umbrella", "windmill")
 _THIN, _REST, _BACKGROUND = np.array([(0.85, 0.1, 0.1), (0.15, 0.6, 0.2), (0.6, 0.6, 0.6)])
-_THIN_RADIUS = 0.062
+_THIN_RADIUS = 0.07
 
 
 def thin_part_iou(
