@@ -3,16 +3,20 @@
   import dreamfusion_jax
   asset = dreamfusion_jax.text_to_3d("a red chair")
 
-`text_to_3d`, `text_to_images` and `Asset` come from dreamfusion_jax.api, and JAX with them, when
-they are first asked for: importing the package itself costs next to nothing.
+`text_to_3d`, `text_to_images` and `Asset` come from dreamfusion_jax.api, which is imported with JAX
+at their first use, so that importing the package itself is fast.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from dreamfusion_jax.api import Asset, text_to_3d, text_to_images
+
+if process.started_as_module():  # before the command's own imports, which take seconds
+    process.begin()
 
 __version__ = "0.1.0"
 __all__ = ["Asset", "UserError", "text_to_3d", "text_to_images"]

@@ -9,11 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dreamfusion_jax.runtime import process
+
 COMMANDS = ("main", "sample", "render", "export", "view", "page", "evaluate", "ablation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command that the first argument names, with the rest as its flags."""
+    """Runs the command that the first argument names with the rest as flags; returns 0, or 2."""
+    if arguments is None:  # the console script
+        process.begin()
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name in ("", "-h", "--help", "help"):
         print(overview())

@@ -1,9 +1,9 @@
-"""The paper's ablation on the toybox: what each part of the recipe does for form and colour.
+"""Runs the paper's ablation on the toybox: what each part of the recipe adds to shape and color.
 
   python -m dreamfusion_jax.ablation --workdir=workdir/ablation
 
-Makes an asset of every prompt by every recipe (20 of about three minutes each on two cores, unless
-they are there already), then prints a table and writes ablation.png, ablation.md and ablation.json.
+Makes the missing assets of every prompt by every recipe (20 in all, about three minutes each on two
+cores), then prints a table and writes ablation.png, ablation.md and ablation.json.
 Each recipe adds one thing to the one before it (Poole et al. 2022, section 4 and figure 6).
 """
 
@@ -18,7 +18,8 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 
 from dreamfusion_jax.config import cli
-from dreamfusion_jax.config.flags import check_text, define_flags, slug
+from dreamfusion_jax.config.flags import check_text, define_flags
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
@@ -31,7 +32,7 @@ _ONE_HEIGHT = ("--elevation_deg=30", "--distance=2.75", "--fov_deg=47.5")
 _NO_WORDS = ("--view_words=none",)
 _NO_LIGHT = ("--lit_probability=0",)
 _TEXTURED = ("--textureless_probability=0",)
-# The last is the default; each of the others leaves out what those after it add.
+# The last is the default; each one adds something to the one before.
 RECIPES: Mapping[str, tuple[str, ...]] = {
     "base": _ONE_HEIGHT + _NO_WORDS + _NO_LIGHT,
     "views": _NO_WORDS + _NO_LIGHT,
@@ -46,8 +47,8 @@ TITLES: Mapping[str, str] = {
     "light": "+ lighting",
     "full": "+ textureless",
 }
-SHOWN_AZIMUTHS = (1, 5)  # from the front left, and from behind
-CELL = 128  # pixels of one picture in the grid
+SHOWN_AZIMUTHS = (1, 5)  # front left, and the opposite side
+CELL = 128  # side in pixels of one image in the grid
 MARGIN = 28
 
 # recipe -> prompt -> what was measured
@@ -56,29 +57,29 @@ Views = Mapping[str, Mapping[str, AssetViews]]
 
 
 def default_prompts(count: int = 4) -> list[str]:
-    """The benchmark's first prompts of kinds with a front, so that a Janus can be counted."""
+    """Returns the benchmark's first prompts of kinds with a front, which can show a Janus."""
     fronted = captions.KINDS_WITH_FRONT
     return [p for p in captions.benchmark_prompts() if prompt_pair(p)[1] in fronted][:count]
 
 
 def make_assets(workdir: Path, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
-    """Makes every asset that is not there yet, in <workdir>/<recipe>/<prompt>.
+    """Makes every missing asset in <workdir>/<recipe>/<prompt>.
 
     Args:
-      extra: arguments for all of them, after the recipe's.
+      extra: flags of all runs, after the recipe's.
     """
-    for number, (recipe, flags_of_it) in enumerate(RECIPES.items(), 1):
+    for number, (recipe, recipe_flags) in enumerate(RECIPES.items(), 1):
         print(f"[{number}/{len(RECIPES)}] {TITLES[recipe]}", flush=True)
-        benchmark_runner.make_assets(prompts, workdir / recipe, arguments=[*flags_of_it, *extra])
+        benchmark_runner.make_assets(prompts, workdir / recipe, arguments=[*recipe_flags, *extra])
 
 
 def folder(workdir: Path, recipe: str, prompt: str) -> Path:
-    """Where an asset of the ablation is."""
+    """Returns the folder of an asset of the ablation."""
     return workdir / recipe / slug(prompt)
 
 
 def table(scores: Scores) -> str:
-    """The mean over the prompts, in Markdown, a row a recipe."""
+    """Formats the means over the prompts in Markdown, a row per recipe."""
     lines = [
         "| recipe | R-precision, albedo | R-precision, shaded | kind, textureless | fronts of 8 |",
         "|---|---|---|---|---|",
@@ -91,9 +92,11 @@ def table(scores: Scores) -> str:
     return "\n".join(lines) + "\n"
 
 
-def picture(views: Views) -> np.ndarray:
-    """The grid, uint8: a column a recipe, a row a prompt; albedo above textureless, from two
-    sides."""
+def comparison(views: Views) -> np.ndarray:
+    """Draws the grid [H, W, 3] uint8: a column per recipe, a row per prompt.
+
+    A cell has albedo above textureless views, from two sides.
+    """
     recipes, prompts = list(views), list(next(iter(views.values())))
     size = 2 * CELL
     canvas = Image.new("RGB", (len(recipes) * size + MARGIN, len(prompts) * size + MARGIN), "white")
@@ -101,16 +104,16 @@ def picture(views: Views) -> np.ndarray:
         at = MARGIN + column * size
         _write(canvas, TITLES[recipe], (at + size // 2, MARGIN // 2))
         for row, prompt in enumerate(prompts):
-            seen = views[recipe][prompt]
+            shown = views[recipe][prompt]
             block = np.concatenate(
                 [
                     np.concatenate(list(kind[list(SHOWN_AZIMUTHS)]), axis=1)
-                    for kind in (seen.albedo, seen.textureless)
+                    for kind in (shown.albedo, shown.textureless)
                 ]
             )
             cell = Image.fromarray(to_uint8(block)).resize((size, size), Image.Resampling.BICUBIC)
             canvas.paste(cell, (at, MARGIN + row * size))
-    # Prompts stand on their side, in the margin.
+    # Prompts are written sideways, in the margin.
     canvas = canvas.rotate(-90, expand=True)
     for row, prompt in enumerate(prompts):
         from_right = MARGIN + row * size + size // 2
@@ -119,10 +122,11 @@ def picture(views: Views) -> np.ndarray:
 
 
 def main() -> int:
+    """Makes, scores and compares the assets; returns the exit code."""
     workdir, prompts = Path(flags.FLAGS.workdir), flags.FLAGS.prompt or default_prompts()
     for prompt in prompts:
         check_text("--prompt", prompt)
-        prompt_pair(prompt)  # refuses what cannot be judged before any work
+        prompt_pair(prompt)  # raises where the judge does not know it
     cli.use_platform(flags.FLAGS.platform)
     cli.use_compilation_cache("auto")
     make_assets(workdir, prompts)
@@ -131,10 +135,10 @@ def main() -> int:
         r: {p: views_of_run(open_run(folder(workdir, r, p))) for p in prompts} for r in RECIPES
     }
     scores = {
-        recipe: {p: score_views(judge, p, seen) for p, seen in by_prompt.items()}
+        recipe: {p: score_views(judge, p, shown) for p, shown in by_prompt.items()}
         for recipe, by_prompt in views.items()
     }
-    write_png(workdir / "ablation.png", picture(views))
+    write_png(workdir / "ablation.png", comparison(views))
     (workdir / "ablation.md").write_text(table(scores))
     numbers = {r: {p: named(judge, score) for p, score in s.items()} for r, s in scores.items()}
     (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -143,9 +147,9 @@ def main() -> int:
     return 0
 
 
-def _write(canvas: Image.Image, text: str, centre: tuple[int, int]) -> None:
+def _write(canvas: Image.Image, text: str, center: tuple[int, int]) -> None:
     font = ImageFont.load_default(size=16)
-    ImageDraw.Draw(canvas).text(centre, text, "black", font, anchor="mm")
+    ImageDraw.Draw(canvas).text(center, text, "black", font, anchor="mm")
 
 
 if __name__ == "__main__":

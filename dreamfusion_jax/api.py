@@ -1,4 +1,4 @@
-"""Text to 3D from Python: a prompt in, an `Asset` out, with the very code that the command runs.
+"""Text to 3D from Python: a prompt in, an `Asset` out, by the same code as the command.
 
   import dreamfusion_jax
 
@@ -7,16 +7,14 @@
   asset.mesh().export("chair.glb")
   asset.save("chair")
 
-Every flag of `python -m dreamfusion_jax.main` is a keyword here, under its own name. One process
-computes; jobs of several are the command's.
+Every flag of `python -m dreamfusion_jax.main` is a keyword here, under its own name. Jobs of
+several processes need the command.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import re
 import shutil
 import tempfile
 import weakref
@@ -27,31 +25,31 @@ from typing import Any
 import jax
 import numpy as np
 import trimesh
-from absl import logging
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.config.folder_names import slug
+from dreamfusion_jax.config.from_python import called_from_python
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import job, lock, loop, mesh_files
+from dreamfusion_jax.runs import checkpoint, job, loop, mesh_files, prior_cache
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
-from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples
-from dreamfusion_jax.runs.workdir import copy_record, prepare_workdir, store_config
+from dreamfusion_jax.runs.workdir import copy_record, store_config
 from dreamfusion_jax.runtime.errors import SettingError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
 from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
-# What only a command can do: join other processes.
+# Settings of jobs of several processes, which need the command.
 _OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
-_LARGEST = 8192  # side of a picture
+_MAX_SIZE = 8192  # side of an image
 _PATIENCE_S = 2  # before a progress bar appears
-# trimesh's axes are its files': glTF's y up. Or the world's, in which cameras and fields are.
+# trimesh uses glTF's axes, y up; cameras and fields use the world's, z up.
 _AXES = {"y": formats.WORLD_TO_GLTF, "z": np.eye(3)}
 
 
@@ -64,17 +62,17 @@ def text_to_3d(
     preset: str = "toybox",
     **settings: Any,
 ) -> Asset:
-    """Optimises a scene until it looks like the prompt from every side.
+    """Optimizes a scene until it looks like the prompt from every side.
 
-    The same call with the same `workdir` goes on with a run that was stopped, and only reads one
-    that is finished. Calls that differ in prompt and folder alone share one prior and one compiled
-    step, which stay in memory until a call differs in more.
+    The same call with the same `workdir` continues a run that was stopped, and only reads one that
+    is finished. Calls that differ only in prompt and folder share one prior and one compiled step,
+    which stay in memory until a call differs in more.
 
     Args:
       prompt: what to make, for example "a red chair".
       prior: "toybox" (embedded), or a Stable Diffusion in the diffusers layout: a folder or a hub
         id. None: the preset's.
-      steps: optimisation steps. None: the preset's, 1,000 of the toybox.
+      steps: optimization steps. None: the preset's, 1,000 of the toybox.
       workdir: folder of the run, or a bucket's: checkpoints, metrics, previews. None: a temporary
         one, which is deleted with the asset, or when Python ends.
       preset: settings to start from: "toybox", "paper" or "sd".
@@ -86,38 +84,38 @@ def text_to_3d(
 
     Raises:
       SettingError: a ValueError: there is no such setting, or its value is wrong.
-      UserError: in one sentence, what else keeps it from being made: a prior's files, the folder,
-        the disk, memory, numbers that are not finite.
-      KeyboardInterrupt: on Ctrl-C or an interrupted kernel, when the step being done is saved. The
-        message names the folder, also a temporary one, which is then left: the same call with this
-        `workdir` goes on, and `Asset.load` shows the scene as it is.
+      UserError: any other failure, in one sentence: a prior's files, the folder, the disk, memory,
+        numbers that are not finite.
+      KeyboardInterrupt: on Ctrl-C or an interrupted kernel, after the current step is saved. The
+        message names the folder, which stays even if it is temporary: the same call with this
+        `workdir` continues, and `Asset.load` shows the current scene.
     """
     temporary = workdir is None
     named: dict[str, Any] = {"prior": prior, "steps": steps}
     given = {name: value for name, value in named.items() if value is not None}
-    with _called_from_python():
+    with called_from_python():
         _refuse_jobs(settings)
         given |= {"prompt": prompt, "workdir": workdir or ""}
         with _settings_at_fault():
             config = configs.config_from_settings(preset, {**settings, **given})
             cli.use_platform(config.run.platform)
         if temporary:
-            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{configs.slug(prompt)[:40]}-")
+            folder = tempfile.mkdtemp(prefix=f"dreamfusion_jax-{slug(prompt)[:40]}-")
             run = dataclasses.replace(config.run, workdir=folder)
             config = dataclasses.replace(config, run=run)
-        asset = Asset(as_path(config.run.workdir), _optimised(config, temporary))
+        asset = Asset(as_path(config.run.workdir), _optimized(config, temporary))
     if temporary:
         weakref.finalize(asset, shutil.rmtree, config.run.workdir, ignore_errors=True)
     return asset
 
 
-def _optimised(config: Config, temporary: bool) -> SavedRun:
+def _optimized(config: Config, temporary: bool) -> SavedRun:
     own = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if not own:  # A program's own choice stands.
+    if not own:  # The program's own choice has priority.
         cli.use_compilation_cache(config.run.compilation_cache)
     workdir = as_path(config.run.workdir)
     try:
-        with lock.locked(prepare_workdir(config)):
+        with job.at_work(config):
             if steps_done(workdir) >= config.train.steps:
                 return load_run(workdir)._replace(config=config)
             common = dataclasses.replace(
@@ -125,11 +123,12 @@ def _optimised(config: Config, temporary: bool) -> SavedRun:
                 train=dataclasses.replace(config.train, prompt=""),
                 run=configs.RunOptions(devices=config.run.devices, wandb=config.run.wandb),
             )
-            return job.optimize(config, SCHEMES, _prepared(common))[1]
+            return job.optimize(config, SCHEMES, prior_cache.prepared_run(common, SCHEMES))[1]
     except loop.Interrupted as stopped:
+        folder = repr(str(workdir))
         raise KeyboardInterrupt(
-            f"Stopped {stopped}; it is saved. The same call with workdir={str(workdir)!r} goes on;"
-            f" Asset.load({str(workdir)!r}) shows it as it is."
+            f"Stopped {stopped}; it is saved. The same call with workdir={folder} continues;"
+            f" Asset.load({folder}) loads the current state."
         ) from None
     except BaseException as error:
         if temporary and not steps_done(workdir):
@@ -137,12 +136,6 @@ def _optimised(config: Config, temporary: bool) -> SavedRun:
         elif temporary and isinstance(error, UserError):
             error.args = (f"{error} It is in {workdir}.",)
         raise
-
-
-@functools.lru_cache(maxsize=1)
-def _prepared(config: Config) -> loop.Run:
-    """A run of no prompt, for all calls with these settings."""
-    return loop.prepare(config, SCHEMES)
 
 
 def text_to_images(
@@ -153,23 +146,38 @@ def text_to_images(
     steps: int = 25,
     guidance_scale: float = 6.0,
     seed: int = 0,
+    variant: str = "",
+    dtype: str = "auto",
 ) -> np.ndarray:
-    """What the prior itself draws of a prompt, by DDIM: [B, size, size, 3] uint8.
+    """Draws samples of the prior itself by DDIM: [samples, size, size, 3] uint8.
 
-    The toybox wants the view in words, as in "a red chair, front view".
+    The prior and the compiled sampler stay in memory until a call names another prior, variant or
+    dtype; a prior that `text_to_3d` holds is not loaded again.
+
+    Args:
+      prompt: what to draw; the toybox wants the view in words: "a red chair, front view".
+      prior: as in `text_to_3d`.
+      samples: how many images.
+      steps: of DDIM.
+      guidance_scale: classifier-free guidance as in diffusers; 1 is none.
+      seed: decides the initial noise.
+      variant: which of several precisions to read, such as "fp16"; "": the full one if present.
+      dtype: number format of the prior's U-Net: "auto", "float32", "float16" or "bfloat16".
 
     Raises:
       SettingError: a value is wrong.
       UserError: the prior's files are missing or at fault, or memory runs out.
     """
-    with _called_from_python():
+    with called_from_python():
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
-        with _settings_at_fault():
-            config = configs.config_from_settings("toybox", given)
+        _check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
         _check_whole("samples", samples, 1, 4096)
         _check_whole("steps", steps, 1, 10**6)
+        given |= {"variant": variant, "prior_dtype": dtype}
+        with _settings_at_fault():
+            config = configs.config_from_settings("toybox", given)
         rows = draw_samples(
-            config.prior,
+            prior_cache.prior_sampler(config.prior),
             [prompt],
             Guidance(config.distillation.guidance_scale),
             samples,
@@ -181,7 +189,7 @@ def text_to_images(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asset:
-    """A scene that was made of a prompt, and the folder of its run.
+    """A scene optimized for a prompt, and the folder of its run.
 
     Attributes:
       workdir: the folder: checkpoints, metrics, previews, config.json.
@@ -193,29 +201,30 @@ class Asset:
 
     @classmethod
     def load(cls, workdir: str | os.PathLike[str]) -> Asset:
-        """The newest state in the folder of a run, finished or not, by whomever it was made.
+        """Loads the newest state from the folder of a run, finished or not.
 
         Raises:
-          UserError: there is none.
+          UserError: the folder holds none.
         """
         folder = as_path(os.fspath(workdir))
-        with _called_from_python():
+        with called_from_python():
             return cls(folder, load_run(folder))
 
     @property
     def prompt(self) -> str:
+        """The prompt that the scene was optimized for."""
         return self.saved.config.train.prompt
 
     @property
     def step(self) -> int:
-        """How many steps it was optimised for."""
+        """The number of steps done."""
         return int(self.saved.state.step)
 
     def __repr__(self) -> str:
         return f"<Asset {self.prompt!r} after {self.step} steps in {str(self.workdir)!r}>"
 
     def _repr_png_(self) -> bytes:
-        """Four sides, as notebooks show it."""
+        """Renders four sides, for notebooks."""
         sides = [self.render(azimuth_deg, size=128) for azimuth_deg in images.PREVIEW_AZIMUTHS_DEG]
         return encode_png(np.concatenate(sides, axis=1))
 
@@ -225,53 +234,56 @@ class Asset:
         elevation_deg: float = images.ELEVATION_DEG,
         size: int = 256,
         *,
-        show: str = "colour",
+        show: str = "color",
         distance: float | None = None,
         fov_deg: float | None = None,
         background: Sequence[float] = images.WHITE,
     ) -> np.ndarray:
-        """A picture, [size, size, 3] uint8.
+        """Renders an image, [size, size, 3] uint8.
 
         Args:
-          azimuth_deg: side of the camera: 0 sees the front; positive goes counter-clockwise, seen
-            from above.
-          elevation_deg: its height: 90 looks straight down.
-          size: side of the picture in pixels.
-          show: "colour" (softly lit), "albedo", "normals", "depth" or "opacity".
+          azimuth_deg: of the camera: 0 sees the front; positive is counter-clockwise from above.
+          elevation_deg: of the camera: 90 looks straight down.
+          size: side of the image in pixels.
+          show: "color" (softly lit), "albedo", "normals", "depth" or "opacity".
           distance, fov_deg: of the camera, in units of the scene and degrees; None: the middle of
-            those that it was trained from.
-          background: RGB in [0, 1], behind colour and albedo.
+            the training cameras'.
+          background: RGB in [0, 1], behind color and albedo.
         """
-        _check_whole("size", size, 1, _LARGEST)
+        _check_whole("size", size, 1, _MAX_SIZE)
         _check_choice("show", show, images.SHOWN)
         config, scene, state = self.saved
-        orbit = images.training_orbit(config.camera)
-        camera = orbit_camera(
-            azimuth_deg,
-            elevation_deg,
-            orbit.distance if distance is None else distance,
-            orbit.fov_deg if fov_deg is None else fov_deg,
-        )
-        return images.still(scene, state.scene_params, camera, size, self.step, show, background)
+        with called_from_python():
+            orbit = images.training_orbit(config.camera)
+            camera = orbit_camera(
+                azimuth_deg,
+                elevation_deg,
+                orbit.distance if distance is None else distance,
+                orbit.fov_deg if fov_deg is None else fov_deg,
+            )
+            return images.render_view(
+                scene, state.scene_params, camera, size, self.step, show, background
+            )
 
     def turntable(
-        self, size: int = 128, frames: int = 48, *, show: str = "colour"
+        self, size: int = 128, frames: int = 48, *, show: str = "color"
     ) -> list[np.ndarray]:
-        """The scene once around: `frames` pictures [size, size, 3] uint8.
+        """Renders the scene once around: `frames` images [size, size, 3] uint8.
 
         `dreamfusion_jax.rendering.images` has `encode_gif` and `encode_mp4` for them.
 
         Args:
-          show: "colour", "depth" or "normals".
+          show: "color", "depth" or "normals".
         """
-        _check_whole("size", size, 1, _LARGEST)
+        _check_whole("size", size, 1, _MAX_SIZE)
         _check_whole("frames", frames, 1, 3600)
         _check_choice("show", show, images.Turntable._fields)
         self._require_sides()
         config, scene, state = self.saved
         orbit = images.training_orbit(config.camera)
         total = frames * images.tiles(size)
-        with Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False) as bar:
+        shown = Progress(total, "rendering", "tile", patience_s=_PATIENCE_S, leave=False)
+        with called_from_python(), shown as bar:
             around = images.turntable(
                 scene, state.scene_params, size, frames, self.step, orbit, bar.update
             )
@@ -286,16 +298,16 @@ class Asset:
         texture_size: int | None = None,
         up: str = "y",
     ) -> trimesh.Trimesh:
-        """The surface, closed but for the seams of its texture, with texture and normals.
+        """Extracts the surface, closed except at texture seams, with texture and normals.
 
         Args:
           mesh_resolution, mesh_threshold, mesh_faces, texture_size: as the flags of these names;
             None: the run's own.
-          up: "y", as in mesh.glb and as trimesh's viewers and exporters want it, the front towards
-            +z; or "z", the world of the cameras, the front towards +x.
+          up: "y", as in mesh.glb and as trimesh's viewers and exporters expect, front towards +z;
+            or "z", the world of the cameras, front towards +x.
 
         Raises:
-          SettingError: a value is wrong, or the asset is a flat picture.
+          SettingError: a value is wrong, or the asset is a flat image.
           UserError: there is no surface, or memory runs out.
         """
         _check_choice("up", up, tuple(_AXES))
@@ -307,44 +319,43 @@ class Asset:
             "texture_size": texture_size,
         }
         config, scene, state = self.saved
-        with _called_from_python():
-            asked = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
-            made = mesh_files.make_mesh(scene, state.scene_params, self.step, asked)
-        return formats.to_trimesh(made.textured, _AXES[up])
+        with called_from_python():
+            config = configs.with_run(config, {n: v for n, v in given.items() if v is not None})
+            mesh = mesh_files.make_mesh(scene, state.scene_params, self.step, config)
+        return formats.to_trimesh(mesh.textured, _AXES[up])
 
     def save(self, folder: str | os.PathLike[str]) -> AnyPath:
-        """Leaves what the command leaves: pictures, turntables, mesh, page, checkpoint, settings.
+        """Writes the command's outputs: images, turntables, mesh, page, checkpoint, settings.
 
-        The folder is then that of a run: `Asset.load`, and the commands render, export, and main
-        with more steps, work on it.
+        The folder is then a run's: `Asset.load` and the commands render, export and main (with more
+        steps) accept it.
 
         Returns:
           The folder.
 
         Raises:
-          UserError: it holds another run, or cannot be written to.
+          UserError: the folder holds another run or a newer state, or cannot be written to.
         """
         config, scene, state = self.saved
         run = dataclasses.replace(config.run, workdir=os.fspath(folder))
         config = dataclasses.replace(config, run=run)
-        with _called_from_python(), lock.locked(prepare_workdir(config)):
+        with called_from_python(), job.at_work(config):
             target = as_path(config.run.workdir)
+            checkpoint.require_not_newer(target, self.step)
             store_config(config)
             copy_record(self.workdir, target)
             save_state(target, state)
-            make_outputs(target, SavedRun(config, scene, state))
-            if self.step < config.train.steps:
-                build.rewrite_page(target, config, self.step)
+            make_outputs(target, SavedRun(config, scene, state), prior_cache.prior_sampler)
         return target
 
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):
-            raise SettingError("The asset is a flat picture: it has no sides and no mesh.")
+            raise SettingError("The asset is a flat image: it has no sides and no mesh.")
 
 
 @contextmanager
 def _settings_at_fault() -> Iterator[None]:
-    """What is refused within is a setting."""
+    """Converts UserError to SettingError."""
     try:
         yield
     except UserError as error:
@@ -355,7 +366,7 @@ def _refuse_jobs(settings: dict[str, Any]) -> None:
     for name in _OF_COMMANDS:
         if name in settings:
             raise SettingError(
-                f"{name} is of the command alone, in jobs of several processes; leave it out."
+                f"{name} is for jobs of several processes, which need the command; leave it out."
             )
 
 
@@ -369,17 +380,3 @@ def _check_whole(name: str, value: Any, least: int, most: int) -> None:
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
         raise SettingError(f"{name} must be one of {', '.join(choices)}, not {value!r:.80}.")
-
-
-@contextmanager
-def _called_from_python() -> Iterator[None]:
-    """Names settings in messages as keywords, not as flags; Orbax keeps its own notes to itself."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    except UserError as error:
-        error.args = (re.sub(r"--(?=[a-z])", "", str(error)),)
-        raise
-    finally:
-        logging.set_verbosity(verbosity)

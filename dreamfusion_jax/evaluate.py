@@ -1,4 +1,4 @@
-"""How good is it? The judge, the prior, and the assets, measured.
+"""Measures the quality of assets, of the embedded prior, and of the judge.
 
   python -m dreamfusion_jax.evaluate --measure=judge       toybox-clip on unseen true renders
   python -m dreamfusion_jax.evaluate --measure=prior       does the prior obey the view words?
@@ -7,21 +7,22 @@
   python -m dreamfusion_jax.evaluate --measure=benchmark   makes 40 assets, then measures them
 
 The benchmark's prompts are the toybox's 40, of which 12 name pairs that it never saw, or those of
---prompts_file. It makes an asset of each for each of --seeds, with the flags in --run_flags, goes
-on where it was stopped, and leaves in --workdir a table, all numbers and a picture of all assets.
+--prompts_file. It makes an asset of each for each of --seeds, with the flags in --run_flags,
+continues where it was stopped, and leaves in --workdir a table, all numbers and an image of all
+assets.
 
 R-precision is the share of views (eight azimuths, 30 degrees up) that a CLIP matches to the
-prompt's own caption among all candidates. Its name says of what, among what and by whom:
+prompt's own caption among all candidates. A metric's name is measure/views/candidates/judge:
 
-  r_precision/albedo/260 pairs/toybox-clip                 colours alone
-  r_precision/shaded/260 pairs/toybox-clip                 colours under a light
-  r_precision/textureless/26 kinds/toybox-clip             grey under that light
+  r_precision/albedo/260 pairs/toybox-clip                 colors alone
+  r_precision/shaded/260 pairs/toybox-clip                 colors under a light
+  r_precision/textureless/26 kinds/toybox-clip             gray under that light
   r_precision/albedo/153 prompts/openai/clip-vit-base-patch32@0123abcd
-                                                           a CLIP of --judge, by its weights' digest
+                                                           a CLIP of --judge, by its weights' hash
 
-Beside them, "untrained" is the scene before its first step, scored for the same prompts.
+"untrained" is the scene before its first step, scored for the same prompts.
 
-toybox-clip chooses among all that the toybox can say. A CLIP of --judge (a directory or a hub id,
+toybox-clip chooses among all captions of the toybox. A CLIP of --judge (a directory or a hub id,
 in transformers' layout) chooses among all prompts of --prompts_file, or of the benchmark, or else
 of the runs, for every kind of view, as in the paper.
 
@@ -52,7 +53,7 @@ from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_
 from dreamfusion_jax.evaluation.views import front_left, open_run
 from dreamfusion_jax.runs.checkpoint import steps_done
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write
 from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox import captions
@@ -64,7 +65,7 @@ Numbers = dict[str, Any]
 
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """What to measure, of what, by whom, and on what platform."""
+    """Defines the flags: what to measure, where, by which judge, and the platform."""
     configs.define_flags(("platform",), flag_values)
 
     def text(name: str, default: str, help: str) -> None:
@@ -77,8 +78,8 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text(
         "prompts_file",
         "",
-        "the benchmark's prompts, instead of the toybox's 40: a text file with a prompt a line,"
-        " where lines that begin with # are skipped; what a --judge of your own chooses among",
+        "the benchmark's prompts, instead of the toybox's 40: a text file with one prompt per line,"
+        " where lines that begin with # are skipped; also the candidates of your own --judge",
     )
     help = "seeds of the benchmark's runs, with commas between them"
     flags.DEFINE_list("seeds", ["0"], help, flag_values=flag_values)
@@ -86,25 +87,26 @@ def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     text("judge", TOYBOX, f"{TOYBOX}, or a CLIPModel of transformers: its directory or hub id")
     text("judge_revision", "", "branch, tag or commit of the judge's repository on the hub")
     text("json", "", "also write the numbers to this file")
-    text("pictures", "", "also write a picture of what was judged to this PNG")
+    text("pictures", "", "also write the judged images to this PNG")
 
 
 def main() -> int:
-    asked = flags.FLAGS
+    """Measures, prints and writes the numbers; returns the exit code."""
+    options = flags.FLAGS
     for name in ("json", "pictures"):
-        path = asked[name].value
+        path = options[name].value
         if path and not Path(path).parent.is_dir():
-            raise UserError(f"--{name}={path} cannot be written: name a file in a folder of yours.")
+            raise UserError(f"--{name}={path} cannot be written: name one in an existing folder.")
     cli.use_platform(flags.FLAGS.platform)
     cli.use_compilation_cache("auto")
-    numbers = _MEASURE[asked.measure]()
-    if asked.json:
-        write_whole(Path(asked.json), _json(numbers))
+    numbers = _MEASURE[options.measure]()
+    if options.json:
+        atomic_write(Path(options.json), _json(numbers))
     return 0
 
 
 def measure_judge() -> Numbers:
-    """toybox-clip itself."""
+    """Measures toybox-clip."""
     _require_toybox()
     numbers = toybox.measure_judge(load_toybox_clip())
     _print_numbers(numbers)
@@ -112,7 +114,7 @@ def measure_judge() -> Numbers:
 
 
 def measure_prior() -> Numbers:
-    """The embedded prior."""
+    """Measures the embedded prior."""
     _require_toybox()
     pictures = flags.FLAGS.pictures
     numbers = toybox.measure_prior(load_toybox_clip(), Path(pictures) if pictures else None)
@@ -121,36 +123,36 @@ def measure_prior() -> Numbers:
 
 
 def measure_assets() -> Numbers:
-    """Those runs that --workdirs matches and that are finished."""
-    asked = flags.FLAGS
-    workdirs = finished_runs(asked.workdirs)
+    """Measures the finished runs that --workdirs matches."""
+    options = flags.FLAGS
+    workdirs = finished_runs(options.workdirs)
     prompts = [read_config(workdir / "config.json").train.prompt for workdir in workdirs]
-    candidates = read_prompts(asked.prompts_file) if asked.prompts_file else prompts
-    strangers = [prompt for prompt in prompts if prompt not in candidates]
-    if strangers:
-        raise UserError(f"--prompts_file={asked.prompts_file} lacks {strangers[0]!r}, of a run.")
+    candidates = read_prompts(options.prompts_file) if options.prompts_file else prompts
+    unknown = [prompt for prompt in prompts if prompt not in candidates]
+    if unknown:
+        raise UserError(f"--prompts_file={options.prompts_file} lacks {unknown[0]!r}, of a run.")
     candidates = list(dict.fromkeys(candidates))
-    directory = find_judge(asked.judge, asked.judge_revision, candidates)
-    judge = load_judge(asked.judge, directory, candidates)
+    directory = find_judge(options.judge, options.judge_revision, candidates)
+    judge = load_judge(options.judge, directory, candidates)
     runs, untrained, shown = score_all(judge, workdirs)
     print(f"{report.asset_table(judge, runs)}\n{report.summary_table(judge, runs, untrained)}")
-    if asked.pictures:
-        write_whole(Path(asked.pictures), encode_png(gallery.gallery(shown)))
+    if options.pictures:
+        atomic_write(Path(options.pictures), encode_png(gallery.gallery(shown)))
     return report.report(judge, runs, untrained)
 
 
 def measure_benchmark() -> Numbers:
-    """Makes what is missing, then measures all of it."""
-    asked = flags.FLAGS
-    workdir, seeds = as_path(asked.workdir), _seeds(asked.seeds)
-    prompts = read_prompts(asked.prompts_file) if asked.prompts_file else benchmark_prompts()
-    arguments = benchmark_runner.check_run_flags(asked.run_flags, prompts, seeds)
-    directory = find_judge(asked.judge, asked.judge_revision, prompts)
+    """Makes the missing assets, then measures all of them."""
+    options = flags.FLAGS
+    workdir, seeds = as_path(options.workdir), _seeds(options.seeds)
+    prompts = read_prompts(options.prompts_file) if options.prompts_file else benchmark_prompts()
+    arguments = benchmark_runner.check_run_flags(options.run_flags, prompts, seeds)
+    directory = find_judge(options.judge, options.judge_revision, prompts)
     workdirs = []
     for seed in seeds:
         workdirs += benchmark_runner.make_assets(prompts, workdir, seed, arguments)
-    # Not before: what this process holds of an accelerator, the runs could not have.
-    judge = load_judge(asked.judge, directory, prompts)
+    # Only now, because the runs could not use accelerator memory that this process holds.
+    judge = load_judge(options.judge, directory, prompts)
     runs, untrained, shown = score_all(judge, workdirs)
     summary = report.summary_table(judge, runs, untrained)
     numbers = report.report(judge, runs, untrained) | {"run_flags": arguments}
@@ -160,9 +162,9 @@ def measure_benchmark() -> Numbers:
         GALLERY: encode_png(gallery.gallery(shown)),
     }
     for name, data in files.items():
-        write_whole(workdir / name, data)
-    if asked.pictures:
-        write_whole(Path(asked.pictures), files[GALLERY])
+        atomic_write(workdir / name, data)
+    if options.pictures:
+        atomic_write(Path(options.pictures), files[GALLERY])
     print(summary)
     print(f"{', '.join(files)} are in {workdir}")
     return numbers
@@ -177,25 +179,25 @@ _MEASURE = {
 
 
 def benchmark_prompts() -> list[str]:
-    """The toybox benchmark: 40 prompts, 12 of them of held-out pairs."""
+    """Returns the toybox benchmark: 40 prompts, 12 of them of held-out pairs."""
     return captions.benchmark_prompts(count=40, held_out=12, per_kind=2)
 
 
 def finished_runs(pattern: str) -> list[Path]:
-    """The folders that match and hold a finished run; others that hold a run are told of."""
+    """Returns the matching folders of finished runs; prints the names of unfinished ones."""
     matches = sorted(Path(name) for name in glob.glob(pattern))
-    found = [path for path in matches if (path / "config.json").is_file()]
-    if not found:
+    workdirs = [path for path in matches if (path / "config.json").is_file()]
+    if not workdirs:
         raise UserError(f"--workdirs={pattern!r} matches no folder of a run; name finished runs.")
     finished = []
-    for workdir in found:
+    for workdir in workdirs:
         steps, done = read_config(workdir / "config.json").train.steps, steps_done(workdir)
         if done >= steps:
             finished.append(workdir)
         else:
             print(f"Note: {workdir} is left out: {done} of {steps} steps.", file=sys.stderr)
     if not finished:
-        raise UserError(f"--workdirs={pattern!r} matches no finished run; let them go on first.")
+        raise UserError(f"--workdirs={pattern!r} matches no finished run; let them finish first.")
     return finished
 
 
@@ -205,8 +207,8 @@ def score_all(
     """Renders and judges one asset after another.
 
     Returns:
-      The scores; that of the first one's scene before its first step, for the same prompts; and
-      what the gallery shows.
+      The scores of the runs; the score of the first run's scene before its first step, for the
+      same prompts; what the gallery shows.
     """
     runs, shown = [], []
     try:
@@ -219,7 +221,7 @@ def score_all(
         prompts = list(dict.fromkeys(run.prompt for run in runs))
         untrained = score_untrained(judge, open_run(workdirs[0]), prompts)
     except KeyboardInterrupt:
-        print("\nThe assets are kept; their scores are not, until all are told.", file=sys.stderr)
+        print("\nThe assets are kept; their scores are lost.", file=sys.stderr)
         raise
     if len(prompts) < len(runs):
         labels = [f"{run.prompt}, seed {run.seed}" for run in runs]
@@ -227,15 +229,15 @@ def score_all(
     return runs, untrained, shown
 
 
-def _seeds(words: Sequence[str]) -> list[int]:
+def _seeds(texts: Sequence[str]) -> list[int]:
     try:
-        seeds = [int(word) for word in words]
+        seeds = [int(text) for text in texts]
     except ValueError as error:
         raise UserError(
             f"--seeds must be whole numbers with commas between them ({error})."
         ) from None
     if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds={','.join(words)} must name each seed once, and at least one.")
+        raise UserError(f"--seeds={','.join(texts)} must name each seed once, and at least one.")
     return seeds
 
 
@@ -245,7 +247,7 @@ def _require_toybox() -> None:
 
 
 def _file_name(judge: Judge) -> str:
-    """The judge's name as a file's: what another judge says is kept beside it."""
+    """Returns a file name of the judge's own, so that results of several judges are kept."""
     return judge.name.replace("/", "--")
 
 

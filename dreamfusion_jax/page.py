@@ -1,4 +1,4 @@
-"""Makes a run's page again from what its work folder holds.
+"""Builds a run's page again from the files in its work folder.
 
 python -m dreamfusion_jax.page --workdir=workdir/a-red-chair
 """
@@ -16,6 +16,7 @@ from dreamfusion_jax.runtime.files import as_path
 
 
 def main() -> int:
+    """Writes the page; returns the exit code."""
     workdir = as_path(flags.FLAGS.workdir)
     check_places(workdir)
     config = configs.read_config(workdir / "config.json")

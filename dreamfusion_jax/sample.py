@@ -1,4 +1,4 @@
-"""Draws what a prior knows: DDIM samples as a grid, one row a prompt.
+"""Draws DDIM samples of a prior as a grid, one row for each prompt.
 
 python -m dreamfusion_jax.sample --prompt="a blue mug, front view"
 python -m dreamfusion_jax.sample --prompt="a red chair" --prompt="a green car" --samples=8
@@ -19,7 +19,7 @@ from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.rendering.images import image_grid
-from dreamfusion_jax.runs.sampling import Guidance, draw_samples
+from dreamfusion_jax.runs.sampling import Guidance, draw_samples, open_sampler
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.png import write_png
 
@@ -29,24 +29,26 @@ _GUIDANCE = ("negative_prompt", "guidance_rescale")
 
 
 def define_flags() -> None:
-    flags.DEFINE_multi_string("prompt", None, "what to draw; may be given several times")
+    """Defines the command's flags."""
+    flags.DEFINE_multi_string("prompt", None, "what to draw; may be repeated")
     configs.define_flags((*_PRIOR, *_GUIDANCE, "platform"))
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
-    flags.DEFINE_integer("samples", 4, "pictures a prompt", 1, 4096)
-    flags.DEFINE_integer("steps", 25, "DDIM steps a picture", 1, 1_000_000)
+    flags.DEFINE_integer("samples", 4, "images for each prompt", 1, 4096)
+    flags.DEFINE_integer("steps", 25, "DDIM steps for each image", 1, 1_000_000)
     flags.DEFINE_float(
         "eta", 0.0, "fresh noise in each step (0: DDIM; 1: ancestral sampling)", 0.0, 1.0
     )
     flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", 0.0, 1e3)
     flags.DEFINE_integer(
-        "seed", 0, "decides the initial noise, the same for every prompt", 0, 2**31 - 1
+        "seed", 0, "seed of the initial noise, which all prompts share", 0, 2**31 - 1
     )
 
 
 def main() -> int:
+    """Writes the grid; returns the exit code."""
     prompts = FLAGS.prompt
     if not prompts or not all(prompt.strip() for prompt in prompts):
-        raise UserError('--prompt is empty: say what to draw, as in --prompt="a blue mug".')
+        raise UserError('--prompt is empty: name what to draw, as in --prompt="a blue mug".')
     for prompt in prompts:
         configs.check_text("--prompt", prompt)
     if not math.isfinite(FLAGS.guidance_scale + FLAGS.eta):
@@ -61,7 +63,7 @@ def main() -> int:
     cli.use_compilation_cache("auto")
     guidance = Guidance(FLAGS.guidance_scale, FLAGS.guidance_rescale, FLAGS.negative_prompt)
     counts = FLAGS.samples, FLAGS.steps, FLAGS.seed
-    rows = draw_samples(options, prompts, guidance, *counts, FLAGS.eta)
+    rows = draw_samples(open_sampler(options), prompts, guidance, *counts, FLAGS.eta)
     write_png(output, image_grid(rows))
     print(f"{output.resolve()}: {len(prompts)} x {FLAGS.samples} samples.")
     return 0
@@ -72,7 +74,7 @@ def _writable_png(path: Path) -> Path:
     if path.suffix.lower() != ".png":
         raise UserError(f"--output={path} must end in .png.")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output={path} cannot be written: name a file in a folder of yours.")
+        raise UserError(f"--output={path} cannot be written: name a file in a writable folder.")
     return path
 
 

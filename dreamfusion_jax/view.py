@@ -1,4 +1,4 @@
-"""A run's scene in the browser, to turn and to watch while it grows.
+"""Shows a run's scene in the browser, where it can be orbited, also while the run goes on.
 
 python -m dreamfusion_jax.view --workdir=workdir/a-red-chair
 """
@@ -15,18 +15,19 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs.lock import LOCK
+from dreamfusion_jax.runs import lock
 from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
-from dreamfusion_jax.viewer.renderer import Painter
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.renderer import Renderer
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 _POLL_S = 0.5
 
 
 def main() -> int:
-    # A run that is followed may have most of the same accelerator's memory.
+    """Shows the run until Ctrl-C; returns the exit code."""
+    # The run may hold most of the same accelerator's memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         view(flags.FLAGS.workdir, flags.FLAGS.port)
@@ -39,7 +40,7 @@ def view(workdir_name: str, port: int) -> None:
     """Shows a run until it is interrupted.
 
     Raises:
-      UserError: there is nothing to show, or nothing to show it with.
+      UserError: there is nothing to show, or viser is not installed.
     """
     try:
         from dreamfusion_jax.viewer.server import HOST, Server
@@ -52,47 +53,58 @@ def view(workdir_name: str, port: int) -> None:
     cli.use_compilation_cache("auto")
     cli.use_platform(flags.FLAGS.platform)
     _await_config(workdir)
-    follower = Follower(workdir)
+    watcher = WorkdirWatcher(workdir)
     print("Compiling the renderer ...", flush=True)
-    painter = Painter(follower.scene)
-    painter.compile(follower.unborn)
-    follower.refresh()
-    server = Server(follower, painter, images.training_orbit(follower.config.camera), port)
+    renderer = Renderer(watcher.scene)
+    renderer.compile(watcher.init_params)
+    watcher.refresh()
+    server = Server(watcher, renderer, images.training_orbit(watcher.config.camera), port)
     try:
         if server.port != port:
             print(f"Port {port} is taken.")
         print(
-            f"{follower.config.train.prompt!r} is at http://{HOST}:{server.port} (Ctrl-C ends it).",
+            f"{watcher.config.train.prompt!r} is at http://{HOST}:{server.port} (Ctrl-C ends it).",
             flush=True,
         )
         server.run()
     except jax.errors.JaxRuntimeError as error:
         raise RunError(
-            f"The scene cannot be drawn ({str(error):.200}); if a run has the device's memory,"
-            " look on the CPU: --platform=cpu."
+            f"The scene cannot be rendered ({str(error):.200}); if a run holds the device's memory,"
+            " use the CPU: --platform=cpu."
         ) from error
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ending takes no second one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # already ending
         server.close()
-        follower.close()
+        watcher.close()
 
 
 def _await_config(workdir: AnyPath) -> None:
-    """A run that has just begun reads its prior before it writes down its settings."""
-    if (workdir / LOCK).exists() and not (workdir / "config.json").exists():
-        print(f"Waiting for the run in {workdir} to begin ...", flush=True)
-        while not (workdir / "config.json").exists():
-            time.sleep(_POLL_S)
+    """Waits for a run that has just begun: it reads its prior before it writes its settings.
+
+    Raises:
+      RunError: it ended before that.
+    """
+    config = workdir / "config.json"
+    if config.exists() or not (workdir / lock.LOCK).exists():
+        return
+    print(f"Waiting for the run in {workdir} to begin ...", flush=True)
+    while not config.exists():
+        if not lock.is_held(workdir) and not config.exists():
+            raise RunError(
+                f"The run in {workdir} ended before it wrote config.json, and left nothing to show:"
+                " start it again, or name another --workdir."
+            )
+        time.sleep(_POLL_S)
 
 
 def define_flags() -> None:
-    """The work folder, what draws, and where the page is."""
+    """Defines the flags of the work folder, the platform and the port."""
     configs.define_flags(("workdir", "platform"))
     # Viser tries a thousand ports from this one on.
     flags.DEFINE_integer(
         "port",
         8080,
-        "where the page is, on this machine alone; the next free one where that is taken",
+        "port of the page, which only this machine can open; if taken, the next free one",
         lower_bound=1024,
         upper_bound=2**16 - 1000,
     )

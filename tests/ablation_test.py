@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax import ablation
-from dreamfusion_jax.config.flags import differing_flags
+from dreamfusion_jax.config.flags import conflicting_settings
 from dreamfusion_jax.evaluation.judges import prompt_pair
 from dreamfusion_jax.evaluation.score import Score
 from dreamfusion_jax.evaluation.views import AssetViews
@@ -26,24 +26,26 @@ def test_every_recipe_adds_one_thing_and_the_last_is_the_default():
     configs = {r: parse("--prompt=x", *flags) for r, flags in ablation.RECIPES.items()}
     assert configs["full"] == parse("--prompt=x")
     for before, after in itertools.pairwise(configs):
-        assert differing_flags(configs[before], configs[after]) == ADDED[after]
+        assert conflicting_settings(configs[before], configs[after]) == ADDED[after]
     assert ablation.TITLES.keys() == configs.keys()
 
 
-def test_the_prompts_are_the_benchmarks_first_whose_kinds_have_a_front():
+def test_default_prompts_are_of_kinds_with_a_front():
     prompts = ablation.default_prompts()
     assert len(set(prompts)) == 4 and set(prompts) <= set(captions.benchmark_prompts())
     assert all(prompt_pair(prompt)[1] in captions.KINDS_WITH_FRONT for prompt in prompts)
 
 
 def test_every_recipe_is_made_for_all_prompts_in_its_own_folder(monkeypatch):
-    made = []
+    calls = []
     monkeypatch.setattr(
-        ablation.benchmark_runner, "make_assets", lambda *asset, **more: made.append((*asset, more))
+        ablation.benchmark_runner,
+        "make_assets",
+        lambda *asset, **more: calls.append((*asset, more)),
     )
     prompts = ["a red cup", "a blue car"]
     ablation.make_assets(Path("there"), prompts, ["--steps=3"])
-    assert made == [
+    assert calls == [
         (prompts, Path("there") / recipe, {"arguments": [*arguments, "--steps=3"]})
         for recipe, arguments in ablation.RECIPES.items()
     ]
@@ -61,15 +63,15 @@ def test_the_table_shows_the_mean_over_the_prompts():
 
 
 @pytest.mark.parametrize(("recipe", "prompt"), [(0, 0), (1, 0), (0, 1), (1, 1)])
-def test_the_grid_has_a_column_a_recipe_and_a_row_a_prompt(recipe, prompt):
-    """One asset is white from the front left and red from behind, grey without texture."""
+def test_the_grid_has_recipes_as_columns_and_prompts_as_rows(recipe, prompt):
+    """One asset is white from the front left and red from behind, gray without texture."""
     black, seen = np.zeros((8, 4, 4, 3)), np.zeros((8, 4, 4, 3))
     seen[ablation.SHOWN_AZIMUTHS[0]], seen[ablation.SHOWN_AZIMUTHS[1]] = 1.0, (1.0, 0.0, 0.0)
     views = {r: {p: AssetViews(black, black, black) for p in "pq"} for r in ("base", "full")}
     views[("base", "full")[recipe]]["pq"[prompt]] = AssetViews(
         seen, black, 0.5 * np.ones_like(seen)
     )
-    grid, size = ablation.picture(views), 2 * ablation.CELL
+    grid, size = ablation.comparison(views), 2 * ablation.CELL
     assert grid.shape == (2 * size + ablation.MARGIN, 2 * size + ablation.MARGIN, 3)
     scene = grid[ablation.MARGIN :, ablation.MARGIN :]
     cells = scene.reshape(2, size, 2, size, 3).swapaxes(1, 2)

@@ -1,10 +1,14 @@
+import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import chex
+import jax
 import numpy as np
 import pytest
 import trimesh
@@ -12,9 +16,9 @@ import trimesh
 import dreamfusion_jax
 from dreamfusion_jax import Asset, UserError, text_to_3d, text_to_images
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import loop, sampling
+from dreamfusion_jax.runs import loop, open_prior, prior_cache, sampling
 from dreamfusion_jax.runs.checkpoint import steps_done
-from dreamfusion_jax.runs.outputs import outputs_made
+from dreamfusion_jax.runs.outputs import missing_outputs
 
 TINY = {
     "steps": 2,
@@ -43,15 +47,15 @@ def asset(tiny_prior, workdir) -> Asset:
 
 
 def test_importing_the_package_does_not_import_jax():
-    look = "import sys, dreamfusion_jax as d; sys.exit('jax' in sys.modules or d.UserError is None)"
-    subprocess.run([sys.executable, "-c", look], check=True)
+    code = "import sys, dreamfusion_jax as d; sys.exit('jax' in sys.modules or d.UserError is None)"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert {"text_to_3d", "text_to_images", "Asset"} <= set(dir(dreamfusion_jax))
     with pytest.raises(AttributeError, match="no attribute 'text_to_4d'"):
         dreamfusion_jax.text_to_4d  # noqa: B018
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"prompt": " "}, "prompt is empty"),
         ({"widht": 8}, "There is no setting widht; did you mean width?"),
@@ -60,23 +64,23 @@ def test_importing_the_package_does_not_import_jax():
         ({"learning_rate": 10**400}, "learning_rate must be"),
         ({"fov_deg": (60, 30)}, "fov_deg must go from the lesser"),
         ({"fov_deg": "60,30"}, "fov_deg must be a range, not '60,30'"),
-        ({"field": "cube"}, "field must be one of mip, grid, hash, image, not cube"),
+        ({"field": "cube"}, "field must be one of mip, grid, hash, sdf, image, not cube"),
         ({"preset": "mine"}, "preset must be one of toybox, paper, sd, not 'mine'"),
         ({"perp_neg": True}, "perp_neg needs view_words=paper"),
-        ({"processes": 2}, "processes is of the command alone"),
+        ({"processes": 2}, "processes is for jobs of several processes"),
         ({"platform": "tpu"}, "platform=tpu, but JAX runs on the cpu"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
 )
-def test_a_bad_setting_is_a_value_error_that_names_the_keyword(settings, said, monkeypatch):
-    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("told too late"))
-    with pytest.raises(ValueError) as told:
+def test_a_bad_setting_is_a_value_error_that_names_the_keyword(settings, message, monkeypatch):
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("too late"))
+    with pytest.raises(ValueError) as error:
         text_to_3d(**{"prompt": "a red chair", **settings})
-    assert isinstance(told.value, UserError) and str(told.value).startswith(said)
-    assert "--" not in str(told.value)
+    assert isinstance(error.value, UserError) and str(error.value).startswith(message)
+    assert "--" not in str(error.value)
 
 
-def test_settings_may_be_numpys_numbers_one_number_for_a_range_and_paths(asset, workdir):
+def test_settings_may_be_numpy_numbers_single_ends_and_paths(asset, workdir):
     given = {"fov_deg": 50, "steps": np.int64(7), "learning_rate": 1, "workdir": workdir}
     config = dreamfusion_jax.api.configs.config_from_settings("paper", {"prompt": "x", **given})
     assert config.camera.fov_deg == (50.0, 50.0) and config.run.workdir == str(workdir)
@@ -84,7 +88,7 @@ def test_settings_may_be_numpys_numbers_one_number_for_a_range_and_paths(asset, 
     assert config.scene.network == "residual", "the preset's"
 
 
-def test_a_finished_run_is_read_and_one_of_another_prompt_compiles_nothing(
+def test_finished_runs_are_read_and_new_prompts_compile_nothing(
     asset, workdir, tiny_prior, monkeypatch
 ):
     assert asset.prompt == "a red chair" and asset.step == 2 and asset.workdir == workdir
@@ -102,7 +106,7 @@ def test_a_finished_run_is_read_and_one_of_another_prompt_compiles_nothing(
 def test_the_same_pictures_and_mesh_as_the_program_leaves(asset, tmp_path):
     folder = asset.save(tmp_path / "chair")
     config = asset.saved.config
-    assert outputs_made(folder, config) == steps_done(folder) == 2
+    assert not missing_outputs(folder, config, 2) and steps_done(folder) == 2
     assert {"config.json", "previews", "metrics.jsonl"} <= {p.name for p in folder.iterdir()}
     chex.assert_trees_all_equal(Asset.load(folder).saved.state, asset.saved.state)
 
@@ -121,6 +125,16 @@ def test_the_same_pictures_and_mesh_as_the_program_leaves(asset, tmp_path):
     np.testing.assert_allclose(mesh.vertices[:, [2, 0, 1]], world.vertices, atol=1e-12)
     assert mesh.visual.material.baseColorTexture.size == (32, 32)
     assert len(asset.mesh(mesh_faces=100).faces) <= 100 < len(mesh.faces)
+
+
+def test_nothing_is_saved_to_a_folder_that_has_gone_further(asset, tmp_path):
+    folder = asset.save(tmp_path / "chair")
+    config = asset.saved.config
+    older = asset.saved._replace(state=asset.saved.state._replace(step=np.int32(1)))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError, match="already holds step 2, .* newer than step 1"):
+        Asset(folder, older._replace(config=config)).save(folder)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
@@ -160,7 +174,85 @@ def test_ctrl_c_keeps_what_was_done_and_the_same_call_goes_on(
     chex.assert_trees_all_equal(whole.saved.state, asset.saved.state)
 
 
-def test_a_bad_number_of_samples_is_told_before_any_work(monkeypatch):
+def test_dashes_in_a_folder_name_stay_in_the_message(tmp_path):
+    folder = tmp_path / "chair--v2 --steps1"
+    with pytest.raises(UserError, match="; workdir must name the folder of a run") as error:
+        Asset.load(folder)
+    assert str(folder / "config.json") in str(error.value)
+
+
+def test_text_to_images_refuses_bad_arguments_before_any_work(monkeypatch):
     monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("too late"))
     with pytest.raises(ValueError, match="samples must be a whole number from 1"):
         text_to_images("a cup", samples=0)
+    with pytest.raises(ValueError, match="^dtype must be one of auto, float32"):
+        text_to_images("a cup", dtype="int8")
+    with pytest.raises(ValueError, match="^variant needs another prior than the toybox"):
+        text_to_images("a cup", variant="fp16")
+
+
+def test_text_to_images_loads_and_compiles_once_for_each_prior(tiny_prior, monkeypatch):
+    """The prior is loaded again where the number format differs, and the old one dropped before."""
+    loaded = []
+
+    def load(*args, load_prior=open_prior.load_prior):
+        assert all(leaf() is None for leaf in loaded), "two priors in memory"
+        prior, params = load_prior(*args)
+        loaded.append(weakref.ref(jax.tree.leaves(params)[0]))
+        return prior, params
+
+    monkeypatch.setattr(open_prior, "load_prior", load)
+    prior_cache._run.clear(), prior_cache._sampler.clear()
+    few = {"samples": 2, "steps": 2}
+    first = text_to_images("a cup", tiny_prior, **few)
+    assert first.shape == (2, 8, 8, 3) and first.dtype == np.uint8
+    with jax.log_compiles(), warnings_of_compilation() as compiled:
+        again = text_to_images("a cup", tiny_prior, **few)
+        other = text_to_images("a red chair", tiny_prior, steps=3, guidance_scale=2.0, samples=2)
+    assert not compiled and len(loaded) == 1
+    chex.assert_trees_all_equal(first, again)
+    assert (first != other).any()
+    text_to_images("a cup", tiny_prior, dtype="bfloat16", **few)
+    assert len(loaded) == 2
+
+
+@contextlib.contextmanager
+def warnings_of_compilation():
+    """Collects JAX's notes that it compiles something."""
+    notes: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_one_entry_cache_drops_the_old_value_first():
+    class Prior:
+        pass
+
+    cache = prior_cache.OneEntryCache()
+    first = weakref.ref(cache.get("a", Prior))
+    assert cache.get("a", lambda: pytest.fail("made twice")) is first()
+
+    def make():
+        assert first() is None
+        return Prior()
+
+    cache.get("b", make)
+
+
+def test_a_sampler_shares_the_prior_of_the_run(asset, tiny_prior, monkeypatch):
+    settings = {"prompt": "a red chair", "prior": tiny_prior, "workdir": "", **TINY}
+    config = dreamfusion_jax.api.configs.config_from_settings("toybox", settings)
+    run = prior_cache.prepared_run(config, dreamfusion_jax.api.SCHEMES)
+    monkeypatch.setattr(sampling, "open_prior", lambda _: pytest.fail("loaded twice"))
+    text_to_images("a cup", tiny_prior, samples=1, steps=1)
+    ours, theirs = (
+        jax.tree.leaves(params)[0]
+        for params in (prior_cache._sampler.value.params, run.prior_params)
+    )
+    assert ours.unsafe_buffer_pointer() == theirs.addressable_data(0).unsafe_buffer_pointer()

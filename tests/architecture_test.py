@@ -1,4 +1,4 @@
-"""Reads the imports, and holds who may know whom, room by room."""
+"""Checks which rooms import which, and other rules of the architecture."""
 
 import ast
 import re
@@ -12,9 +12,9 @@ NAME = "dreamfusion_jax"
 PACKAGE = Path(dreamfusion_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TOP = "commands"  # the room of what stands at the package's top level
-# What a room can be told stands in it, but depends on nothing there: config/ collects it.
+# A room's options depend on nothing else in it, so that config/ can collect them.
 OPTIONS = "options"
-# The maths: plain arrays and explicit values in, arrays out.
+# Rooms of plain functions: arrays and explicit values in, arrays out.
 PURE = ("nerf", "diffusion", "distillation", "rendering", "mesh")
 HOST = ("config", "runs", "training", "toybox", "evaluation", "viewer", TOP)
 # Finding, reading and writing weights is what these are for.
@@ -36,14 +36,14 @@ def room(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     """Every module, and every name in a module, that a file imports anywhere."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: write imports in full"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def rooms_known(path: Path) -> set[str]:
@@ -97,10 +97,10 @@ def test_doors(path):
     assert not {module.split(".")[0] for module in imported} & {"torch", "diffusers"}
 
 
-def test_pure_rooms_name_no_flag_in_what_they_raise():
-    """Messages in their own terms; help texts of options may point to each other."""
+def test_pure_rooms_name_no_flag_in_their_errors():
+    """Libraries name an argument or a file; help texts of options may name each other's flags."""
     for path in MODULES:
-        if room(path) not in PURE or name(path).startswith(READ_FILES):
+        if room(path) not in PURE:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Raise):

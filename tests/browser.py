@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of what people see in a browser; skipped where there is none."""
+"""Headless Chromium for tests in a browser, which are skipped where it is missing."""
 
 import contextlib
 import shutil
@@ -14,8 +14,8 @@ _FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in _A
 _FLAGS += ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
 
-class Told:
-    """What a page did beside being shown: complaints in the console, addresses it asked for."""
+class PageEvents:
+    """Console errors and requests of a page."""
 
     def __init__(self) -> None:
         self.complaints: list[str] = []
@@ -23,8 +23,8 @@ class Told:
 
 
 @contextlib.contextmanager
-def opened(address: str, **options: Any) -> Iterator[tuple[Any, Told]]:
-    """A loaded page of Playwright's, and what it has told so far.
+def opened(address: str, **options: Any) -> Iterator[tuple[Any, PageEvents]]:
+    """Opens a page in Chromium; yields it and its events.
 
     Args:
       options: of Playwright's `new_page`, as its `viewport`.
@@ -34,17 +34,17 @@ def opened(address: str, **options: Any) -> Iterator[tuple[Any, Told]]:
         pytest.skip("no Chromium is installed")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=_FLAGS)
-        page, told = browser.new_page(**options), Told()
-        page.on("pageerror", lambda error: told.complaints.append(str(error)))
+        page, events = browser.new_page(**options), PageEvents()
+        page.on("pageerror", lambda error: events.complaints.append(str(error)))
         page.on(
             "console",
             lambda message: (
-                told.complaints.append(message.text)
+                events.complaints.append(message.text)
                 if message.type in ("error", "warning")
                 else None
             ),
         )
-        page.on("request", lambda request: told.requests.append(request.url))
+        page.on("request", lambda request: events.requests.append(request.url))
         page.goto(address)
-        yield page, told
+        yield page, events
         browser.close()

@@ -10,9 +10,9 @@ from dreamfusion_jax import __main__ as commands
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"], ["help"]], ids=str)
 def test_commands_are_listed_with_what_they_do(arguments, capsys):
     assert commands.main(arguments) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     for name in commands.COMMANDS:
-        assert f" {name} " in said and commands.summary(name) in said
+        assert f" {name} " in stdout and commands.summary(name) in stdout
     assert all(len(commands.summary(name)) > 20 for name in commands.COMMANDS)
 
 
@@ -25,6 +25,6 @@ def test_a_command_is_run_with_its_own_flags(monkeypatch):
     assert commands.sys.argv == ["dreamfusion_jax.render", "--workdir=there"]
 
 
-def test_an_unknown_command_is_told_with_the_nearest(capsys):
+def test_an_unknown_command_gets_a_suggestion(capsys):
     assert commands.main(["rendr"]) == 2
     assert capsys.readouterr().err == "Error: There is no command 'rendr'; did you mean render?\n"

@@ -1,4 +1,4 @@
-"""What the documents say is so: commands parse, code fits the API, links and files exist."""
+"""The documents are right: commands parse, code fits the API, links and files exist."""
 
 import json
 import re
@@ -23,7 +23,7 @@ DOCUMENTS = (
     "tests/benchmarks/README.md",
     "dreamfusion_jax/toybox/weights/README.md",
 )
-LONGEST_LINE = 120
+MAX_LINE_LENGTH = 120
 # Two commands that set up everything at once, to be copied as they are.
 SETUP = "python3 -m venv .venv && "
 MOST = {"README.md": (180, 1600), "WORKSPACE.md": (200, None)}  # lines, words
@@ -100,12 +100,12 @@ def commands(document: str) -> list[tuple[str, list[str]]]:
     """The programs that a document runs with `python -m`, each with its arguments."""
     lines = "".join(fenced(document, "bash")).replace("\\\n", " ").splitlines()
     lines += inline_code(document)
-    found = []
+    result = []
     for module, rest in _MODULE.findall("\n".join(lines)):
         words = shlex.split(rest, comments=True)
         ends = [i for i, word in enumerate(words) if word in ("&&", ";", "|", ">")]
-        found.append((module, words[: min(ends, default=len(words))]))
-    return found
+        result.append((module, words[: min(ends, default=len(words))]))
+    return result
 
 
 ALL_COMMANDS = [(document, *command) for document in DOCUMENTS for command in commands(document)]
@@ -116,23 +116,23 @@ BENCHMARKS = sorted({module for _, module, _ in ALL_COMMANDS if module.startswit
 @pytest.fixture(scope="module")
 def parsed() -> dict[str, tuple[dict[str, str | None], set[str]]]:
     """program -> its commands, as one string each, with what is wrong with them; its flags."""
-    asked: dict[str, list[list[str]]] = {}
+    commands_of: dict[str, list[list[str]]] = {}
     for _, module, arguments in PROGRAMS:
-        asked.setdefault(module, []).append(arguments)
+        commands_of.setdefault(module, []).append(arguments)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PARSER],
-        input=json.dumps(asked),
+        input=json.dumps(commands_of),
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    found = {}
+    result = {}
     for module, errors, own in map(json.loads, done.stdout.splitlines()):
-        whole = map(shlex.join, asked[module])
-        found[module] = dict(zip(whole, errors, strict=True)), set(own)
-    assert set(found) == set(asked), done.stderr
-    return found
+        whole = map(shlex.join, commands_of[module])
+        result[module] = dict(zip(whole, errors, strict=True)), set(own)
+    assert set(result) == set(commands_of), done.stderr
+    return result
 
 
 def label(command: tuple[str, str, list[str]]) -> str:
@@ -191,7 +191,7 @@ def test_python_compiles(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_lines_are_short(document):
-    long = [line for line in text_of(document).splitlines() if len(line) > LONGEST_LINE]
+    long = [line for line in text_of(document).splitlines() if len(line) > MAX_LINE_LENGTH]
     assert [line for line in long if not line.startswith(SETUP)] == []
 
 

@@ -1,4 +1,4 @@
-"""The whole tool on small runs: what it makes, scores, leaves behind, and refuses."""
+"""The whole command on small runs: what it makes, scores, writes and refuses."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from absl import flags
 from dreamfusion_jax import evaluate
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
+from dreamfusion_jax.config.folder_names import slug
 from dreamfusion_jax.config.prompts_file import read_prompts
 from dreamfusion_jax.evaluation import benchmark_runner
 from dreamfusion_jax.runs.checkpoint import Checkpoints
@@ -47,13 +48,13 @@ def program(monkeypatch):
 
 
 def pretended_run(command):
-    """What the main program would leave of runs that learned nothing."""
+    """Writes the work folders of runs that learned nothing."""
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
     flags.DEFINE_string("prompts_file", "", "", flag_values=values)
     configs.parse_flags(command[2:], values)
     for prompt in read_prompts(values.prompts_file):
-        workdir = f"{values.workdir}/{configs.slug(prompt)}"
+        workdir = f"{values.workdir}/{slug(prompt)}"
         config = configs.config_from_flags(values, prompt=prompt, workdir=workdir)
         state = init_state(build_scene(config.scene), make_optimizer(config.optimizer, 2), 0)
         checkpoints = Checkpoints(Path(workdir), jax.devices()[:1])
@@ -64,7 +65,7 @@ def pretended_run(command):
     return 0
 
 
-def test_the_benchmark_makes_judges_and_tells(
+def test_the_benchmark_makes_assets_and_reports_scores(
     program,
     clip_folder,  # noqa: F811
     tmp_path,
@@ -81,7 +82,7 @@ def test_the_benchmark_makes_judges_and_tells(
         *(f"--judge={clip_folder}", f"--run_flags={TINY}"),
     ]
     assert program(*arguments) == 0
-    said = capsys.readouterr().out
+    stdout = capsys.readouterr().out
     folders = sorted(path.parent.name for path in (workdir / "seed_3").glob("*/config.json"))
     assert folders == ["a-blue-bicycle-parked-by-a-metal-gate", "a-sign-says-walk-don-t-walk-50"]
 
@@ -95,43 +96,43 @@ def test_the_benchmark_makes_judges_and_tells(
         name = f"r_precision/{kind}/2 prompts/{judge}"
         shares = [asset[name] for asset in numbers["assets"]]
         assert numbers["groups"]["all"]["mean"][name] == sum(shares) / 2
-        assert name in said and all(8 * x in range(9) for x in shares)
+        assert name in stdout and all(8 * x in range(9) for x in shares)
     assert all(asset["seconds"] == 1.5 for asset in numbers["assets"])
     table = result.with_suffix(".md").read_text()
     assert 'a sign says "Walk & Don\'t Walk" \\| 50 %' in table
     assert imageio.imread(workdir / "gallery.png").shape[1] == 2 * (2 * 12 + 8)
 
     # The same runs, once more and by another judge.
-    with pytest.raises(UserError, match="colour and kind in the prompt 'A blue bicycle"):
+    with pytest.raises(UserError, match="color and kind in the prompt 'A blue bicycle"):
         program("--measure=assets", f"--workdirs={workdir}/seed_3/*")
-    picture, file = tmp_path / "p.png", tmp_path / "n.json"
+    image, file = tmp_path / "p.png", tmp_path / "n.json"
     pattern = f"--workdirs={workdir}/seed_3/a-blue*"
-    more = (f"--json={file}", f"--pictures={picture}", f"--judge={clip_folder}")
+    more = (f"--json={file}", f"--pictures={image}", f"--judge={clip_folder}")
     assert program("--measure=assets", pattern, f"--prompts_file={prompts}", *more) == 0
     (asset,) = json.loads(file.read_text())["assets"]
-    assert asset == numbers["assets"][0] and picture.exists()
+    assert asset == numbers["assets"][0] and image.exists()
     prompts.write_text("a cup")
     with pytest.raises(UserError, match="--prompts_file=.* lacks 'A blue bicycle"):
         program("--measure=assets", pattern, f"--prompts_file={prompts}", *more)
 
 
 def test_the_benchmarks_prompts_are_the_toyboxs_forty(program, tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
     def make_assets(*arguments):
-        asked.append(arguments)
+        calls.append(arguments)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(benchmark_runner, "make_assets", make_assets)
     with pytest.raises(KeyboardInterrupt):
         program("--measure=benchmark", f"--workdir={tmp_path}", "--run_flags=--steps=3")
-    ((prompts, workdir, seed, arguments),) = asked
+    ((prompts, workdir, seed, arguments),) = calls
     assert prompts == captions.benchmark_prompts(count=40, held_out=12, per_kind=2)
     assert (workdir, seed, arguments) == (tmp_path, 0, ["--steps=3"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--measure=assets", "--workdirs=/no/such"], "--workdirs='/no/such' matches no folder"),
         (["--measure=judge", "--judge=x/y"], "--judge=x/y needs --measure=assets or benchmark"),
@@ -144,15 +145,15 @@ def test_the_benchmarks_prompts_are_the_toyboxs_forty(program, tmp_path, monkeyp
         (["--measure=benchmark", "--prompts_file=/no/such"], "--prompts_file=/no/such cannot be"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_made(arguments, told, program, monkeypatch):
+def test_bad_input_is_reported_before_any_work(arguments, message, program, monkeypatch):
     monkeypatch.setattr(
         benchmark_runner, "make_assets", lambda *_: pytest.fail("bad input was acted upon")
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         program(*arguments)
 
 
-def test_unfinished_runs_are_left_out_and_named(tmp_path, capsys):
+def test_unfinished_runs_are_skipped_and_named(tmp_path, capsys):
     run = tmp_path / "a"
     run.mkdir()
     (run / "config.json").write_text('{"train": {"prompt": "a red chair", "steps": 9}}')

@@ -1,4 +1,4 @@
-"""What stands in experiments/ works: flagfiles parse, scripts do what they say."""
+"""experiments/ works: flagfiles parse, and scripts do what they should."""
 
 import os
 import shlex
@@ -63,7 +63,7 @@ def submit(tmp_path):
 
     def run(*arguments, **environment):
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        done = subprocess.run(
+        result = subprocess.run(
             [SCRIPT, *arguments],
             cwd=tmp_path,
             env={**os.environ, "PATH": path, "POLL": "0", **environment},
@@ -72,15 +72,15 @@ def submit(tmp_path):
             timeout=60,
         )
         calls = tmp_path / "calls"
-        return done, calls.read_text().splitlines() if calls.exists() else []
+        return result, calls.read_text().splitlines() if calls.exists() else []
 
     return run
 
 
-def test_a_slice_that_is_taken_away_is_asked_for_again_and_the_job_goes_on(submit, tmp_path):
-    done, calls = submit("--prompt=a red chair", BUCKET="gs://bucket/chair", ZONE="zone-1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "Done: gs://bucket/chair"
+def test_a_preempted_slice_is_requested_again(submit, tmp_path):
+    result, calls = submit("--prompt=a red chair", BUCKET="gs://bucket/chair", ZONE="zone-1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "Done: gs://bucket/chair"
     verbs = [
         verb
         for call in calls
@@ -100,23 +100,23 @@ def test_a_slice_that_is_taken_away_is_asked_for_again_and_the_job_goes_on(submi
     assert config.train.prompt == "a red chair" and config.run.workdir == "gs://bucket/chair"
 
 
-def test_a_job_that_fails_by_itself_is_not_tried_for_ever(submit, tmp_path):
+def test_a_failing_job_is_not_retried_forever(submit, tmp_path):
     (tmp_path / "fails").touch()
-    done, calls = submit("--prompt=x", BUCKET="gs://bucket/x")
-    assert done.returncode == 1 and "the job failed twice" in done.stderr
+    result, calls = submit("--prompt=x", BUCKET="gs://bucket/x")
+    assert result.returncode == 1 and "the job failed twice" in result.stderr
     assert sum("dreamfusion_jax.main" in call for call in calls) == 2
     assert (tmp_path / "state").exists(), "the slice is left, to look at"
 
 
-def test_a_missing_bucket_is_told_before_anything_is_asked_for(submit):
-    done, calls = submit("--prompt=x")
-    assert done.returncode != 0 and "BUCKET=gs://bucket/folder" in done.stderr and not calls
+def test_a_missing_bucket_is_reported_before_any_request(submit):
+    result, calls = submit("--prompt=x")
+    assert result.returncode != 0 and "BUCKET=gs://bucket/folder" in result.stderr and not calls
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_scripts_are_clean():
-    done = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    result = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_the_skypilot_task_installs_and_runs_the_program(given):
 
 def test_a_task_without_a_bucket_says_so():
     task = yaml.safe_load((EXPERIMENTS / "tpu" / "skypilot.yaml").read_text())
-    done = subprocess.run(
+    result = subprocess.run(
         ["bash", "-c", task["run"]], env={**os.environ, **task["envs"]}, capture_output=True
     )
-    assert done.returncode != 0 and b"BUCKET=gs://bucket/folder is missing" in done.stderr
+    assert result.returncode != 0 and b"BUCKET=gs://bucket/folder is missing" in result.stderr

@@ -19,12 +19,12 @@ def test_the_counted_loop_draws_what_the_scanned_one_does():
     prior, ticks = analytic_prior(0.4, 0.2), []
     keys = sampling.sample_keys(seed=1, samples=2)
     text = prior.encode_text(["a", "b"])
-    draw = sampling.make_sampler(prior, 10, (2.0, 0.5), lambda: ticks.append(1))
-    pictures = draw({}, text, prior.encode_text([""]), keys)
+    counted = {"steps": 10, "scales": (2.0, 0.5), "on_step": lambda: ticks.append(1)}
+    drawn = sampling.make_sampler(prior)({}, text, prior.encode_text([""]), keys, **counted)
     assert len(ticks) == 10
     noise = sampling.draw_noise(prior, keys)
     scanned = prior.decode({}, ddim_sample(prior, {}, text, text, noise, 10, 2.0, 0.5))
-    chex.assert_trees_all_close(pictures, scanned, atol=1e-5)
+    chex.assert_trees_all_close(drawn, scanned, atol=1e-5)
 
 
 def test_more_samples_leave_the_first_ones_as_they_are():
@@ -35,13 +35,13 @@ def test_more_samples_leave_the_first_ones_as_they_are():
     assert not np.allclose(few, sampling.draw_noise(prior, sampling.sample_keys(6, 2)))
 
 
-def test_ancestral_samples_are_the_prior_s_own_and_depend_on_all_noise():
+def test_ancestral_samples_match_the_prior_and_use_all_noise():
     """Of a Gaussian prior: independent of the first noise, and still of its mean and spread."""
-    mean, std = 0.5, 0.1  # far from 0 and 1, where pictures are cut off
+    mean, std = 0.5, 0.1  # far from 0 and 1, where images are clipped
     prior = analytic_prior(mean, std)
     text, keys = prior.encode_text(["a"] * 64), sampling.sample_keys(0, 64)
-    draw = sampling.make_sampler(prior, 1000, (1.0, 0.0), lambda: None, eta=1.0)
-    z = draw({}, text, prior.encode_text([""]), keys)
+    sample_prior = sampling.make_sampler(prior)
+    z = sample_prior({}, text, prior.encode_text([""]), keys, 1000, (1.0, 0.0), eta=1.0)
     noise = np.asarray(sampling.draw_noise(prior, keys))
     # Five standard errors of 64 latents.
     error = 5.0 / np.sqrt(noise.size)
@@ -85,9 +85,9 @@ def test_the_program_writes_a_grid_and_says_where(tiny_prior, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert str(output) in ended.stdout and "4/4" in ended.stderr
-    picture = np.asarray(Image.open(output))
-    assert picture.shape == (16, 24, 3)
-    assert (picture[:8] != picture[8:]).any()
+    image = np.asarray(Image.open(output))
+    assert image.shape == (16, 24, 3)
+    assert (image[:8] != image[8:]).any()
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):

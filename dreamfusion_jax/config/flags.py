@@ -1,4 +1,4 @@
-"""A whole run's configuration: one command-line flag a setting, checks, presets, config.json."""
+"""The configuration of a run: one flag per setting, checks, presets, config.json."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import numbers
 import os
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from dreamfusion_jax.config import flagfiles
+from dreamfusion_jax.config.folder_names import free_folder
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.runs.options import RunOptions
-from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.errors import ArgumentError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, read_json
 from dreamfusion_jax.runtime.settings import Range
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
@@ -29,7 +31,7 @@ from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """All settings of a run, by section."""
 
     scene: SceneOptions = SceneOptions()
     camera: CameraRanges = CameraRanges()
@@ -60,11 +62,9 @@ PRESETS: Mapping[str, Path] = types.MappingProxyType(
     {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
 )
 
-_SLUG_BYTES = 240  # most file systems allow 255
-
 
 class _RangeParser(flags.ArgumentParser):
-    """Reads "2.3,3.2" as the two ends of a range, and one number as both."""
+    """Parses "2.3,3.2" as the two ends of a range, and one number as both."""
 
     syntactic_help = "one number, or two with a comma between them"
 
@@ -86,10 +86,17 @@ class _RangeSerializer(flags.ArgumentSerializer):
         return f"{value[0]},{value[1]}"
 
 
+def setting_names() -> list[str]:
+    """Returns the names of all settings, which are those of their flags."""
+    return [
+        setting.name for section in SECTIONS.values() for setting in dataclasses.fields(section)
+    ]
+
+
 def define_flags(
     names: Collection[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
-    """Defines one flag a setting, under its own name: those in `names`, or all, and `--preset`."""
+    """Defines one flag per setting: for those in `names`, or for all and `--preset`."""
     if names is None:
         help = "settings to start from: toybox (the defaults), the paper's, or Stable Diffusion's"
         flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
@@ -97,6 +104,8 @@ def define_flags(
         for setting in dataclasses.fields(section):
             if names is None or setting.name in names:
                 _define_flag(setting, flag_values)
+                if former := setting.metadata["former_name"]:
+                    flags.DEFINE_alias(former, setting.name, flag_values=flag_values)
 
 
 def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> None:
@@ -120,11 +129,14 @@ def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> N
 
 
 def parse_flags(arguments: list[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses `arguments`, the program's name first; returns those that are no flags.
+    """Parses `arguments`, the program's name first; returns those that are not flags.
 
-    A preset is a flagfile that comes before all other arguments, wherever it was named, so that
-    they overrule it.
+    A preset is a flagfile that is read before all other arguments, which therefore override it.
+
+    Raises:
+      ValueError: a flagfile cannot be read.
     """
+    arguments = flagfiles.expand(arguments)
     rest = flag_values(arguments)
     if "preset" not in flag_values or not flag_values["preset"].present:
         return rest
@@ -134,11 +146,11 @@ def parse_flags(arguments: list[str], flag_values: flags.FlagValues = flags.FLAG
     return flag_values([arguments[0], flagfile, *arguments[1:]])
 
 
-def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **given: Any) -> Config:
-    """The checked configuration that the parsed flags describe, but for the settings `given`."""
+def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **settings: Any) -> Config:
+    """Returns the checked configuration of the parsed flags, overridden by `settings`."""
     values = {
         name: {
-            setting.name: given.get(setting.name, flag_values[setting.name].value)
+            setting.name: settings.get(setting.name, flag_values[setting.name].value)
             for setting in dataclasses.fields(cls)
         }
         for name, cls in SECTIONS.items()
@@ -147,7 +159,7 @@ def config_from_flags(flag_values: flags.FlagValues = flags.FLAGS, **given: Any)
 
 
 def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
-    """The checked configuration of a preset but for these settings, named as their flags are.
+    """Returns the checked configuration of a preset, overridden by settings named as their flags.
 
     A range may be given as one number, a folder as a path.
 
@@ -157,20 +169,22 @@ def config_from_settings(preset: str, settings: Mapping[str, Any]) -> Config:
     if preset not in PRESETS:
         raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {preset!r:.80}.")
     known = {s.name: s for section in SECTIONS.values() for s in dataclasses.fields(section)}
+    current = {s.metadata["former_name"]: name for name, s in known.items()}
+    settings = {current.get(name, name): value for name, value in settings.items()}
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "the class Config holds all there are."
+            hint = f"did you mean {near[0]}?" if near else "the class Config lists them all."
             raise UserError(f"There is no setting {name}; {hint}")
     values = flags.FlagValues()
     define_flags(flag_values=values)
     parse_flags(["", f"--preset={preset}"], values)
-    given = {name: _as_declared(known[name], value) for name, value in settings.items()}
+    given = {name: _coerce(known[name], value) for name, value in settings.items()}
     return config_from_flags(values, **given)
 
 
-def _as_declared(setting: dataclasses.Field, value: Any) -> Any:
-    """A value of Python's as the flag would hold it; what is neither is left to be refused."""
+def _coerce(setting: dataclasses.Field, value: Any) -> Any:
+    """Converts a Python value to the type of its flag; other values are left for the checks."""
     kind = type(setting.default)
     if kind is tuple and isinstance(value, numbers.Real):
         value = (value, value)
@@ -180,13 +194,13 @@ def _as_declared(setting: dataclasses.Field, value: Any) -> Any:
 
 
 def _plain(value: Any, kind: type) -> Any:
-    """numpy's numbers, and whole ones where any are meant, as Python's own."""
+    """Converts numpy's numbers, and integers where a float is meant, to Python's own types."""
     if isinstance(value, bool):
         return value
     if kind is int and isinstance(value, numbers.Integral):
         return int(value)
     if kind is float and isinstance(value, numbers.Real):
-        with contextlib.suppress(OverflowError):  # Whole numbers may be beyond any float.
+        with contextlib.suppress(OverflowError):  # An integer may be larger than any float.
             return float(value)
     return value
 
@@ -194,44 +208,44 @@ def _plain(value: Any, kind: type) -> Any:
 def override_run(
     stored: Config, names: Collection[str], flag_values: flags.FlagValues = flags.FLAGS
 ) -> Config:
-    """The stored settings, their `run` section with the flags in `names` that the user gave."""
-    given: dict[str, Any] = {
+    """Returns the stored settings with those flags of the `run` section that the user gave."""
+    settings: dict[str, Any] = {
         name: flag_values[name].value for name in names if flag_values[name].present
     }
-    return with_run(stored, given)
+    return with_run(stored, settings)
 
 
-def with_run(config: Config, given: Mapping[str, Any]) -> Config:
-    """The settings with others in the `run` section. Raises a UserError where one is wrong."""
-    run = dataclasses.replace(config.run, **given)
+def with_run(config: Config, settings: Mapping[str, Any]) -> Config:
+    """Replaces settings of the `run` section. Raises a UserError where one is wrong."""
+    run = dataclasses.replace(config.run, **settings)
     check_section(run)
     return dataclasses.replace(config, run=run)
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The inverse of `to_dict`; settings that are not there keep their defaults."""
+    """Inverts `to_dict`; missing settings have their defaults."""
     sections = {}
     for name, section in SECTIONS.items():
-        given = {
+        settings = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in values.get(name, {}).items()
         }
-        sections[name] = section(**given)
+        sections[name] = section(**settings)
     return Config(**sections)
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
-    """Plain nested dictionaries, as config.json holds them."""
+    """Returns the nested dictionaries that config.json holds."""
     return dataclasses.asdict(config)
 
 
 def read_config(path: AnyPath) -> Config:
-    """The configuration stored in a work folder's config.json."""
+    """Reads a work folder's config.json. Raises a UserError where that is not possible."""
     try:
         return validate(from_dict(read_json(path)))
     except FileNotFoundError:
         raise UserError(f"There is no {path}; --workdir must name the folder of a run.") from None
-    except ImportError as error:  # of what reads buckets
+    except ImportError as error:  # the client of a bucket
         raise UserError(
             f"{path} needs a package that is not installed ({error}): pip install gcsfs, or s3fs."
         ) from error
@@ -242,14 +256,14 @@ def read_config(path: AnyPath) -> Config:
 
 
 def validate(config: Config) -> Config:
-    """Returns `config` with its blanks filled in, or says in one sentence what is wrong with it."""
+    """Returns `config` with derived settings filled in. Raises a UserError where it is wrong."""
     for name in SECTIONS:
         check_section(getattr(config, name))
     if not config.train.prompt.strip():
-        raise UserError('--prompt is empty; say what to make, for example --prompt="a red chair".')
-    if is_flat(config):  # It looks the same from everywhere, so that no view is put into words.
-        words = dataclasses.replace(config.view_prompts, view_words="none")
-        config = dataclasses.replace(config, view_prompts=words)
+        raise UserError('--prompt is empty; name an object, for example --prompt="a red chair".')
+    if is_flat(config):  # A flat image has no views to describe.
+        view_prompts = dataclasses.replace(config.view_prompts, view_words="none")
+        config = dataclasses.replace(config, view_prompts=view_prompts)
     for name in ("t_max_start", "t_max_end"):
         if getattr(config.distillation, name) <= config.distillation.t_min:
             raise UserError(f"--{name} must be greater than --t_min ({config.distillation.t_min}).")
@@ -262,29 +276,29 @@ def validate(config: Config) -> Config:
             raise UserError(f"--{name} needs --view_words=paper.")
     for name in ("revision", "variant"):
         if getattr(config.prior, name) and config.prior.prior == "toybox":
-            raise UserError(f"--{name} needs another --prior than the toybox, which has but one.")
+            raise UserError(f"--{name} needs another --prior than the toybox, which has only one.")
     _check_processes(config.run)
     config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
     if config.run.workdir:
         return config
-    workdir = str(Path("workdir") / slug(config.train.prompt))
+    workdir = str(free_folder(Path("workdir"), config.train.prompt))
     return dataclasses.replace(config, run=dataclasses.replace(config.run, workdir=workdir))
 
 
 def is_flat(config: Config) -> bool:
-    """Whether the run makes a flat picture instead of a scene."""
+    """Returns whether the run makes a flat image instead of a scene."""
     return config.scene.field == "image"
 
 
-def differing_flags(stored: Config, asked: Config) -> list[str]:
-    """The flags whose values make `asked` another run than `stored`, not its continuation.
+def conflicting_settings(stored: Config, requested: Config) -> list[str]:
+    """Returns the settings that make `requested` another run than `stored`, not its continuation.
 
-    The `run` section may change freely, as may the views a device, since there may be another
-    number of devices; and the number of steps may grow.
+    The `run` section may change freely, as may the views per device, since the number of devices
+    may differ; and the number of steps may grow.
     """
     names = []
     for section in (name for name in SECTIONS if name != "run"):
-        old, new = getattr(stored, section), getattr(asked, section)
+        old, new = getattr(stored, section), getattr(requested, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)
             grown = setting.name == "steps" and after > before
@@ -295,7 +309,7 @@ def differing_flags(stored: Config, asked: Config) -> list[str]:
 
 def _check_processes(run: RunOptions) -> None:
     if bool(run.coordinator) != bool(run.processes):
-        raise UserError("--coordinator and --processes are of use only together.")
+        raise UserError("--coordinator and --processes must be given together.")
     if run.coordinator and run.distributed == "off":
         raise UserError("--coordinator contradicts --distributed=off.")
     if run.coordinator and not re.fullmatch(r"\S+:\d{1,5}", run.coordinator):
@@ -309,16 +323,25 @@ def check_section(section: Any) -> None:
     for setting in dataclasses.fields(section):
         _check(setting, getattr(section, setting.name))
     if isinstance(section, RunOptions) and section.turntable_size % 2:
-        raise UserError("--turntable_size must be even, as the MP4 format wants it.")
+        raise UserError("--turntable_size must be even, as MP4 requires.")
+
+
+@contextlib.contextmanager
+def name_flags() -> Iterator[None]:
+    """Names the argument that a library function refuses by the flag of the same name."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise UserError(f"--{error}") from None
 
 
 def check_text(flag: str, text: str) -> None:
-    """Refuses what no file name, no tokenizer and no terminal can hold."""
+    """Raises a UserError for text that file names, tokenizers or terminals cannot hold."""
     if "\0" in text:
-        raise UserError(f"{flag} must not hold the character NUL.")
+        raise UserError(f"{flag} must not contain the character NUL.")
     try:
         text.encode()
-    except UnicodeEncodeError:  # how Python keeps bytes of a command line that are no UTF-8
+    except UnicodeEncodeError:  # Python's stand-in for bytes that are not UTF-8
         raise UserError(f"{flag} must be text in UTF-8.") from None
 
 
@@ -336,12 +359,13 @@ def _check(setting: dataclasses.Field, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise UserError(f"{flag} must be a finite number, not {number}.")
-        for bound, words, wrong in (
+        for bound, relation, is_outside in (
             (metadata["minimum"], "at least", lambda a, b: a < b),
             (metadata["maximum"], "at most", lambda a, b: a > b),
         ):
-            if bound is not None and wrong(number, bound):
-                raise UserError(f"{flag} must be {words} {_shown(bound)}, not {_shown(number)}.")
+            if bound is not None and is_outside(number, bound):
+                limit = f"{relation} {_format_number(bound)}"
+                raise UserError(f"{flag} must be {limit}, not {_format_number(number)}.")
     if isinstance(value, tuple) and value[0] > value[1]:
         raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
 
@@ -352,7 +376,7 @@ _KINDS: Mapping[type, str] = types.MappingProxyType(
 
 
 def _is_of(kind: type, value: Any) -> bool:
-    """Whether a value, which may come from a file, is what the flag of that kind would hold."""
+    """Returns whether a value, which may come from a file, has the type of the flag's kind."""
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == 2 and all(_is_of(float, v) for v in value)
     if kind is float:
@@ -360,16 +384,8 @@ def _is_of(kind: type, value: Any) -> bool:
     return type(value) is kind
 
 
-def _shown(number: float) -> str:
-    """A number as a message tells it; a whole one may be beyond any float."""
+def _format_number(number: float) -> str:
+    """Formats a number for a message; an integer may be larger than any float."""
     if isinstance(number, int) and abs(number) >= 10**15:
         return f"about {'-' * (number < 0)}1e{math.log10(abs(number)):.0f}"
     return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-def slug(prompt: str) -> str:
-    """The prompt as a folder's name: lower-case words joined by hyphens."""
-    words = re.findall(r"[^\W_]+", prompt.lower())
-    # A file system counts bytes, of which a letter may take four.
-    name = "-".join(words)[:80].encode()[:_SLUG_BYTES].decode(errors="ignore")
-    return name.strip("-") or "untitled"

@@ -1,33 +1,28 @@
-"""A text file of prompts: one a line, blank lines and lines that begin with # skipped."""
+"""A text file of prompts: one per line; blank lines and lines that begin with # are skipped."""
 
 from __future__ import annotations
 
-from dreamfusion_jax.config.flags import check_text, slug
+from dreamfusion_jax.config.flags import check_text
+from dreamfusion_jax.config.folder_names import normalized
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import as_path, read_text
 
 
 def read_prompts(name: str) -> list[str]:
-    """The prompts in a file, here or in a bucket, in their order; one that is repeated counts once.
+    """Reads the prompts of a local or bucket file in order, each once.
 
     Raises:
-      UserError: it cannot be read, holds none, or two different ones would share a folder, whose
-        name is `slug(prompt)`.
+      UserError: the file cannot be read or has no prompt.
     """
     check_text("--prompts_file", name)
     try:
-        text = read_text(as_path(name)).removeprefix("\ufeff")  # some editors' mark of UTF-8
+        text = read_text(as_path(name)).removeprefix("\ufeff")  # some editors' byte order mark
     except (OSError, ValueError) as error:
         raise UserError(f"--prompts_file={name} cannot be read ({error}).") from error
     lines = (line.strip() for line in text.splitlines())
     prompts: dict[str, str] = {}
     for prompt in (line for line in lines if line and not line.startswith("#")):
-        before = prompts.setdefault(slug(prompt), prompt)
-        if before != prompt:
-            raise UserError(
-                f"--prompts_file={name} holds {before!r} and {prompt!r}, which would share the"
-                f" folder {slug(prompt)}; leave one out."
-            )
+        prompts.setdefault(normalized(prompt), prompt)
     if not prompts:
         raise UserError(f"--prompts_file={name} holds no prompt.")
     return list(prompts.values())

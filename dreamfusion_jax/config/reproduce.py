@@ -1,4 +1,4 @@
-"""The command that makes a run again, from its settings alone."""
+"""From the settings of a run to the shortest command that reproduces it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import functools
 import shlex
 from typing import Any
 
-from dreamfusion_jax.config.flags import PRESETS, SECTIONS, Config, config_from_settings, slug
+from dreamfusion_jax.config.flags import PRESETS, SECTIONS, Config, config_from_settings
+from dreamfusion_jax.config.folder_names import slug
 
-# What each of several processes is given its own values of.
-OF_A_PROCESS = ("coordinator", "processes", "process_index")
+# Settings whose values differ between the processes of a job.
+PER_PROCESS = ("coordinator", "processes", "process_index")
 
 
 def arguments(config: Config) -> list[str]:
-    """The flags of `python -m dreamfusion_jax.main`, as few as a preset allows.
+    """Returns the flags of `python -m dreamfusion_jax.main` that give `config`, as few as possible.
 
-    Parsing them gives `config` again, but for the settings in `OF_A_PROCESS`.
+    Parsing them gives `config` again, except for the settings in `PER_PROCESS`.
     """
-    shortest = min((_beyond(config, preset) for preset in PRESETS), key=len)
+    shortest = min((_extra_flags(config, preset) for preset in PRESETS), key=len)
     return [f"--prompt={config.train.prompt}", *shortest]
 
 
-def quoted(config: Config) -> str:
-    """The whole command, as a shell reads it."""
+def shell_command(config: Config) -> str:
+    """Returns the whole command, quoted for a shell."""
     return shlex.join(["python", "-m", "dreamfusion_jax.main", *arguments(config)])
 
 
-def differing(config: Config, base: Config) -> dict[str, Any]:
-    """The settings that are not as in `base`, by name, but for the prompt."""
+def diff(config: Config, base: Config) -> dict[str, Any]:
+    """Returns the settings that differ from `base`, by name, except for the prompt."""
     return {
         setting.name: getattr(getattr(config, section), setting.name)
         for section in SECTIONS
@@ -39,8 +40,8 @@ def differing(config: Config, base: Config) -> dict[str, Any]:
     }
 
 
-def spelled(value: Any) -> str:
-    """A setting's value as its flag wants it."""
+def format_flag_value(value: Any) -> str:
+    """Formats a setting's value for its flag."""
     if isinstance(value, tuple):
         return ",".join(map(repr, value))
     if isinstance(value, bool):
@@ -48,16 +49,16 @@ def spelled(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def _beyond(config: Config, preset: str) -> list[str]:
-    """What is to be said beside the prompt where one starts from a preset."""
-    values = differing(config, _preset(preset))
+def _extra_flags(config: Config, preset: str) -> list[str]:
+    """Returns the flags that are needed beside the prompt and `--preset`."""
+    values = diff(config, _preset(preset))
     if values.get("workdir") == f"workdir/{slug(config.train.prompt)}":
         del values["workdir"]
-    if config.scene.field == "image":  # for which it is set anyway
+    if config.scene.field == "image":  # which sets it by itself
         values.pop("view_words", None)
     start = [] if preset == "toybox" else [f"--preset={preset}"]
-    said = [f"--{n}={spelled(v)}" for n, v in values.items() if n not in OF_A_PROCESS]
-    return start + said
+    flags = [f"--{n}={format_flag_value(v)}" for n, v in values.items() if n not in PER_PROCESS]
+    return start + flags
 
 
 @functools.cache

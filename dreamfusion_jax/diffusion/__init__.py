@@ -1,1 +1,1 @@
-"""What a picture should look like. Knows nothing of NeRF."""
+"""Text-to-image diffusion models: networks, loading, priors. Imports nothing of NeRF."""

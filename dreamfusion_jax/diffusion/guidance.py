@@ -13,15 +13,15 @@ from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
 def classifier_free(
     with_text: jax.Array, without: jax.Array, scale: jax.Array | float
 ) -> jax.Array:
-    """without + scale (with_text - without): diffusers' scale, of which 1 means no guidance."""
+    """Returns without + scale (with_text - without); as in diffusers, scale 1 is no guidance."""
     return without + scale * (with_text - without)
 
 
 def rescale(guided: jax.Array, with_text: jax.Array, share: jax.Array | float) -> jax.Array:
-    """Gives `guided` back the spread of the prediction with text (Lin et al., 2024, section 3.4).
+    """Restores the standard deviation of `with_text` in `guided` (Lin et al., 2024, section 3.4).
 
-    Guidance stretches a prediction, and with it the picture's contrast. guided, with_text
-    [B, ...]; `share` in [0, 1] of the rescaled prediction is mixed with the plain one.
+    Guidance stretches a prediction, and with it the image's contrast. guided, with_text [B, ...];
+    the share `share` in [0, 1] of the rescaled prediction is mixed with the plain one.
     """
     axes = tuple(range(1, guided.ndim))
     spread = lambda x: jnp.std(x, axis=axes, keepdims=True)  # noqa: E731
@@ -30,17 +30,17 @@ def rescale(guided: jax.Array, with_text: jax.Array, share: jax.Array | float) -
 
 
 class PerpNeg(NamedTuple):
-    """What Perp-Neg leads away from: conditions with leaves [B, N, ...], weights [B, N]."""
+    """Perp-Neg's negative conditions, leaves [B, N, ...], and their weights [B, N]."""
 
     cond: Condition
     weights: jax.Array
 
 
 def perpendicular_part(towards: jax.Array, away: jax.Array, weights: jax.Array) -> jax.Array:
-    """sum_i w_i (a_i - <a_i, d> / |d|^2 d): what is to be taken from the direction d of the text.
+    """Returns sum_i w_i (a_i - <a_i, d> / |d|^2 d), which Perp-Neg subtracts from guidance.
 
-    Only the part of each unwanted direction a_i that is perpendicular to d counts, so that what
-    both texts have in common is kept (Perp-Neg, Armandpour et al. 2023).
+    Only the part of each unwanted direction a_i that is perpendicular to the text's direction d
+    counts, so that what both texts share stays (Armandpour et al., 2023).
 
     Args:
       towards: [B, h, w, c] d, the prediction with the text less that without.
@@ -67,8 +67,8 @@ def guided_prediction(
 ) -> jax.Array:
     """Returns the guided prediction, by ONE network call on the batch under each condition.
 
-    z_t [B, h, w, c], t [B], cond of B, uncond of B or 1 -> [B, h, w, c], in the terms of
-    `prior.predict`: as in diffusers, what is guided is what the network predicts.
+    z_t [B, h, w, c], t [B], cond of B, uncond of B or 1 -> [B, h, w, c], of the type that
+    `prior.predict` returns: as in diffusers, guidance acts on the network's own prediction.
     """
     conditions = [jax.tree.map(lambda u, c: jnp.broadcast_to(u, c.shape), uncond, cond), cond]
     if perp_neg is not None:

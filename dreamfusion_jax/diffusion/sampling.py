@@ -1,7 +1,7 @@
 """DDIM sampling (Song et al., 2021, eq. 12), from deterministic (eta 0) to ancestral (eta 1).
 
 Step for step what diffusers' DDIMScheduler does under StableDiffusionPipeline, so that the same
-initial noise gives the same picture.
+initial noise gives the same image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.guidance import guided_prediction
-from dreamfusion_jax.diffusion.priors.prior import Condition, Prior
+from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
 from dreamfusion_jax.diffusion.schedule import Schedule, to_epsilon, to_x0
+
+Sample = Callable[..., np.ndarray]  # what `make_sampler` returns
 
 
 def ddim_indices(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The timestep index of every step, falling, and the one that it leads to (-1: clean)."""
+    """Returns each step's timestep index, falling, and the index it leads to (-1: clean).
+
+    Raises:
+      ValueError: `steps` is not between 1 and the prior's own number.
+    """
     total = len(schedule.alphas_cumprod)
     if not 1 <= steps <= total:
         raise ValueError(f"{steps} steps are not between 1 and {total}, the prior's own number")
@@ -37,18 +43,18 @@ def ddim_indices(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray
 
 def ddim_step(
     prior: Prior,
-    weights: Any,
+    params: PriorParams,
     z_t: jax.Array,
     index: jax.Array,
     previous: jax.Array,
-    text: Condition,
-    empty_text: Condition,
+    cond: Condition,
+    uncond: Condition,
     guidance_scale: jax.Array | float,
     guidance_rescale: jax.Array | float = 0.0,
     eta: jax.Array | float = 0.0,
     fresh_noise: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """One step of z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean).
+    """Takes z_t [B, h, w, c] from timestep `index` to `previous` (scalars; -1: clean).
 
     Args:
       eta: the share of fresh noise: 0 is deterministic, 1 ancestral sampling (eq. 16).
@@ -58,50 +64,50 @@ def ddim_step(
     alphas_cumprod = jnp.asarray(schedule.alphas_cumprod)
     t = jnp.broadcast_to(index / (len(schedule.alphas_cumprod) - 1), z_t.shape[:1])
     prediction = guided_prediction(
-        prior, weights, z_t, t, text, empty_text, guidance_scale, guidance_rescale
+        prior, params, z_t, t, cond, uncond, guidance_scale, guidance_rescale
     )
     alpha_squared = alphas_cumprod[index]
-    said = (
+    args = (
         prediction,
         z_t,
         jnp.sqrt(alpha_squared),
         jnp.sqrt(1.0 - alpha_squared),
         schedule.prediction_type,
     )
-    z, eps = to_x0(*said), to_epsilon(*said)
+    z, eps = to_x0(*args), to_epsilon(*args)
     if schedule.clip_sample_range is not None:
         z = jnp.clip(z, -schedule.clip_sample_range, schedule.clip_sample_range)
     final = 1.0 if schedule.set_alpha_to_one else alphas_cumprod[0]
     previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
     variance = (1.0 - previous_squared) / (1.0 - alpha_squared)
     variance *= eta**2 * (1.0 - alpha_squared / previous_squared)
-    # Rounding must not make a negative number of what is zero.
+    # Rounding could make a zero negative.
     along_eps = jnp.sqrt(jnp.maximum(1.0 - previous_squared - variance, 0.0)) * eps
     return jnp.sqrt(previous_squared) * z + along_eps + jnp.sqrt(variance) * fresh_noise
 
 
 def ddim_sample(
     prior: Prior,
-    weights: Any,
-    text: Condition,
-    empty_text: Condition,
+    params: PriorParams,
+    cond: Condition,
+    uncond: Condition,
     noise: jax.Array,
     steps: int = 25,
     guidance_scale: jax.Array | float = 6.0,
     guidance_rescale: jax.Array | float = 0.0,
 ) -> jax.Array:
-    """Draws latents [B, h, w, c] for text [B, L, D].
+    """Draws latents [B, h, w, c] for conditions of B.
 
     Args:
       noise: initial noise [B, h, w, c], or a key to draw it with.
       steps: static. The whole loop is one scan, so this may be jitted.
     """
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
-        noise = jax.random.normal(noise, (len(text.tokens), *prior.latent_shape))
+        noise = jax.random.normal(noise, (len(cond.tokens), *prior.latent_shape))
 
     def step(z_t: jax.Array, indices: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         scales = guidance_scale, guidance_rescale
-        return ddim_step(prior, weights, z_t, *indices, text, empty_text, *scales), None
+        return ddim_step(prior, params, z_t, *indices, cond, uncond, *scales), None
 
     indices, previous = ddim_indices(prior.schedule, steps)
     z, _ = jax.lax.scan(step, noise, (jnp.asarray(indices), jnp.asarray(previous)))
@@ -109,38 +115,51 @@ def ddim_sample(
 
 
 def sample_keys(seed: int, samples: int) -> jax.Array:
-    """One key a sample [B]: asking for more leaves the first ones as they are."""
+    """Returns one key a sample [B]; a larger number leaves the first keys as they are."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(samples))
 
 
 def draw_noise(prior: Prior, keys: jax.Array) -> jax.Array:
-    """[B, h, w, c] standard normal, each latent from its own key."""
+    """Draws standard normal noise [B, h, w, c], each latent's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, prior.latent_shape))(keys)
 
 
-def make_sampler(
-    prior: Prior,
-    steps: int,
-    scales: tuple[float, float],
-    on_step: Callable[[], Any],
-    eta: float = 0.0,
-) -> Callable[[Any, Condition, Condition, jax.Array], np.ndarray]:
-    """weights, text [B, L, D], empty_text [1, L, D], keys [B] -> pictures [B, size, size, 3].
+def make_sampler(prior: Prior) -> Sample:
+    """Makes the function that draws images; it compiles once for each number of samples.
 
-    `scales` are those of guidance and of its rescaling; `eta` is the share of fresh noise. The host
-    counts the steps, unlike in `ddim_sample`, so that it can show how far it is.
+    The host counts the steps, unlike in `ddim_sample`, so that it can report progress. The function
+    takes
+
+      params: the prior's.
+      cond: conditions of B.
+      uncond: of 1.
+      keys: [B], one a sample; see `sample_keys`.
+      steps: how many DDIM steps.
+      scales: of guidance and of its rescaling.
+      eta: share of fresh noise in each step.
+      on_step: called after each step.
+
+    and returns images [B, size, size, 3] in [0, 1].
     """
     step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    indices, previous = ddim_indices(prior.schedule, steps)
 
-    def draw(weights: Any, text: Condition, empty_text: Condition, keys: jax.Array) -> np.ndarray:
+    def sample(
+        params: PriorParams,
+        cond: Condition,
+        uncond: Condition,
+        keys: jax.Array,
+        steps: int,
+        scales: tuple[float, float],
+        eta: float = 0.0,
+        on_step: Callable[[], Any] = lambda: None,
+    ) -> np.ndarray:
         z = draw_noise(prior, keys)
-        for here, there in zip(indices, previous, strict=True):
-            fresh = draw_noise(prior, fold(keys, here)) if eta else 0.0
-            z = step(weights, z, here, there, text, empty_text, *scales, eta, fresh)
+        for index, previous in zip(*ddim_indices(prior.schedule, steps), strict=True):
+            fresh_noise = draw_noise(prior, fold(keys, index)) if eta else 0.0
+            z = step(params, z, index, previous, cond, uncond, *scales, eta, fresh_noise)
             jax.block_until_ready(z)
             on_step()
-        return np.asarray(decode(weights, z))
+        return np.asarray(decode(params, z))
 
-    return draw
+    return sample

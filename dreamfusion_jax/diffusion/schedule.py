@@ -37,14 +37,14 @@ DEFAULTS: dict[str, Any] = {
     "clip_sample": False,
     "clip_sample_range": 1.0,
 }
-FIXED: dict[str, Any] = {
+REQUIRED: dict[str, Any] = {
     "thresholding": False,
     "timestep_type": "discrete",
     "use_dynamic_shifting": False,
     "use_flow_sigmas": False,
 }
-# How samplers other than ours step; the noise that the network was trained on is the same.
-INERT = (
+# Options of other samplers: they do not change the noise that the network was trained on.
+IGNORED = (
     *("algorithm_type", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio"),
     *("euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type"),
     *("lambda_min_clipped", "lower_order_final", "noise_sampler_seed", "original_inference_steps"),
@@ -72,8 +72,8 @@ class Schedule(NamedTuple):
       alphas_cumprod: [T] float32, alpha^2 at every index; falls from about 1 to about 0.
       prediction_type: what the network predicts: epsilon, v_prediction or sample (that is, z).
       timestep_spacing: how a sampler of fewer steps picks its indices (see sampling.py).
-      set_alpha_to_one: whether a sampler's last step lands on the clean latent, or on index 0.
-      clip_sample_range: a sampler clips its estimates of z to this, either side of 0; None: not.
+      set_alpha_to_one: whether a sampler's last step ends at the clean latent, or at index 0.
+      clip_sample_range: a sampler clips its estimates of z to plus or minus this; None: not.
     """
 
     alphas_cumprod: np.ndarray
@@ -84,8 +84,12 @@ class Schedule(NamedTuple):
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
-    """Reads a diffusers scheduler_config.json; refuses what it does not implement."""
-    options = DEFAULTS | module_options(NAME, config, DEFAULTS, FIXED, INERT)
+    """Reads a diffusers scheduler_config.json.
+
+    Raises:
+      PriorError: an option, or its value, is not supported.
+    """
+    options = DEFAULTS | module_options(NAME, config, DEFAULTS, REQUIRED, IGNORED)
     require_members(NAME, "_class_name", [config.get("_class_name", "DDIMScheduler")], CLASSES)
     for key, allowed in (
         ("prediction_type", PREDICTION_TYPES),
@@ -93,7 +97,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         ("beta_schedule", BETA_SCHEDULES),
     ):
         require_members(NAME, key, [options[key]], set(allowed))
-    with np.errstate(all="ignore"):  # what goes wrong shows in the result
+    with np.errstate(all="ignore"):  # the result is checked below
         alphas_cumprod = _alphas_cumprod(options)
     if not _is_schedule(alphas_cumprod):
         raise PriorError("scheduler config: its betas are no variances between 0 and 1.")
@@ -107,7 +111,7 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
 
 
 def _is_schedule(alphas_cumprod: np.ndarray) -> bool:
-    """Whether it falls (NaN does not) from at most 1 to at least 0."""
+    """Returns whether it falls from at most 1 to at least 0; with NaN it does not."""
     ends = np.concatenate([[1.0], alphas_cumprod, [0.0]]) if alphas_cumprod.ndim == 1 else None
     return ends is not None and bool(np.all(ends[:-1] >= ends[1:])) and len(ends) > 2
 
@@ -118,7 +122,7 @@ def _alphas_cumprod(options: Mapping[str, Any]) -> np.ndarray:
         if options["prediction_type"] == "epsilon":
             raise PriorError(
                 "scheduler config: rescale_betas_zero_snr=True is not supported with "
-                "prediction_type='epsilon': where there is no signal, noise says nothing of it."
+                "prediction_type='epsilon': at zero signal, noise does not determine it."
             )
         return zero_terminal_snr(alphas_cumprod)
     return alphas_cumprod
@@ -134,7 +138,7 @@ def zero_terminal_snr(alphas_cumprod: np.ndarray) -> np.ndarray:
 
 
 def _betas(options: Mapping[str, Any]) -> np.ndarray:
-    """[T] variances of the forward process's single steps."""
+    """Returns the variances [T] of the forward process's single steps."""
     if options["trained_betas"] is not None:
         return np.asarray(options["trained_betas"])
     steps = int(options["num_train_timesteps"])
@@ -149,32 +153,37 @@ def _betas(options: Mapping[str, Any]) -> np.ndarray:
     return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
 
+STABLE_DIFFUSION = schedule_from_config(
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+)
+
+
 def time_index(schedule: Schedule, t: jax.Array) -> jax.Array:
-    """t in [0, 1] -> the integer timestep, shape as t."""
+    """Returns the integer timestep of t in [0, 1], of the shape of t."""
     last = len(schedule.alphas_cumprod) - 1
     return jnp.clip(jnp.round(t * last).astype(jnp.int32), 0, last)
 
 
 def alpha_sigma(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """t in [0, 1] -> alpha and sigma, each of the shape of t."""
+    """Returns alpha and sigma at t in [0, 1], each of the shape of t."""
     alpha_squared = jnp.asarray(schedule.alphas_cumprod)[time_index(schedule, t)]
     return jnp.sqrt(alpha_squared), jnp.sqrt(1.0 - alpha_squared)
 
 
 def add_noise(z: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-    """z, eps [B, ...], alpha, sigma [B] -> z_t [B, ...]."""
+    """Returns z_t = alpha z + sigma eps; z, eps, z_t [B, ...], alpha, sigma [B]."""
     return _like(alpha, z) * z + _like(sigma, z) * eps
 
 
 def velocity(z: jax.Array, eps: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
-    """v = alpha eps - sigma z: what a v_prediction network is trained to predict."""
+    """Returns v = alpha eps - sigma z, the target of a v_prediction network."""
     return _like(alpha, z) * eps - _like(sigma, z) * z
 
 
 def to_epsilon(
     prediction: jax.Array, z_t: jax.Array, alpha: jax.Array, sigma: jax.Array, prediction_type: str
 ) -> jax.Array:
-    """The noise that a prediction implies; prediction, z_t [B, ...], alpha, sigma [B]."""
+    """Returns the noise that a prediction implies; prediction, z_t [B, ...], alpha, sigma [B]."""
     alpha, sigma = _like(alpha, z_t), _like(sigma, z_t)
     if prediction_type == "epsilon":
         return prediction
@@ -186,7 +195,7 @@ def to_epsilon(
 def to_x0(
     prediction: jax.Array, z_t: jax.Array, alpha: jax.Array, sigma: jax.Array, prediction_type: str
 ) -> jax.Array:
-    """The clean latent that a prediction implies; prediction, z_t [B, ...], alpha, sigma [B]."""
+    """Returns the clean latent that a prediction implies; [B, ...], alpha, sigma [B]."""
     alpha, sigma = _like(alpha, z_t), _like(sigma, z_t)
     if prediction_type == "epsilon":
         return (z_t - sigma * prediction) / alpha
@@ -195,10 +204,17 @@ def to_x0(
     return prediction
 
 
+def estimate_x0(
+    z_t: jax.Array, eps_hat: jax.Array, alpha: jax.Array, sigma: jax.Array
+) -> jax.Array:
+    """The clean latent that a noise estimate implies; z_t, eps_hat [B, ...], alpha, sigma [B]."""
+    return (z_t - _like(sigma, z_t) * eps_hat) / jnp.maximum(_like(alpha, z_t), 1e-3)
+
+
 def to_velocity(
     prediction: jax.Array, z_t: jax.Array, alpha: jax.Array, sigma: jax.Array, prediction_type: str
 ) -> jax.Array:
-    """The velocity that a prediction implies; prediction, z_t [B, ...], alpha, sigma [B]."""
+    """Returns the velocity that a prediction implies; [B, ...], alpha, sigma [B]."""
     if prediction_type == "v_prediction":
         return prediction
     alpha, sigma = _like(alpha, z_t), _like(sigma, z_t)
@@ -208,6 +224,6 @@ def to_velocity(
 
 
 def _like(coefficient: jax.Array, z: jax.Array) -> jax.Array:
-    """[B] -> [B, 1, ...] with as many axes as z; scalars pass through."""
+    """Reshapes [B] to [B, 1, ...] with as many axes as z; scalars stay scalars."""
     coefficient = jnp.asarray(coefficient)
     return coefficient.reshape(coefficient.shape + (1,) * (z.ndim - coefficient.ndim))

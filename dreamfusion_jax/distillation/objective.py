@@ -1,13 +1,13 @@
-"""What an objective is: a pure function from a batch of rendered latents to their cotangent.
+"""Objectives: pure functions from a batch of rendered latents to their cotangent.
 
 A rendered latent z is noised to z_t = alpha z + sigma eps; the frozen prior estimates the noise;
-and an objective makes of that a constant, which is pulled back through the encoder and the renderer
-as if it were the gradient with respect to z. Each objective has a file of its own.
+and an objective computes a constant from it, which is pulled back through the encoder and the
+renderer as if it were the gradient with respect to z. Each objective has a file of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,27 +15,34 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.guidance import PerpNeg, guided_prediction
 from dreamfusion_jax.diffusion.priors.prior import Condition, Pose, Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma, to_epsilon, to_x0
+from dreamfusion_jax.diffusion.schedule import (
+    add_noise,
+    alpha_sigma,
+    estimate_x0,
+    to_epsilon,
+    to_x0,
+)
 from dreamfusion_jax.distillation.options import DistillationOptions
+from dreamfusion_jax.distillation.weighting import per_view, timestep_weight
 
 Params = Any  # a pytree of an objective's own arrays
 Metrics = dict[str, jax.Array]  # scalars to log
 
 
 class Batch(NamedTuple):
-    """What one step distills: B views, those of one joint group one after another.
+    """The B views that one step distills, those of one joint group consecutive.
 
     Attributes:
       z: [B, h, w, c] latents of the renders.
       t: [B] diffusion times in (0, 1).
-      key: [B] typed keys, of which an objective draws its noise.
+      key: [B] typed keys from which an objective draws its noise.
       step: [] int32.
-      pose: where each view is seen from.
+      pose: of each view's camera.
       cond: the prompt with words for each view.
       uncond: the empty prompt.
-      negative: what guidance leads away from: the negative prompt, or the empty one.
+      negative: the condition to guide away from: the negative prompt, or the empty one.
       view_independent: the prompt without words for views.
-      perp_neg: the views that Perp-Neg leads away from, if it is asked for.
+      perp_neg: the views that Perp-Neg guides away from, or None.
     """
 
     z: jax.Array
@@ -75,9 +82,49 @@ def without_params(
     )
 
 
-def draw_noise(batch: Batch) -> jax.Array:
-    """Draws standard normal noise [B, h, w, c], each view's from its own key."""
-    return jax.vmap(lambda key: jax.random.normal(key, batch.z.shape[1:]))(batch.key)
+class Query(NamedTuple):
+    """One question to the prior about B views: z_t [B, h, w, c], t [B], a condition of B or 1."""
+
+    z_t: jax.Array
+    t: jax.Array
+    cond: Condition
+
+
+def draw_noise(batch: Batch, fold: jax.Array | None = None) -> jax.Array:
+    """Draws standard normal noise [B, h, w, c], each view's from its own key.
+
+    Args:
+      fold: [B] int32 folded into the keys, where a step needs more noise than one.
+    """
+    keys = batch.key if fold is None else jax.vmap(jax.random.fold_in)(batch.key, fold)
+    return jax.vmap(lambda key: jax.random.normal(key, batch.z.shape[1:]))(keys)
+
+
+def draw_uniform(batch: Batch) -> jax.Array:
+    """Draws a number in [0, 1) for each view [B], apart from its noise."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(batch.key)
+
+
+def noised(prior: Prior, z: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+    """Returns z_t [B, h, w, c] at times t [B]."""
+    return add_noise(z, eps, *alpha_sigma(prior.schedule, t))
+
+
+def predict_noise(
+    prior: Prior, prior_params: PriorParams, queries: Sequence[Query]
+) -> list[jax.Array]:
+    """Returns the noise estimate [B, h, w, c] of each query, by ONE network call for all."""
+    z_t, t = (jnp.concatenate(x) for x in ([q.z_t for q in queries], [q.t for q in queries]))
+    views = len(queries[0].t)
+
+    def join(*leaves: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.broadcast_to(x, (views, *x.shape[1:])) for x in leaves])
+
+    cond = jax.tree.map(join, *(query.cond for query in queries))
+    prediction = prior.predict(prior_params, z_t, t, cond)
+    alpha, sigma = alpha_sigma(prior.schedule, t)
+    eps = to_epsilon(prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
+    return jnp.split(eps, len(queries))
 
 
 def predict_eps_x0(
@@ -105,6 +152,22 @@ def predict_eps_x0(
     return to_epsilon(*args), to_x0(*args)
 
 
+def finish_score(
+    prior: Prior,
+    batch: Batch,
+    z_t: jax.Array,
+    eps: jax.Array,
+    eps_hat: jax.Array,
+    score: jax.Array,
+    options: DistillationOptions,
+) -> tuple[jax.Array, Metrics]:
+    """Weighs a score [B, h, w, c] at batch.t by w(t), and finishes it as the cotangent."""
+    alpha, sigma = alpha_sigma(prior.schedule, batch.t)
+    weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
+    x0 = estimate_x0(z_t, eps_hat, alpha, sigma)
+    return finish(per_view(weight, score) * score, batch, eps, eps_hat, x0, weight, options)
+
+
 def finish(
     gradient: jax.Array,
     batch: Batch,
@@ -114,9 +177,9 @@ def finish(
     weight: jax.Array,
     options: DistillationOptions,
 ) -> tuple[jax.Array, Metrics]:
-    """Clips the cotangent as `options` ask for, and measures it; constants from here on.
+    """Clips the cotangent as `options` set, and measures it; both are constants from here on.
 
-    None of the numbers is the value of a loss that would mean anything.
+    None of the metrics is the value of a meaningful loss.
     """
     if options.residual_clip:
         gradient = clip_pixels(gradient, options.residual_clip)

@@ -1,15 +1,17 @@
-"""How a prior's score becomes a gradient, and how views are put into words."""
+"""Options of the objective, and of the words for views."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from dreamfusion_jax.runtime.settings import setting
+from dreamfusion_jax.runtime.settings import MAX_STEPS, setting
+
+OBJECTIVES = ("sds", "csd", "nfsd", "ism", "sdi", "asd", "sds_without_baseline", "full")
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillationOptions:
-    """Says how the prior's estimate becomes a gradient."""
+    """Options that turn the prior's estimate into a gradient."""
 
     guidance_scale: float = setting(
         6.0, "classifier-free guidance as diffusers counts it (1: none; paper: 101)", 0, 1e3
@@ -28,22 +30,78 @@ class DistillationOptions:
     residual_clip: float = setting(
         0.0, "greatest norm of the residual in any one latent pixel (0: any)", 0, 1e9
     )
-    gradient: str = setting(
+    objective: str = setting(
         "sds",
-        "sds: the paper's; for study: sds_without_baseline, and full, the diffusion loss's own with"
-        " the network's derivative",
-        choices=("sds", "sds_without_baseline", "full"),
+        "what pulls the scene to the prior: sds (the paper's), csd (classifier score), nfsd (noise"
+        " free), ism (interval matching), sdi (inversion), asd (asynchronous); for study:"
+        " sds_without_baseline, and full, the diffusion loss's own with the network's derivative",
+        choices=OBJECTIVES,
+        former_name="gradient",
+    )
+    csd_negative_start: float = setting(
+        0.0, "csd: the negative prompt's share of what is subtracted, at the first step", 0, 1
+    )
+    csd_negative_end: float = setting(
+        0.0,
+        "csd: that share from --csd_negative_steps on; the rest is the empty prompt's (authors: 1"
+        " for DeepFloyd IF, 0.5 for the second stage)",
+        0,
+        1,
+    )
+    csd_negative_steps: int = setting(
+        5000, "csd: steps over which that share changes (authors: 5000)", 1, MAX_STEPS
+    )
+    ism_interval: float = setting(
+        0.1, "ism: interval between the two times at the first step (authors: 0.1)", 0, 1
+    )
+    ism_interval_end: float = setting(
+        0.08, "ism: that interval from --ism_interval_steps on (authors: 0.08)", 0, 1
+    )
+    ism_interval_steps: int = setting(
+        1500, "ism: steps over which the interval shrinks (authors: 1500)", 1, MAX_STEPS
+    )
+    ism_stride: float = setting(
+        0.2, "ism: stride of the DDIM inversion, in diffusion time (authors: 0.2)", 0.01, 1
+    )
+    sdi_steps: int = setting(10, "sdi: steps of the DDIM inversion (authors: 10)", 1, 1000)
+    sdi_inversion_guidance: float = setting(
+        -7.5, "sdi: guidance scale of the inversion (authors: -7.5)", -1e3, 1e3
+    )
+    sdi_eta: float = setting(
+        0.3, "sdi: share of fresh noise after each step of the inversion (authors: 0.3)", 0, 1
+    )
+    sdi_beyond: float = setting(
+        0.1, "sdi: the inversion ends up to this far beyond t (authors: 0.1)", 0, 1
+    )
+    asd_gamma: float = setting(
+        0.1, "asd: how far beyond t the render's score is taken, relative to t (authors: 0.1)", 0, 1
+    )
+    time_schedule: str = setting(
+        "uniform",
+        "how t is drawn: uniform between --t_min and the falling maximum; linear, hifa (square"
+        " root) or dreamtime (non-increasing, most steps at middle noise): one t a step, from"
+        " --t_max_start down",
+        choices=("uniform", "linear", "hifa", "dreamtime"),
     )
     t_min: float = setting(0.02, "least diffusion time t in (0, 1) (paper: 0.02)", 1e-4, 0.9999)
+    t_min_start: float = setting(
+        0.0,
+        "least t at the first step, from where it falls to --t_min (0: --t_min; MVDream: 0.98)",
+        0,
+        0.9999,
+    )
     t_max_start: float = setting(0.95, "greatest t at the first step (paper: 0.98)", 1e-4, 0.9999)
     t_max_end: float = setting(
         0.3, "greatest t at the last step, reached linearly (paper: 0.98)", 1e-4, 0.9999
+    )
+    t_anneal_steps: int = setting(
+        0, "steps over which the bounds of t move (0: all; MVDream: 8000 of 10000)", 0, MAX_STEPS
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ViewPromptOptions:
-    """Says how views are put into words."""
+    """Options of the words that describe views."""
 
     negative_prompt: str = setting("", "what to guide away from (empty: from no text)")
     view_words: str = setting(

@@ -1,4 +1,4 @@
-"""From the camera's angles to the words that name them, and to a text embedding.
+"""Words that describe a camera's view, and their text embeddings.
 
 Text-to-image models rarely draw an object from behind unless they are told to, so the prompt is
 completed with words for the view (Poole et al. 2022, section 3.2). All completed prompts are
@@ -24,15 +24,15 @@ FRONT_HALF_WIDTH_DEG = 45.0
 
 
 class ViewScheme(NamedTuple):
-    """How one family of models names the views of an object.
+    """The words by which a family of models describes the views of an object.
 
     Attributes:
-      phrases: what completes a prompt.
+      phrases: that complete a prompt.
       nearest: azimuth, elevation in degrees [...] -> index of the nearest phrase, int32 [...].
       neighbors: azimuth, elevation -> the two nearest phrases [..., 2], and the share [...] of the
         first in an interpolation between them.
-      textureless: prompt -> what a textureless render of it is called, where that differs.
-      note: prompt -> what to tell whoever wrote it, such as words that are not known; or "".
+      textureless: prompt -> the prompt of its textureless render; None: the same.
+      note: prompt -> a note for the user, such as unknown words; or "".
     """
 
     phrases: tuple[str, ...]
@@ -47,7 +47,7 @@ class TextTable(NamedTuple):
 
     Attributes:
       rows: leaves [R, ...], the prompt with each of a scheme's phrases; see `table_prompts`.
-      negatives: [N, ...] the texts that guidance leads away from; see `negative_prompts`.
+      negatives: [N, ...] the texts to guide away from; see `negative_prompts`.
       plain: [1, ...] the prompt without words for a view.
       empty: [1, ...] the empty prompt.
     """
@@ -59,13 +59,13 @@ class TextTable(NamedTuple):
 
 
 class ViewText(NamedTuple):
-    """What a view takes from the table. Leaves may carry leading batch axes.
+    """The rows that a view takes from the table. Leaves may carry leading batch axes.
 
     Attributes:
       rows, mix_weights: [..., 2] rows of the table and how they are mixed; the weights sum to 1.
       negative: [...] row of the negative prompts.
-      perp_neg_rows, perp_neg_weights: [..., 2] rows that Perp-Neg leads away from, and how
-        strongly.
+      perp_neg_rows, perp_neg_weights: [..., 2] rows that Perp-Neg guides away from, and
+        their weights.
     """
 
     rows: jax.Array
@@ -110,8 +110,8 @@ NONE = ViewScheme(("",), _one_index, _one_neighbor)
 def table_prompts(prompt: str, scheme: ViewScheme) -> list[str]:
     """Returns the completed prompts, in the order of the table's rows.
 
-    Where textureless renders are called something else there is a second block of rows: the same
-    phrases after those words.
+    Where textureless renders have a prompt of their own, a second block of rows has the same
+    phrases after it.
     """
     subjects = [prompt]
     if scheme.textureless is not None:
@@ -146,7 +146,7 @@ def view_text(
     elevation_deg: jax.Array,
     textureless: jax.Array,
 ) -> ViewText:
-    """Returns what views at these angles (degrees) take from the table; `textureless` is a bool."""
+    """Returns the rows that views at these angles (degrees) take; `textureless` is a bool."""
     nearest = scheme.nearest(azimuth_deg, elevation_deg)
     pair, share = jnp.stack([nearest, nearest], axis=-1), jnp.ones_like(azimuth_deg)
     if options.interpolate_views or options.perp_neg:
@@ -179,7 +179,7 @@ def negatives(table: TextTable, text: ViewText) -> Condition:
 
 
 def perp_neg(table: TextTable, text: ViewText) -> PerpNeg:
-    """Returns what Perp-Neg leads views [B] away from."""
+    """Returns the conditions and weights by which Perp-Neg guides views [B]."""
     cond = jax.tree.map(lambda rows: rows[text.perp_neg_rows], table.rows)
     return PerpNeg(cond, text.perp_neg_weights)
 

@@ -1,1 +1,1 @@
-"""How good assets are: what is shown of them, who judges it, and how it is told."""
+"""Measures the quality of assets: views, judges, scores and reports."""

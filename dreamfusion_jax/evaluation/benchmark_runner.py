@@ -1,7 +1,7 @@
-"""Makes assets by the main program, in a process of its own that loads the prior and compiles once.
+"""Makes assets by the command main, in one process that loads the prior and compiles once.
 
-The main program goes on with what was stopped and leaves alone what is finished, so making assets
-again costs next to nothing.
+The command continues what was stopped and does not repeat what is finished, so that making the same
+assets again costs almost nothing.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from absl import flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.cli import EXIT_INTERRUPTED
-from dreamfusion_jax.config.flags import slug
+from dreamfusion_jax.config.folder_names import folder_names
 from dreamfusion_jax.config.prompts_file import read_prompts
+from dreamfusion_jax.runs.outputs_record import read_record
+from dreamfusion_jax.runtime import process
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 
 PROMPTS = "prompts_made.txt"
-# Each asset has its own.
+# Flags that differ by asset.
 _OWN_FLAGS = ("prompt", "workdir", "seed")
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def asset_folders(workdir: AnyPath, prompts: Sequence[str], seed: int = 0) -> list[AnyPath]:
-    """Where the assets are: <workdir>/<prompt>, those of another seed in <workdir>/seed_<seed>/."""
+    """Returns the assets' folders: <workdir>/<prompt>, or <workdir>/seed_<seed>/<prompt>."""
     folder = workdir / f"seed_{seed}" if seed else workdir
-    return [folder / slug(prompt) for prompt in prompts]
+    return [folder / name for name in folder_names(prompts)]
 
 
 def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """The flags for all runs, from one string that is read as a shell would.
+    """Splits a string into the flags of all runs, as a shell would, and checks them.
 
     Raises:
-      UserError: no run would take them.
+      UserError: a run would refuse them.
     """
     try:
         arguments = shlex.split(text)
@@ -52,7 +53,7 @@ def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> 
         raise UserError(f"--run_flags={text!r}: {stray[0]} is not a flag.")
     for name in _OWN_FLAGS:
         if values[name].present:
-            raise UserError(f"--run_flags must not hold --{name}: each asset has its own.")
+            raise UserError(f"--run_flags must not contain --{name}, which differs by asset.")
     for seed in seeds:
         for prompt in prompts:
             configs.config_from_flags(values, prompt=prompt, workdir="-", seed=seed)
@@ -62,49 +63,55 @@ def check_run_flags(text: str, prompts: Sequence[str], seeds: Sequence[int]) -> 
 def make_assets(
     prompts: Sequence[str], workdir: AnyPath, seed: int = 0, arguments: Sequence[str] = ()
 ) -> list[AnyPath]:
-    """Makes every asset that is not there yet; returns their folders.
+    """Makes every missing asset; returns the folders of all.
 
     Args:
-      arguments: further flags of the main program.
+      arguments: further flags of the command main.
 
     Raises:
-      KeyboardInterrupt: the program was told to stop, and what was begun is saved.
-      UserError: not all could be made; the program has said why.
+      KeyboardInterrupt: the command was interrupted, and its run is saved.
+      UserError: not all could be made; the command has printed why.
     """
     folders = asset_folders(workdir, prompts, seed)
     root = folders[0].parent
     root.mkdir(parents=True, exist_ok=True)
-    write_whole(root / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts).encode())
+    atomic_write(root / PROMPTS, "".join(f"{prompt}\n" for prompt in prompts).encode())
     if read_prompts(str(root / PROMPTS)) != list(prompts):
-        raise UserError("A prompt must be one line, not begin with #, and be given once.")
+        raise UserError("A prompt must be one line, must not begin with #, and must be given once.")
     command = [sys.executable, "-m", "dreamfusion_jax.main", f"--prompts_file={root / PROMPTS}"]
     code = _run([*command, f"--workdir={root}", f"--seed={seed}", *arguments])
     if code == 0:
         return folders
-    made = sum((folder / "outputs.json").exists() for folder in folders)
-    kept = f"{made} of {len(folders)} assets in {root} are finished"
+    count = sum(_is_finished(folder) for folder in folders)
+    finished = f"{count} of {len(folders)} assets in {root} are finished"
     if code in (EXIT_INTERRUPTED, -signal.SIGTERM):
-        print(f"{kept}, and what was begun is kept.", file=sys.stderr)
+        print(f"{finished}, and the run in progress is saved.", file=sys.stderr)
         raise KeyboardInterrupt
     error = UserError if code == 2 else RunError
-    raise error(f"{kept}, the others not: see the lines above; the same command tries again.")
+    raise error(f"{finished}, the others not: see the lines above; the same command tries again.")
+
+
+def _is_finished(folder: AnyPath) -> bool:
+    record = read_record(folder)
+    return record is not None and not record.missing
 
 
 def _run(command: Sequence[str]) -> int:
-    """The exit code of a program; it hears the interruptions that this process is sent, once each.
+    """Runs a program, forwards interruptions to it, and returns its exit code.
 
-    Ctrl-C in a terminal reaches a whole process group, so the program has one of its own.
+    Ctrl-C in a terminal reaches a whole process group, so the program has its own; else it would
+    get each interruption twice.
     """
-    with subprocess.Popen(command, process_group=0) as program, _handed_on(program):
+    with subprocess.Popen(command, process_group=0) as program, _forward_signals(program):
         return program.wait()
 
 
 @contextlib.contextmanager
-def _handed_on(program: subprocess.Popen) -> Iterator[None]:
-    def hand_on(number: int, frame: Any) -> None:
+def _forward_signals(program: subprocess.Popen) -> Iterator[None]:
+    def forward(number: int, frame: Any) -> None:
         program.send_signal(signal.SIGTERM)
 
-    old = {number: signal.signal(number, hand_on) for number in _INTERRUPTIONS}
+    old = {number: signal.signal(number, forward) for number in process.stop_signals()}
     try:
         yield
     finally:

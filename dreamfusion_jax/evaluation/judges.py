@@ -1,6 +1,6 @@
-"""Who names what a view shows, and among which captions.
+"""The judges: a CLIP, and the captions among which it chooses for a view.
 
-R-precision depends on both, so its name tells both: "r_precision/albedo/260 pairs/toybox-clip".
+R-precision depends on both, so its name holds both: "r_precision/albedo/260 pairs/toybox-clip".
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dreamfusion_jax.config.flags import name_flags
 from dreamfusion_jax.diffusion.loading import hub
-from dreamfusion_jax.diffusion.loading.weights import weights_digest
+from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.toybox import captions, dataset
@@ -20,18 +21,18 @@ from dreamfusion_jax.toybox import judge as toybox_clip
 from dreamfusion_jax.toybox.azimuth import NameSide, load_azimuth_classifier
 
 TOYBOX = "toybox-clip"
-# What the published CLIPs read: of a smaller render they would see what enlarging makes of it.
+# The input size of the published CLIPs; a smaller render would be enlarged, and blurred.
 CLIP_RENDER_SIZE = 224
-_DIGITS = 8  # of the digest in a judge's name
+_DIGITS = 8  # of the weights' SHA-256, in a judge's name
 
 
 class Candidates(NamedTuple):
-    """The captions that a view may be given.
+    """The captions among which a judge chooses for a view.
 
     Attributes:
-      unit: what they are, in the plural: "pairs", "kinds", "prompts".
-      embeds: [C, P] unit vectors, no two of the same caption.
-      row: prompt -> which of them is its own.
+      unit: their name in the plural: "pairs", "kinds", "prompts".
+      embeds: [C, P] unit vectors, one per distinct caption.
+      row: prompt -> the row of its own caption.
     """
 
     unit: str
@@ -40,55 +41,57 @@ class Candidates(NamedTuple):
 
     @property
     def name(self) -> str:
+        """Their number and unit, as in metrics' names."""
         return f"{len(self.embeds)} {self.unit}"
 
 
 class Judge(NamedTuple):
-    """A CLIP, and what it chooses among.
+    """A CLIP, and the candidates among which it chooses.
 
     Attributes:
-      name: tells it from every other judge.
-      sha256: of its weights.
-      render_size: side in pixels of the views that it is shown.
+      name: its unique name.
+      sha256: hash of its weights.
+      render_size: side in pixels of the views that it judges.
       embed: rgb [N, S, S, 3] in [0, 1] -> [N, P] unit vectors.
-      coloured, textureless: the candidates for views with and without their colours.
-      name_side: names the azimuth of the toybox's kinds; None where nobody can.
+      colored, textureless: the candidates for views with and without their colors.
+      classify_azimuth: names the azimuth of the toybox's kinds, if it can.
     """
 
     name: str
     sha256: str
     render_size: int
     embed: Callable[[np.ndarray], np.ndarray]
-    coloured: Candidates
+    colored: Candidates
     textureless: Candidates
-    name_side: NameSide | None
+    classify_azimuth: NameSide | None
 
     def metrics(self) -> Mapping[str, str]:
-        """Those fields of a `Score` that it fills in: measure/views/candidates/judge."""
+        """Names the fields of a `Score` that this judge fills: measure/views/candidates/judge."""
         names = {
-            "albedo": f"r_precision/albedo/{self.coloured.name}/{self.name}",
-            "shaded": f"r_precision/shaded/{self.coloured.name}/{self.name}",
+            "albedo": f"r_precision/albedo/{self.colored.name}/{self.name}",
+            "shaded": f"r_precision/shaded/{self.colored.name}/{self.name}",
             "textureless": f"r_precision/textureless/{self.textureless.name}/{self.name}",
         }
-        if self.name_side:
+        if self.classify_azimuth:
             sides = len(captions.AZIMUTH_PHRASES)
             names["fronts"] = f"fronts/albedo/{sides} sides/toybox-azimuth"
         return names
 
 
 def find_judge(name: str, revision: str, prompts: Sequence[str]) -> Path:
-    """The directory of a judge, fetched from the hub if need be; no device is touched.
+    """Returns the directory of a judge, downloaded if necessary; uses no device.
 
     Raises:
-      UserError: there is none of that name, or it cannot judge one of the prompts.
+      UserError: there is no such judge, or it cannot judge one of the prompts.
     """
     if name != TOYBOX:
         if len(set(prompts)) < 2:
             raise UserError(
-                f"--judge={name} chooses among the prompts, and would be right by necessity where"
-                " there is one: give a --prompts_file of all that it is to choose among."
+                f"--judge={name} chooses among the prompts, and would always be right if there"
+                " is only one: give a --prompts_file of all candidates."
             )
-        directory = hub.locate(name, revision, model=hub.CLIP)
+        with name_flags():
+            directory = hub.resolve_model(name, revision, model=hub.CLIP)
         check_layout(directory)
         return directory
     if revision:
@@ -99,14 +102,14 @@ def find_judge(name: str, revision: str, prompts: Sequence[str]) -> Path:
 
 
 def load_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
-    """toybox-clip, or the CLIPModel that `find_judge` found, to judge assets of the prompts."""
+    """Loads toybox-clip, or the CLIPModel in the directory that `find_judge` returned."""
     return toybox_judge() if name == TOYBOX else clip_judge(name, directory, prompts)
 
 
 def toybox_judge() -> Judge:
-    """The judge that the package carries: it chooses among all that the toybox can say.
+    """Loads the embedded judge, which chooses among all captions of the toybox.
 
-    For views with colours those are all (colour, kind) pairs, for those without the kinds.
+    For colored views those are all (color, kind) pairs, for textureless ones the kinds.
     """
     judge = toybox_clip.load_judge()
     pairs = captions.all_pairs()
@@ -122,11 +125,10 @@ def toybox_judge() -> Judge:
 
 
 def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
-    """A CLIPModel that chooses among the prompts, for views with colours and without.
+    """Loads a CLIPModel that chooses among the prompts, for colored and textureless views.
 
-    What is beyond the tokenizer's length (77 tokens of the published ones) is cut, as transformers
-    cuts it; prompts that are then the same, or that the tokenizer does not tell apart, are one
-    candidate.
+    Texts are truncated to the tokenizer's length (77 tokens in published models), as by
+    transformers; prompts with equal tokens are one candidate.
     """
     clip = load_clip(directory)
     ids = clip.tokenize(prompts)
@@ -135,13 +137,13 @@ def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
 
     candidates = Candidates("prompts", clip.embed_texts(distinct), rows.__getitem__)
     digest = weights_digest(directory)
-    # A directory's own name says little, and the same id may stand for other weights one day.
-    said = name if hub.REPOSITORY.fullmatch(name) and not Path(name).is_dir() else directory.name
+    # Folders of different models share names, and a hub id may get other weights.
+    label = name if hub.REPOSITORY.fullmatch(name) and not Path(name).is_dir() else directory.name
     return Judge(
-        f"{said}@{digest[:_DIGITS]}",
+        f"{label}@{digest[:_DIGITS]}",
         digest,
         CLIP_RENDER_SIZE,
-        clip.embed_pictures,
+        clip.embed_images,
         candidates,
         candidates,
         None,
@@ -149,11 +151,15 @@ def clip_judge(name: str, directory: Path, prompts: Sequence[str]) -> Judge:
 
 
 def prompt_pair(prompt: str) -> tuple[str, str]:
-    """The colour and the kind that a prompt asks for."""
+    """Returns the color and the kind in a prompt.
+
+    Raises:
+      UserError: there is not exactly one of each.
+    """
     pair = captions.pair_in(prompt)
     if pair is None:
         raise UserError(
-            f"{TOYBOX} knows no single colour and kind in the prompt {prompt!r}: leave it out, or"
+            f"{TOYBOX} finds no single color and kind in the prompt {prompt!r}: leave it out, or"
             " name a --judge that knows more words."
         )
     return pair

@@ -1,4 +1,4 @@
-"""What was measured, as JSON that says how, and as tables that people read."""
+"""Reports of the scores, as JSON with all conditions and as Markdown tables."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Numbers = dict[str, Any]
 
 
 def report(judge: Judge, runs: Sequence[ScoredRun], untrained: Score) -> Numbers:
-    """Everything as plain numbers: who judged what, the means, and every asset.
+    """Collects judge, views, versions, means and every asset as values that JSON holds.
 
     Args:
-      untrained: the scene before its first step, scored for the same prompts.
+      untrained: the score of the scene before its first step, for the same prompts.
     """
     shared = _shared_settings(runs)
     return {
@@ -50,7 +50,7 @@ def report(judge: Judge, runs: Sequence[ScoredRun], untrained: Score) -> Numbers
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
+    """Returns the versions on which the numbers depend."""
     return {
         "dreamfusion_jax": __version__,
         "jax": jax.__version__,
@@ -62,33 +62,35 @@ def versions() -> dict[str, str]:
 
 
 def groups(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
-    """All assets; where all name a pair of the toybox, also those of pairs it saw and never saw."""
-    found = {"all": list(runs)}
+    """Groups the assets: all; if all name a toybox pair, also seen and held-out pairs."""
+    by_name = {"all": list(runs)}
     if all(run.held_out is not None for run in runs):
-        found["seen pairs"] = [run for run in runs if not run.held_out]
-        found["held-out pairs"] = [run for run in runs if run.held_out]
-    return {name: members for name, members in found.items() if members}
+        by_name["seen pairs"] = [run for run in runs if not run.held_out]
+        by_name["held-out pairs"] = [run for run in runs if run.held_out]
+    return {name: members for name, members in by_name.items() if members}
 
 
 def summary_table(judge: Judge, runs: Sequence[ScoredRun], untrained: Score) -> str:
-    """Markdown: a row a metric, by its full name; a column a group of assets, and one for the scene
-    before its first step. Means, and their standard errors over prompts.
+    """Formats means and their standard errors over prompts in Markdown.
+
+    A row per metric, by its full name; a column per group of assets, and one for the scene before
+    its first step.
     """
     members = groups(runs)
     columns = [
-        _cells(judge, means(run.score for run in some), standard_errors(some))
-        for some in members.values()
+        _cells(judge, means(run.score for run in group), standard_errors(group))
+        for group in members.values()
     ]
     columns.append(_cells(judge, untrained))
     rows = [list(row) for row in zip(judge.metrics().values(), *columns, strict=True)]
-    rows.append(["assets", *(str(len(some)) for some in members.values()), "-"])
-    seconds = (_seconds(_mean_seconds(some)) for some in members.values())
+    rows.append(["assets", *(str(len(group)) for group in members.values()), "-"])
+    seconds = (_seconds(_mean_seconds(group)) for group in members.values())
     rows.append(["seconds/asset", *seconds, "-"])
     return _table(["metric", *members, "untrained"], rows)
 
 
 def asset_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
-    """Markdown: a row an asset; its columns are those metrics, named by what is seen alone."""
+    """Formats the scores in Markdown: a row per asset, a column per metric by its short name."""
     rows = [
         [
             run.prompt.replace("|", "\\|"),
@@ -110,12 +112,12 @@ def _asset(judge: Judge, run: ScoredRun, shared: Mapping[str, Any]) -> Numbers:
 
 
 def _shared_settings(runs: Sequence[ScoredRun]) -> Numbers:
-    """The settings that all runs have in common, of those that differ from the defaults."""
-    first, *others = [run.settings for run in runs]
+    """Returns the non-default settings that all runs have in common."""
+    first, *rest = [run.settings for run in runs]
     return {
         name: value
         for name, value in first.items()
-        if all(name in other and other[name] == value for other in others)
+        if all(name in other and other[name] == value for other in rest)
     }
 
 
@@ -144,7 +146,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Its columns are padded, so that it reads well where nothing renders Markdown, too."""
+    """Formats a Markdown table, padded so that it is readable as plain text."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     lines = [headings, ["-" * width for width in widths], *rows]
     padded = (

@@ -1,8 +1,8 @@
-"""R-precision: of how many views is a prompt's own caption the likeliest of all candidates?
+"""R-precision: the share of views for which the prompt's own caption is the likeliest candidate.
 
 As in Dream Fields (Jain et al. 2022) and DreamFusion (Poole et al. 2022, section 4): each view
-retrieves one caption by the cosine of a CLIP's vectors, and what is right is averaged over views
-and prompts. Who judges, what is seen and what is chosen among is part of each number's name.
+retrieves one caption by the cosine of CLIP embeddings, and the correct ones are averaged over views
+and prompts. The name of each metric holds the judge, the views and the candidates.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.toybox import captions
 
 FRONT = captions.AZIMUTH_PHRASES.index("front view")
-DIGITS = 4  # of what is told
+DIGITS = 4  # of reported numbers
 
 
 class Score(NamedTuple):
-    """What a judge makes of one asset; `Judge.metrics` names each number in full.
+    """The scores of one asset; `Judge.metrics` names each number in full.
 
     Attributes:
       albedo, shaded, textureless: R-precision, the share of those views that retrieve the caption.
-      fronts: how many of the eight azimuths show a front, by the azimuth classifier: one, if all is
-        well, more of a Janus; None where the kind has no front, or is not the toybox's.
+      fronts: how many of the eight azimuths show a front, by the azimuth classifier: ideally one,
+        several for a Janus; None where the kind has no front, or is not the toybox's.
     """
 
     albedo: float
@@ -44,13 +44,13 @@ class Score(NamedTuple):
 
 
 class ScoredRun(NamedTuple):
-    """One asset, as it was made and judged.
+    """One asset, how it was made, and its scores.
 
     Attributes:
-      held_out: whether the toybox never saw the prompt's (colour, kind) pair; None where the prompt
-        names none.
-      steps: of optimisation, and `seconds`, what they took, by its metrics.jsonl; None where that
-        does not tell.
+      held_out: whether the toybox was trained without the prompt's (color, kind) pair; None where
+        the prompt names none.
+      steps: optimization steps.
+      seconds: their time by metrics.jsonl; None where it is not recorded.
       settings: those that differ from the defaults, without prompt, seed and work folder.
     """
 
@@ -65,9 +65,9 @@ class ScoredRun(NamedTuple):
 
 
 def score_run(judge: Judge, workdir: AnyPath, run: SavedRun) -> ScoredRun:
-    """Renders and judges the asset of a run."""
+    """Renders and scores the asset of a run."""
     train = run.config.train
-    settings = reproduce.differing(run.config, Config())
+    settings = reproduce.diff(run.config, Config())
     pair = captions.pair_in(train.prompt)
     seconds = metrics.spent(metrics.read_metrics(workdir / metrics.FILE)).seconds
     return ScoredRun(
@@ -83,9 +83,9 @@ def score_run(judge: Judge, workdir: AnyPath, run: SavedRun) -> ScoredRun:
 
 
 def score_untrained(judge: Judge, run: SavedRun, prompts: Sequence[str]) -> Score:
-    """What the judge makes of a run's scene before its first step, on average over the prompts.
+    """Scores a run's scene before its first step, on average over the prompts.
 
-    A judge names even a shapeless ball as something: this is the floor that the scores stand on.
+    A judge finds a caption even for a shapeless ball: this is the baseline of the scores.
     """
     params = run.scene.init(jax.random.key(run.config.train.seed))
     untrained = run._replace(state=run.state._replace(step=jnp.int32(0), params={"scene": params}))
@@ -95,53 +95,53 @@ def score_untrained(judge: Judge, run: SavedRun, prompts: Sequence[str]) -> Scor
 
 
 def score_views(judge: Judge, prompt: str, views: AssetViews) -> Score:
-    """What the judge makes of an asset that was made for `prompt`."""
+    """Scores views of an asset that was made for `prompt`."""
     return _score(judge, prompt, views, judge.embed(np.concatenate(views)))
 
 
 def _score(judge: Judge, prompt: str, views: AssetViews, embeds: np.ndarray) -> Score:
     albedo, shaded, textureless = np.split(embeds, len(views))
     return Score(
-        r_precision(albedo, judge.coloured, prompt),
-        r_precision(shaded, judge.coloured, prompt),
+        r_precision(albedo, judge.colored, prompt),
+        r_precision(shaded, judge.colored, prompt),
         r_precision(textureless, judge.textureless, prompt),
         _fronts(judge, prompt, views.albedo),
     )
 
 
 def r_precision(embeds: np.ndarray, candidates: Candidates, prompt: str) -> float:
-    """The share of the views, embeds [N, P], whose likeliest candidate is the prompt's own."""
+    """Computes the share of views, embeds [N, P], whose likeliest candidate is the prompt's own."""
     return share(np.argmax(embeds @ candidates.embeds.T, axis=-1) == candidates.row(prompt))
 
 
 def _fronts(judge: Judge, prompt: str, albedo: np.ndarray) -> int | None:
     pair = captions.pair_in(prompt)
-    if judge.name_side is None or pair is None or pair[1] not in captions.KINDS_WITH_FRONT:
+    if judge.classify_azimuth is None or pair is None or pair[1] not in captions.KINDS_WITH_FRONT:
         return None
-    sides = judge.name_side(albedo, np.full(len(albedo), captions.KINDS.index(pair[1])))
+    sides = judge.classify_azimuth(albedo, np.full(len(albedo), captions.KINDS.index(pair[1])))
     return int(np.sum(sides == FRONT))
 
 
 def named(judge: Judge, score: Score) -> dict[str, float | None]:
-    """Each number under its full name."""
+    """Returns each number under its full name."""
     return {name: getattr(score, field) for field, name in judge.metrics().items()}
 
 
-def share(right: np.ndarray) -> float:
-    """The share of what is true, to four digits."""
-    return round(float(np.mean(right)), DIGITS)
+def share(is_right: np.ndarray) -> float:
+    """Computes the share of true values, to four digits."""
+    return round(float(np.mean(is_right)), DIGITS)
 
 
 def means(scores: Iterable[Score]) -> Score:
-    """The mean of each number over those assets that have it; None where none has."""
+    """Averages each number over the assets that have it; None where none has."""
     columns = zip(*scores, strict=True)
     return Score(*(_mean([x for x in column if x is not None]) for column in columns))
 
 
 def standard_errors(runs: Sequence[ScoredRun]) -> Score:
-    """Of those means, over prompts: assets of one prompt that differ by seed count as one.
+    """Computes the standard errors of the means over prompts, after averaging over seeds.
 
-    None where fewer than two prompts have the number.
+    A number that fewer than two prompts have is None.
     """
     by_prompt: dict[str, list[Score]] = {}
     for run in runs:

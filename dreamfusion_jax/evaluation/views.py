@@ -1,8 +1,8 @@
-"""The pictures that are judged, and that the gallery shows: an asset from all around.
+"""The views that are judged and that the gallery shows: an asset from all around.
 
-They are seen from one elevation, as for the paper's R-precision (Poole et al. 2022, section 4).
-Three kinds: `albedo` and `shaded` have what its table calls Color, without light and under one;
-`textureless` is its Geo.
+All have one elevation, as for the paper's R-precision (Poole et al. 2022, section 4). There are
+three kinds: `albedo` and `shaded` are Color in its table, without and with light; `textureless` is
+its Geo.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ ELEVATION_DEG = 30.0
 AZIMUTHS_DEG = tuple(45.0 * i for i in range(8))
 FRONT_LEFT_DEG = 45.0
 BACKGROUND = (0.8, 0.8, 0.8)
-# A textureless view is painted grey; its background is to be the same as the others'.
-_GREY = np.array(captions.GRAY, np.float32)
+# The albedo of textureless views, whose background is to be the same as the others'.
+_GRAY = np.array(captions.GRAY, np.float32)
 
 
 class AssetViews(NamedTuple):
     """One asset from the azimuths A; each [A, S, S, 3] in [0, 1].
 
     Attributes:
-      albedo: its colours alone.
+      albedo: its colors alone.
       shaded: the same under a light.
-      textureless: grey under that light.
+      textureless: gray under that light.
     """
 
     albedo: np.ndarray
@@ -47,15 +47,15 @@ class AssetViews(NamedTuple):
 
 
 def open_run(workdir: AnyPath) -> SavedRun:
-    """The asset in a work folder; refuses a flat picture, which has no sides."""
+    """Loads the asset in a work folder. Raises a UserError for a flat image, which has no sides."""
     run = load_run(workdir)
     if is_flat(run.config):
-        raise UserError(f"{workdir} holds a flat picture; there are no sides to judge.")
+        raise UserError(f"{workdir} holds a flat image; there are no sides to judge.")
     return run
 
 
 def views_of_run(run: SavedRun, size: int = dataset.IMAGE_SIZE) -> AssetViews:
-    """The views that are judged, `size` pixels a side, from the middle of the run's cameras."""
+    """Renders the judged views, of side `size` in pixels, from the middle of the run's cameras."""
     orbit = training_orbit(run.config.camera)
     return asset_views(run.scene, run.state.scene_params, int(run.state.step), size, orbit)
 
@@ -67,26 +67,26 @@ def asset_views(
     size: int = dataset.IMAGE_SIZE,
     orbit: Orbit = Orbit(),  # noqa: B008 (a tuple of numbers)
 ) -> AssetViews:
-    """The views that are judged of a scene after `step` steps."""
+    """Renders the judged views of a scene after `step` steps."""
     cameras = [orbit.camera(azimuth_deg, ELEVATION_DEG) for azimuth_deg in AZIMUTHS_DEG]
-    drawn = scene, params, step, size
-    return AssetViews(*(_pictures(*drawn, cameras, kind) for kind in AssetViews._fields))
+    args = scene, params, step, size
+    return AssetViews(*(_render(*args, cameras, kind) for kind in AssetViews._fields))
 
 
 def front_left(run: SavedRun, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two pictures [size, size, 3] in [0, 1] from the front left: shaded, and textureless."""
+    """Renders two images [size, size, 3] in [0, 1] from the front left: shaded, textureless."""
     cameras = [training_orbit(run.config.camera).camera(FRONT_LEFT_DEG, ELEVATION_DEG)]
-    drawn = run.scene, run.state.scene_params, int(run.state.step), size
-    shaded, textureless = (_pictures(*drawn, cameras, kind) for kind in ("shaded", "textureless"))
+    args = run.scene, run.state.scene_params, int(run.state.step), size
+    shaded, textureless = (_render(*args, cameras, kind) for kind in ("shaded", "textureless"))
     return shaded[0], textureless[0]
 
 
-def _pictures(
+def _render(
     scene: Scene, params: Any, step: int, size: int, cameras: Sequence[Camera], kind: str
 ) -> np.ndarray:
     views = [_VIEWS[kind](camera) for camera in cameras]
-    pictures = np.stack([render_image(scene, params, view, size, step).image for view in views])
-    return pictures * _GREY if kind == "textureless" else pictures
+    images = np.stack([render_image(scene, params, view, size, step).image for view in views])
+    return images * _GRAY if kind == "textureless" else images
 
 
 def _albedo(camera: Camera) -> View:
@@ -94,7 +94,7 @@ def _albedo(camera: Camera) -> View:
 
 
 def _lit(camera: Camera, textureless: bool) -> View:
-    background = jnp.array(BACKGROUND / _GREY if textureless else BACKGROUND)
+    background = jnp.array(BACKGROUND / _GRAY if textureless else BACKGROUND)
     return lit_view(camera, background, ambient=0.4, diffuse=0.6, textureless=textureless)
 
 

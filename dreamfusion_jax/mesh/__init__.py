@@ -1,1 +1,1 @@
-"""From densities to triangles with a texture. Plain numpy; knows a scene only as its field."""
+"""Densities to a textured triangle mesh, in numpy; a scene is known only as its field."""

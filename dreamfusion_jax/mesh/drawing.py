@@ -1,4 +1,4 @@
-"""What a camera sees of a textured mesh."""
+"""Images of a textured mesh."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dreamfusion_jax.nerf.cameras import Camera
 
 
 class Drawing(NamedTuple):
-    """A picture of N x N pixels, one sample each; the P covered pixels row by row.
+    """An image of N x N pixels, one sample each; its P covered pixels row by row.
 
     Attributes:
       covered: [N, N] bool.
       albedo: [P, 3] in [0, 1], from the texture.
       normals: [P, 3] unit normals, interpolated.
-      points: [P, 3] where the surface is.
+      points: [P, 3] positions on the surface.
     """
 
     covered: np.ndarray
@@ -28,7 +28,7 @@ class Drawing(NamedTuple):
 
 
 def draw(mesh: TexturedMesh, camera: Camera, size: int) -> Drawing:
-    """Draws the mesh as `size` x `size` pixels."""
+    """Draws the mesh at `size` x `size` pixels."""
     corners, distance = project(camera, mesh.vertices[mesh.faces], size)
     fragments = rasterize(corners, size, distance)
     uv, normals, points = (

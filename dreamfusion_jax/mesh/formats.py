@@ -1,4 +1,4 @@
-"""A mesh as the bytes of GLB, OBJ and PLY files, all y up, one unit of the scene a metre."""
+"""Encodes a mesh as GLB, OBJ and PLY files, all y up, one unit of the scene per meter."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 
 from dreamfusion_jax.mesh.texture import TexturedMesh
 
-# World (x front, z up) to glTF (z front, y up): a cyclic exchange of axes, so a pure rotation.
+# World (x front, z up) to glTF (z front, y up): a cyclic permutation of axes, hence a rotation.
 WORLD_TO_GLTF = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float64)
-# How the OBJ's material, MTL and texture are called; trimesh names all three after the first.
+# Name of the OBJ's material, MTL and texture; trimesh derives all three from the first.
 NAME = "mesh"
-_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963  # numbers of OpenGL
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963  # OpenGL constants
 _BLACK, _WHITE = [0, 0, 0, 255], [255, 255, 255, 255]
 
 
 def glb_bytes(mesh: TexturedMesh) -> bytes:
-    """glTF 2.0 in one file: one matt material, its texture a PNG inside."""
+    """Encodes glTF 2.0 in one file, with one matt material and its texture as PNG."""
     return trimesh.exchange.gltf.export_glb(
         trimesh.Scene({NAME: to_trimesh(mesh)}),
         include_normals=True,
@@ -29,8 +29,8 @@ def glb_bytes(mesh: TexturedMesh) -> bytes:
 
 
 def to_trimesh(mesh: TexturedMesh, axes: np.ndarray = WORLD_TO_GLTF) -> trimesh.Trimesh:
-    """The mesh as trimesh holds it: what is in the GLB, or with other axes [3, 3], its rows."""
-    # Without these factors glTF means polished metal.
+    """Converts to trimesh, as in the GLB, or with other `axes` [3, 3], one per row."""
+    # The defaults of these factors in glTF mean polished metal.
     material = trimesh.visual.material.PBRMaterial(
         name=NAME,
         baseColorTexture=Image.fromarray(mesh.texture),
@@ -41,7 +41,7 @@ def to_trimesh(mesh: TexturedMesh, axes: np.ndarray = WORLD_TO_GLTF) -> trimesh.
 
 
 def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
-    """OBJ with its MTL and PNG: file name -> bytes. They refer to each other by these names."""
+    """Encodes OBJ, MTL and PNG: file name -> bytes. They refer to each other by these names."""
     material = trimesh.visual.material.SimpleMaterial(
         name=NAME,
         image=Image.fromarray(mesh.texture),
@@ -60,27 +60,27 @@ def obj_files(mesh: TexturedMesh) -> dict[str, bytes]:
     return {f"{NAME}.obj": text.encode(), **files}
 
 
-def ply_bytes(surface: trimesh.Trimesh, colour: np.ndarray) -> bytes:
-    """Binary PLY of the closed surface with a colour [V, 3] uint8 at each vertex."""
+def ply_bytes(surface: trimesh.Trimesh, color: np.ndarray) -> bytes:
+    """Encodes the closed surface as binary PLY with a color [V, 3] uint8 at each vertex."""
     mesh = trimesh.Trimesh(
-        _turned(surface.vertices),
+        _change_axes(surface.vertices),
         surface.faces,
-        vertex_normals=_turned(surface.vertex_normals),
-        vertex_colors=colour,
+        vertex_normals=_change_axes(surface.vertex_normals),
+        vertex_colors=color,
         process=False,
     )
     return trimesh.exchange.ply.export_ply(mesh, vertex_normal=True)
 
 
-def png_bytes(picture: np.ndarray) -> bytes:
-    """PNG of [H, W, 3] uint8."""
+def png_bytes(image: np.ndarray) -> bytes:
+    """Encodes an image [H, W, 3] uint8 as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def _name_targets(tree: dict[str, Any]) -> None:
-    """Says of each buffer view what it is for (glTF 2.0, bufferView.target)."""
+    """Sets each buffer view's target (glTF 2.0, bufferView.target)."""
     views, accessors = tree["bufferViews"], tree["accessors"]
     for primitive in (part for mesh in tree["meshes"] for part in mesh["primitives"]):
         for index in primitive["attributes"].values():
@@ -92,14 +92,14 @@ def _with_material(
     mesh: TexturedMesh, material: Any, axes: np.ndarray = WORLD_TO_GLTF
 ) -> trimesh.Trimesh:
     return trimesh.Trimesh(
-        _turned(mesh.vertices, axes),
+        _change_axes(mesh.vertices, axes),
         mesh.faces,
-        vertex_normals=_turned(mesh.normals, axes),
+        vertex_normals=_change_axes(mesh.normals, axes),
         visual=trimesh.visual.TextureVisuals(uv=mesh.uv, material=material),
         process=False,
     )
 
 
-def _turned(vectors: np.ndarray, axes: np.ndarray = WORLD_TO_GLTF) -> np.ndarray:
-    """World [N, 3] to other axes. trimesh's transform would make new normals."""
+def _change_axes(vectors: np.ndarray, axes: np.ndarray = WORLD_TO_GLTF) -> np.ndarray:
+    """Maps world vectors [N, 3] to other axes. trimesh's transform would recompute normals."""
     return np.asarray(vectors) @ axes.T

@@ -1,7 +1,7 @@
-"""Triangles to pixels: an exact z-buffer in numpy, for texels as well as for pictures.
+"""Rasterizes triangles with an exact z-buffer in numpy, for images and for texels.
 
-A pixel shows the nearest triangle that its centre lies in; nothing is approximated. Pixel (row,
-column) has its centre at x = column + 1/2, y = row + 1/2; x points right, y down.
+A pixel shows the nearest triangle that contains its center. Pixel (row,
+column) has its center at x = column + 1/2, y = row + 1/2; x points right, y down.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy as np
 
 from dreamfusion_jax.nerf.cameras import Camera
 
-_CANDIDATES = 2**18  # pairs of a triangle and a pixel that are looked at at a time
-# Centres on the edge of two triangles must not fall between them by rounding.
+_CANDIDATES = 2**18  # pairs of a triangle and a pixel that are tested at a time
+# Rounding must not make a center on the edge of two triangles miss both.
 _TOLERANCE = 1e-6
 
 
 class Fragments(NamedTuple):
-    """What each pixel shows.
+    """The triangle that each pixel shows.
 
     Attributes:
       face: [N, N] the triangle's index; -1 where there is none.
-      weights: [N, N, 3] barycentric coordinates in that triangle; of a triangle in space, where the
-        line of sight meets it, not of its projection.
+      weights: [N, N, 3] barycentric coordinates in that triangle, perspective-correct: of the point
+        where the line of sight meets it.
     """
 
     face: np.ndarray
@@ -31,22 +31,22 @@ class Fragments(NamedTuple):
 
     @property
     def covered(self) -> np.ndarray:
-        """[N, N] bool."""
+        """Returns [N, N] bool, true where a triangle is."""
         return self.face >= 0
 
     def interpolate(self, corners: np.ndarray) -> np.ndarray:
-        """[P, C] at the P covered pixels, row by row, of values [F, 3, C] at the corners."""
-        shown = self.covered
-        return np.einsum("pk,pkc->pc", self.weights[shown], corners[self.face[shown]])
+        """Interpolates values [F, 3, C] at the corners to the P covered pixels: [P, C]."""
+        covered = self.covered
+        return np.einsum("pk,pkc->pc", self.weights[covered], corners[self.face[covered]])
 
 
 def rasterize(corners: np.ndarray, size: int, distance: np.ndarray | None = None) -> Fragments:
-    """Draws triangles into a picture of `size` x `size` pixels.
+    """Draws triangles into an image of `size` x `size` pixels.
 
     Args:
-      corners: [F, 3, 2] in pixels, wound either way; those without an area show nothing.
+      corners: [F, 3, 2] in pixels, in either winding; triangles without area are not drawn.
       distance: [F, 3] of the corners in front of the camera's plane. Triangles that reach behind
-        that plane are left out. Without it all is flat, and the first triangle stays.
+        that plane are left out. None: all are in one plane, and the first triangle wins.
     """
     if distance is None:
         distance = np.ones(corners.shape[:2])
@@ -64,12 +64,12 @@ def rasterize(corners: np.ndarray, size: int, distance: np.ndarray | None = None
         flat = _barycentric(corners[face], np.stack([column, row], axis=-1) + 0.5)
         inside = (flat >= -_TOLERANCE).all(axis=1)
         face, flat, pixel = face[inside], flat[inside], (row * size + column)[inside]
-        # Of a triangle in space, 1 / distance is what is linear in the picture.
+        # 1 / distance is linear in the image (perspective-correct interpolation).
         near = flat / distance[face]
         total = near.sum(axis=1)
         order = np.argsort(total, kind="stable")
         order = order[total[order] > nearness[pixel[order]]]
-        # Where several share a pixel the last, which is the nearest, stays.
+        # Of several assignments to a pixel the last, which is the nearest, stays.
         nearness[pixel[order]] = total[order]
         fragments.face[pixel[order]] = face[order]
         fragments.weights[pixel[order]] = near[order] / total[order, None]
@@ -79,16 +79,16 @@ def rasterize(corners: np.ndarray, size: int, distance: np.ndarray | None = None
 def _candidates(
     faces: np.ndarray, low: np.ndarray, extent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each pixel of each triangle's bounding box: face, column, row, all [K]."""
+    """Lists the pixels of each triangle's bounding box: face, column, row, all [K]."""
     counts = extent[faces].prod(axis=1)
     face = np.repeat(faces, counts)
-    place = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
+    index = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
     width = extent[face, 0]
-    return face, low[face, 0] + place % width, low[face, 1] + place // width
+    return face, low[face, 0] + index % width, low[face, 1] + index // width
 
 
 def _barycentric(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """[K, 3] of points [K, 2] in triangles [K, 3, 2]."""
+    """Returns barycentric coordinates [K, 3] of points [K, 2] in triangles [K, 3, 2]."""
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     parts = [_cross(c - b, points - b), _cross(a - c, points - c), _cross(b - a, points - a)]
     return np.stack(parts, axis=-1) / _cross(b - a, c - a)[:, None]
@@ -99,14 +99,14 @@ def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def project(camera: Camera, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a camera sees points [..., 3]: pixels [..., 2], distance [...] before its plane.
+    """Projects points [..., 3] to pixels [..., 2] and their distances [...] from the camera plane.
 
-    The inverse of `nerf.cameras.pixel_rays` for a square picture.
+    The inverse of `nerf.cameras.pixel_rays` for a square image.
     """
     pose, focal = np.asarray(camera.pose, np.float64), float(camera.focal)
     in_camera = (points - pose[:, 3]) @ pose[:, :3]
     distance = -in_camera[..., 2]
     with np.errstate(divide="ignore", invalid="ignore"):
         plane = focal * in_camera[..., :2] / distance[..., None]
-    plane = plane + np.asarray(camera.centre, np.float64)
+    plane = plane + np.asarray(camera.center, np.float64)
     return size * (0.5 + plane * [1.0, -1.0]), distance

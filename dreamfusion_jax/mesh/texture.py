@@ -1,10 +1,10 @@
-"""A surface's colours as a texture: what the light shows there, unwrapping, baking, reading back.
+"""Texture of a surface: composited colors, unwrapping, baking, and reading back.
 
-A NeRF has no surface: a camera sees a mean of the colours behind it, as deep as light comes. The
-mesh takes over that mean. Letters as in `nerf.rendering`: tau density, rho albedo, s distance.
+A NeRF has no surface: a camera sees a mean of the colors below it, as deep as light penetrates.
+The texture stores that mean.
 
-Texture coordinates (u, v) are OBJ's and trimesh's: (0, 0) is the lower left corner of the picture,
-whose row 0 is at the top.
+Texture coordinates (u, v) are those of OBJ and trimesh: (0, 0) is the lower left corner of the
+image, whose row 0 is at the top.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from scipy import ndimage
 from dreamfusion_jax.mesh.raster import rasterize
 from dreamfusion_jax.mesh.surface import Field
 
-# Points below the surface whose mean colour is what light from there shows.
+# Points below the surface whose mean color approximates the composited one.
 LAYERS = 4
-# Where the light that comes down to the surface is followed: from above it to below it, in radii of
-# the scene; further down it is mist, and what is behind that is not the surface's colour.
+# Range along the normal in which light is traced, above and below the surface, in radii of the
+# scene. Colors from deeper down, through haze, do not belong to the surface.
 _ABOVE, _BELOW, _SAMPLES = 0.05, 0.5, 48
-# Texels between charts: as many as two halvings of the picture (mipmaps) still keep apart.
+# Texels between charts: enough to keep them apart in the first two mipmap levels.
 PADDING = 4
 
 
@@ -34,7 +34,7 @@ class TexturedMesh(NamedTuple):
     """A surface cut open along the seams of its texture.
 
     Attributes:
-      vertices: [V, 3]; those on a seam come once for each chart that they border.
+      vertices: [V, 3]; those on a seam are repeated for each chart that they border.
       faces: [F, 3] counter-clockwise seen from outside.
       normals: [V, 3] unit normals, the same on both sides of a seam.
       uv: [V, 2] in [0, 1].
@@ -49,34 +49,34 @@ class TexturedMesh(NamedTuple):
 
 
 def layers(surface: trimesh.Trimesh, field: Field, radius: float) -> np.ndarray:
-    """[K, V, 3] points straight below each vertex, whose mean albedo is the colour seen there.
+    """Returns points [K, V, 3] below each vertex whose mean albedo is the composited color.
 
-    Looking down the normal, the share 1 - exp(-integral of tau) of the light stops above depth s
-    (Max 1995, as in NeRF). The points are the middles of K parts, each of which stops as much: of
-    an albedo that changes evenly with this share, their mean is the composited colour, and a field
-    that is asked K times tells it for any point between the vertices as well.
+    Looking down the normal, the fraction 1 - exp(-integral of density) of the light is absorbed
+    above a depth (Max 1995, as in NeRF). The points are the middles of K layers that absorb equal
+    amounts: for an albedo linear in this fraction, their mean is the composited color, and K
+    evaluations of the field give it at any point between the vertices as well.
     """
-    ways = np.linspace(-_ABOVE * radius, _BELOW * radius, _SAMPLES + 1)
+    depths = np.linspace(-_ABOVE * radius, _BELOW * radius, _SAMPLES + 1)
     vertices, normals = np.asarray(surface.vertices), np.asarray(surface.vertex_normals)
-    middles = 0.5 * (ways[1:] + ways[:-1])
+    middles = 0.5 * (depths[1:] + depths[:-1])
     points = vertices[:, None] - middles[:, None] * normals[:, None]
-    tau = field(points.reshape(-1, 3))[0].reshape(len(vertices), _SAMPLES)
-    depth = np.cumsum(tau * np.diff(ways), axis=1, dtype=np.float64)
-    stopped = -np.expm1(-np.pad(depth, [(0, 0), (1, 0)]))
-    wanted = (np.arange(LAYERS) + 0.5) / LAYERS
-    below = np.stack([np.interp(wanted * s[-1], s, ways) for s in stopped], axis=0)
+    density = field(points.reshape(-1, 3))[0].reshape(len(vertices), _SAMPLES)
+    optical_depth = np.cumsum(density * np.diff(depths), axis=1, dtype=np.float64)
+    absorbed = -np.expm1(-np.pad(optical_depth, [(0, 0), (1, 0)]))
+    fractions = (np.arange(LAYERS) + 0.5) / LAYERS
+    below = np.stack([np.interp(fractions * a[-1], a, depths) for a in absorbed], axis=0)
     return vertices - below.T[..., None] * normals
 
 
 def mean_albedo(points: Iterable[np.ndarray], field: Field) -> np.ndarray:
-    """[P, 3] over layers of points, each [P, 3]."""
+    """Averages the albedo [P, 3] over layers of points, each [P, 3]."""
     return np.mean([field(layer)[1] for layer in points], axis=0)
 
 
 def add_texture(
     surface: trimesh.Trimesh, below: np.ndarray, field: Field, size: int
 ) -> TexturedMesh:
-    """Unwraps a surface and bakes its colour into a texture of `size` x `size` texels.
+    """Unwraps a surface and bakes its color into a texture of `size` x `size` texels.
 
     Args:
       below: [K, V, 3] its `layers`.
@@ -95,7 +95,7 @@ def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray,
       in the surface's order; uv [V, 2].
     """
     atlas = xatlas.Atlas()
-    # Never to be freed: xatlas then waits for its threads, now and then for ever. 7 MB a mesh stay.
+    # Never freed (7 MB per mesh): its destructor may wait for its threads forever.
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(atlas))
     atlas.add_mesh(
         np.asarray(surface.vertices, np.float32),
@@ -110,14 +110,14 @@ def unwrap(surface: trimesh.Trimesh, size: int) -> tuple[np.ndarray, np.ndarray,
 
 
 def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndarray:
-    """[size, size, 3] uint8: the mean albedo of the layers at each texel.
+    """Bakes the mean albedo of the layers into a texture [size, size, 3] uint8.
 
-    Texels of no chart take the colour of the nearest one of a chart, so that neither bilinear
-    filtering nor smaller copies of the texture show anything else at the seams.
+    Texels outside all charts take the color of the nearest texel of a chart, so that neither
+    bilinear filtering nor mipmaps show other colors at the seams.
 
     Args:
-      layers: [K, F, 3, 3] the points that the triangles' corners stand for.
-      uv: [F, 3, 2] where the triangles are in the texture.
+      layers: [K, F, 3, 3] points of the triangles' corners.
+      uv: [F, 3, 2] texture coordinates of the triangles' corners.
     """
     fragments = rasterize(_texels(uv, size), size)
     texture = np.zeros((size, size, 3))
@@ -130,15 +130,15 @@ def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndar
 
 
 def read_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """[P, 3] colours in [0, 1] at uv [P, 2], bilinear as every viewer's."""
-    places = _texels(uv, len(texture)).T[::-1] - 0.5
+    """Reads colors [P, 3] in [0, 1] at `uv` [P, 2], bilinearly as viewers do."""
+    pixels = _texels(uv, len(texture)).T[::-1] - 0.5
     channels = [
-        ndimage.map_coordinates(texture[..., i] / 255.0, places, order=1, mode="nearest")
+        ndimage.map_coordinates(texture[..., i] / 255.0, pixels, order=1, mode="nearest")
         for i in range(3)
     ]
     return np.stack(channels, axis=-1)
 
 
 def _texels(uv: np.ndarray, size: int) -> np.ndarray:
-    """Texture coordinates [..., 2] as pixels of the picture, x right and y down."""
+    """Converts texture coordinates [..., 2] to pixels, x right and y down."""
     return size * np.stack([uv[..., 0], 1.0 - uv[..., 1]], axis=-1)

@@ -1,1 +1,1 @@
-"""What is in the scene and how it looks. Knows nothing of diffusion."""
+"""Scenes and their rendering; independent of diffusion."""

@@ -23,18 +23,18 @@ class Camera(NamedTuple):
     Attributes:
       pose: [..., 3, 4] camera-to-world; the columns are right, up, backward and the position.
       focal: [...] focal length in units of the image's width.
-      centre: [..., 2] the principal point, where the optical axis meets the picture: so many image
-        widths right of its middle, and above it.
+      center: [..., 2] the principal point, where the optical axis meets the image plane: right of
+        and above the image's middle, in image widths.
     """
 
     pose: jax.Array
     focal: jax.Array
-    centre: jax.Array
+    center: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class CameraRanges:
-    """Bounds what `sample_camera` draws; the defaults are the toybox's own."""
+    """Ranges that `sample_camera` draws from; the defaults are those of the toybox's data."""
 
     distance: Range = setting(
         (2.3, 3.2), "range of distances from the origin (paper: 1,1.5)", 1e-2, 1e3
@@ -46,12 +46,13 @@ class CameraRanges:
     azimuth_deg: Range = setting(
         (0.0, 360.0), "range of azimuths, in degrees (paper: 0,360)", -360, 360
     )
-    area_share: float = setting(
+    uniform_area_prob: float = setting(
         0.0,
         "share of cameras whose elevation is uniform by area, not by angle, between the same bounds"
         " (paper: 0.5, on the upper half-sphere)",
         0,
         1,
+        former_name="area_share",
     )
     focal_multiplier: Range = setting(
         (0.0, 0.0),
@@ -60,18 +61,20 @@ class CameraRanges:
         100,
     )
     position_jitter: float = setting(
-        0.0, "each coordinate of a camera is moved by up to this (paper: 0.1)", 0, 1e3
+        0.0, "each coordinate of a camera's position is moved by up to this (paper: 0.1)", 0, 1e3
     )
     look_at_std: float = setting(
-        0.0, "spread, in each coordinate, of the point looked at (paper: 0.2)", 0, 1e3
+        0.0, "standard deviation, in each coordinate, of the look-at point (paper: 0.2)", 0, 1e3
     )
-    up_std: float = setting(0.0, "spread of the up vector about the vertical (paper: 0.02)", 0, 1)
+    up_std: float = setting(
+        0.0, "standard deviation of the up vector about the vertical (paper: 0.02)", 0, 1
+    )
 
 
 class CameraDraw(NamedTuple):
-    """A drawn camera with the angles that its view words are chosen by.
+    """A drawn camera with the angles that choose its view words.
 
-    The angles are those drawn, before the jitter; `target` [..., 3] is the point looked at.
+    The angles are those before the jitter; `target` [..., 3] is the look-at point.
     """
 
     camera: Camera
@@ -81,10 +84,10 @@ class CameraDraw(NamedTuple):
 
 
 class Rays(NamedTuple):
-    """One ray a pixel.
+    """One ray per pixel.
 
     Attributes:
-      origin: [..., 3] where the ray starts, in the world.
+      origin: [..., 3] start of the ray in world coordinates.
       direction: [..., 3] unit vector.
       radius: [..., 1] the cone's radius at unit distance, such that its cross-section has the
         variance of a pixel: 2 / sqrt(12) times the pixel's width (mip-NeRF, Barron et al. 2021).
@@ -96,19 +99,19 @@ class Rays(NamedTuple):
 
 
 def focal_from_fov(fov_deg: jax.Array | float) -> jax.Array:
-    """Focal length, in image widths, of a horizontal field of view in degrees."""
+    """Returns the focal length, in image widths, of a horizontal field of view in degrees."""
     return 0.5 / jnp.tan(0.5 * jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)))
 
 
 def fov_from_focal(focal: jax.Array) -> jax.Array:
-    """Returns the horizontal field of view in degrees of focal lengths in image widths."""
+    """Returns the horizontal field of view, in degrees, of a focal length in image widths."""
     return 2.0 * jnp.rad2deg(jnp.arctan(0.5 / focal))
 
 
 def orbit_position(
     azimuth_deg: jax.Array | float, elevation_deg: jax.Array | float, distance: jax.Array | float
 ) -> jax.Array:
-    """The point [..., 3] at the given angles (degrees) and distance from the origin."""
+    """Returns the point [..., 3] at the given angles (degrees) and distance from the origin."""
     azimuth = jnp.deg2rad(jnp.asarray(azimuth_deg, jnp.float32))
     elevation = jnp.deg2rad(jnp.asarray(elevation_deg, jnp.float32))
     unit = jnp.stack(
@@ -123,10 +126,10 @@ def orbit_position(
 
 
 def look_at(position: jax.Array, target: jax.Array, up: jax.Array) -> jax.Array:
-    """Pose [..., 3, 4] at `position` looking at `target`; all arguments are [..., 3].
+    """Returns the pose [..., 3, 4] at `position` looking at `target`; all arguments are [..., 3].
 
-    Where the line of sight is parallel to `up` (an overhead view), the picture's upper edge is
-    taken to point away from the object's front, as it does for every lower camera at azimuth 0.
+    Where the line of sight is parallel to `up` (an overhead view), the image's upper edge points
+    away from the object's front, as it does for every lower camera at azimuth 0.
     """
     backward = _normalize(position - target)
     right = jnp.cross(up, backward)
@@ -141,7 +144,7 @@ def orbit_camera(
     distance: jax.Array | float,
     fov_deg: jax.Array | float,
 ) -> Camera:
-    """A camera on the sphere of radius `distance` that looks at the origin. Angles in degrees."""
+    """Returns a camera on the sphere of radius `distance`, looking at the origin; degrees."""
     position = orbit_position(azimuth_deg, elevation_deg, distance)
     up = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), position.shape)
     pose = look_at(position, jnp.zeros_like(position), up)
@@ -155,7 +158,7 @@ def sample_camera(
     """Draws one camera (Poole et al. 2022, section 3.1 and appendix A.2). Azimuths in [0, 360).
 
     Args:
-      turn_deg: [] by how much the azimuth is turned after the draw; None: not at all.
+      turn_deg: [] added to the azimuth after the draw; None: nothing.
     """
     keys = jax.random.split(key, 4)
     azimuth_deg = _uniform(keys[0], ranges.azimuth_deg) % 360.0
@@ -177,18 +180,18 @@ def sample_camera(
 
 
 def _sample_elevation(key: jax.Array, ranges: CameraRanges) -> jax.Array:
-    """Draws an angle [] uniformly, or with the odds `area_share` uniformly by area.
+    """Draws an angle [] uniformly, or with probability `uniform_area_prob` uniformly by area.
 
-    A band of a sphere has an area in proportion to its height (Archimedes), which is the sine.
+    The area of a band of a sphere is proportional to its height (Archimedes), hence the sine.
     """
     by_angle = _uniform(key, ranges.elevation_deg)
     choice_key, area_key = jax.random.split(jax.random.fold_in(key, 1))
     low, high = ranges.elevation_deg
-    # On the host: a device's sine of 90 degrees might exceed 1, of which there is no arc sine.
+    # On the host: a device's sine of 90 degrees might exceed 1, where arcsin is NaN.
     sines = math.sin(math.radians(low)), math.sin(math.radians(high))
     by_area = jnp.rad2deg(jnp.arcsin(_uniform(area_key, sines)))
-    by_area = jnp.clip(by_area, low, high)  # which rounding may exceed
-    return jnp.where(jax.random.bernoulli(choice_key, ranges.area_share), by_area, by_angle)
+    by_area = jnp.clip(by_area, low, high)  # Rounding may exceed the bounds.
+    return jnp.where(jax.random.bernoulli(choice_key, ranges.uniform_area_prob), by_area, by_angle)
 
 
 def _uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
@@ -196,15 +199,15 @@ def _uniform(key: jax.Array, bounds: tuple[float, float]) -> jax.Array:
 
 
 def pixel_rays(camera: Camera, height: int, width: int) -> Rays:
-    """The rays [height, width] through the pixels' centres of one camera (no batch axis).
+    """Returns the rays [height, width] through the pixel centers of one camera (no batch axis).
 
-    Row 0 is the upper edge of the picture, column 0 its left edge; pixels are square.
+    Row 0 is the upper edge of the image, column 0 its left edge; pixels are square.
     """
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5) / width - 0.5
     y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / width
-    x, y = jnp.meshgrid(x - camera.centre[0], y - camera.centre[1], indexing="xy")
+    x, y = jnp.meshgrid(x - camera.center[0], y - camera.center[1], indexing="xy")
     in_camera = jnp.stack([x, y, jnp.broadcast_to(-camera.focal, x.shape)], axis=-1)
-    # By default a TPU would round both to bfloat16, and rays miss their pixels.
+    # By default a TPU would round both to bfloat16, and rays would miss their pixels.
     in_world = jnp.matmul(in_camera, camera.pose[:, :3].T, precision=jax.lax.Precision.HIGHEST)
     length = jnp.linalg.norm(in_world, axis=-1, keepdims=True)
     # One pixel is 1 / width wide on the plane at the focal length; the ray meets it at `length`.
@@ -221,18 +224,18 @@ def crop(
     row: jax.Array | int,
     column: jax.Array | int,
 ) -> Camera:
-    """The camera whose whole picture is a square part of another's.
+    """Returns the camera whose image is a square tile of another camera's.
 
     Args:
-      camera: takes a picture of `height` x `width` pixels.
-      side: of the part, in pixels; it may reach beyond the picture.
-      row, column: [] of the part's upper left pixel.
+      camera: takes an image of `height` x `width` pixels.
+      side: of the tile, in pixels; it may reach beyond the image.
+      row, column: [] of the tile's upper left pixel.
     """
     scale = width / side
     right = 0.5 * scale - column / side - 0.5
     above = row / side + 0.5 - 0.5 * height / side
-    centre = scale * camera.centre + jnp.stack([right, above], axis=-1)
-    return Camera(camera.pose, scale * camera.focal, centre)
+    center = scale * camera.center + jnp.stack([right, above], axis=-1)
+    return Camera(camera.pose, scale * camera.focal, center)
 
 
 def _normalize(vector: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 mip-NeRF (Barron et al. 2021): a pixel sees a cone; an interval of it is a conical frustum, which is
 replaced by the Gaussian of the same mean and covariance (section 3.1); the expectation of the
 positional encoding under that Gaussian has a closed form (eq. 14) that only needs the diagonal of
-the covariance, so only the diagonal is ever made.
+the covariance, so only the diagonal is computed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.cameras import Rays
 
-_DOUBLED = 4  # frequencies from one sine
+_DOUBLED = 4  # frequencies computed from one sine
 
 
 def frustum_gaussians(rays: Rays, edges: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and diagonal covariance, each [..., S, 3], of the frusta between `edges` [..., S+1].
+    """Returns mean and diagonal covariance, each [..., S, 3], of the frusta of intervals.
 
-    The moments are the true ones of a cone with radius `rays.radius` at unit distance, written in
+    The moments are exact for a cone with radius `rays.radius` at unit distance, written in
     the middle m and half-length h of the interval so that nothing cancels (mip-NeRF, eq. 7).
+
+    Args:
+      rays: [...].
+      edges: [..., S+1] distances.
     """
     m = 0.5 * (edges[..., 1:] + edges[..., :-1])
     h = 0.5 * (edges[..., 1:] - edges[..., :-1])
     m2, h2 = m**2, h**2
-    # h^2 / (3 m^2 + h^2), with 0 / 0 kept away: an interval of no length at the origin is a point.
+    # h^2 / (3 m^2 + h^2), without 0 / 0: an interval of no length at the origin is a point.
     ratio = h2 / jnp.maximum(3.0 * m2 + h2, 1e-12)
     mean_s = m + 2.0 * m * ratio
     variance_s = h2 / 3.0 - (4.0 / 15.0) * ratio**2 * (12.0 * m2 - h2)
@@ -41,7 +45,7 @@ def frustum_gaussians(rays: Rays, edges: jax.Array) -> tuple[jax.Array, jax.Arra
 def integrated_positional_encoding(
     mean: jax.Array, covariance_diag: jax.Array, min_degree: int, max_degree: int
 ) -> jax.Array:
-    """E[sin(2^l x)], E[cos(2^l x)] for min_degree <= l < max_degree under a Gaussian.
+    """Computes E[sin(2^l x)], E[cos(2^l x)] for min_degree <= l < max_degree under a Gaussian.
 
     Every fourth frequency takes one sin, one cos and one exp; those between follow by the double
     angle, and the fourth power of the damping. Rounding errors grow up to fourfold with each such
@@ -70,5 +74,5 @@ def integrated_positional_encoding(
 
 
 def positional_encoding(x: jax.Array, min_degree: int, max_degree: int) -> jax.Array:
-    """sin(2^l x), cos(2^l x): the integrated encoding of a point [..., D]."""
+    """Computes sin(2^l x), cos(2^l x): the integrated encoding of points [..., D]."""
     return integrated_positional_encoding(x, jnp.zeros_like(x), min_degree, max_degree)

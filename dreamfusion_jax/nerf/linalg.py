@@ -1,4 +1,4 @@
-"""Arithmetic of vectors in space."""
+"""Operations on vectors [..., 3]."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 
-def inner(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Inner product [...] of [..., 3] and [..., 3].
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Computes the dot product [...] of `a` and `b`, each [..., 3].
 
     Written out: XLA on CPU may hand a sum over an axis to a library, which keeps its operand in
     memory and is slow where the axis is short.
@@ -16,6 +16,6 @@ def inner(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def safe_normalize(vector: jax.Array, floor: float = 1e-6) -> jax.Array:
-    """`vector` [..., 3] at unit length; below `floor` it fades to 0 with finite gradients."""
-    squared = inner(vector, vector)[..., None]
+    """Scales `vector` [..., 3] to unit length; below `floor` it fades to 0, gradients finite."""
+    squared = dot(vector, vector)[..., None]
     return vector * jax.lax.rsqrt(jnp.maximum(squared, floor**2))

@@ -1,8 +1,8 @@
-"""A picture of half the side in a whole one's place, chosen while the program runs.
+"""Packs an image of half the side into the arrays of the full one, at run time.
 
-Shapes cannot change while a program runs, but how many rays are followed can: the rays of the small
-picture take the first places of the whole one's, and the other places stay idle. So one compiled
-step serves both sizes.
+Shapes are fixed when a program is compiled, but the number of rays traced need not be: the rays of
+the small image take the first pixels of the full one, and the other pixels stay inactive. One
+compiled step thus serves both sizes.
 """
 
 from __future__ import annotations
@@ -15,36 +15,41 @@ import jax.numpy as jnp
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the small picture of a whole one of `size`."""
+    """Returns height and width of the small image that belongs to a full one of `size`."""
     return -(-size[0] // 2), -(-size[1] // 2)
 
 
-def idle_places(size: tuple[int, int]) -> jax.Array:
-    """[H, W] bool: the places that the small picture leaves empty."""
+def inactive_pixels(size: tuple[int, int]) -> jax.Array:
+    """Returns [H, W] bool, true for the pixels that the packed small image does not use."""
     return (jnp.arange(math.prod(size)) >= math.prod(half(size))).reshape(size)
 
 
-def put_in_place(small: Any, size: tuple[int, int]) -> Any:
-    """Arrays [h, w, ...] of the small picture in those of the whole one, [H, W, ...].
+def pack(small: Any, size: tuple[int, int]) -> Any:
+    """Packs arrays [h, w, ...] of the small image into arrays [H, W, ...] of the full size.
 
-    The first places in order; what the others hold is of no account.
+    The values take the first pixels in row-major order. The rest is padding.
     """
 
-    def put(x: jax.Array) -> jax.Array:
+    def pack_array(x: jax.Array) -> jax.Array:
         flat = x.reshape(-1, *x.shape[2:])
         missing = math.prod(size) - len(flat)
         padded = jnp.pad(flat, [(0, missing)] + [(0, 0)] * (flat.ndim - 1), mode="edge")
         return padded.reshape(*size, *x.shape[2:])
 
-    return jax.tree.map(put, small)
+    return jax.tree.map(pack_array, small)
 
 
-def enlarge(placed: Any, size: tuple[int, int]) -> Any:
-    """The small picture's arrays, placed by `put_in_place`, at the whole one's size: bilinear."""
+def enlarge(packed: Any, size: tuple[int, int]) -> Any:
+    """Unpacks the small image's arrays from `pack` and resizes them bilinearly to `size`."""
 
     def resize(x: jax.Array) -> jax.Array:
         height, width = half(size)
         small = x.reshape(-1, *x.shape[2:])[: height * width].reshape(height, width, *x.shape[2:])
         return jax.image.resize(small, x.shape, "linear")
 
-    return jax.tree.map(resize, placed)
+    return jax.tree.map(resize, packed)
+
+
+def tree_where(condition: jax.Array, first: Any, second: Any) -> Any:
+    """Selects every array of `first` where `condition` [] holds, and else of `second`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)

@@ -1,4 +1,4 @@
-"""What a scene is made of. Lengths are in world units, angles in degrees."""
+"""Options of a scene. Lengths are in world units, angles in degrees."""
 
 from __future__ import annotations
 
@@ -9,13 +9,29 @@ from dreamfusion_jax.runtime.settings import MAX_STEPS, setting
 
 @dataclasses.dataclass(frozen=True)
 class SceneOptions:
-    """Chooses a family of scenes; the defaults are the toybox's."""
+    """Options of a scene; the defaults are the toybox's."""
 
     field: str = setting(
         "mip",
-        "scene: an MLP on integrated positions, a voxel grid, or hashed grids with a small MLP;"
-        " image: no scene but one flat picture, for a quick look at what a prior pulls towards",
-        choices=("mip", "grid", "hash", "image"),
+        "mip: an MLP on integrated positions; grid: a voxel grid; hash: hash grids with a small"
+        " MLP; sdf: a signed distance to a surface; image: no scene but a flat image, which"
+        " shows quickly what a prior pulls towards",
+        choices=("mip", "grid", "hash", "sdf", "image"),
+    )
+    sdf_encoding: str = setting(
+        "mip",
+        "network behind --field=sdf: mip (an MLP on integrated positions) or hash (hash grids)",
+        choices=("mip", "hash"),
+    )
+    sdf_beta_start: float = setting(
+        0.1, "width of the density's edge of --field=sdf at the first step, in length", 1e-4, 10
+    )
+    sdf_beta_end: float = setting(
+        0.012, "the same from --sdf_beta_steps on; it falls exponentially", 1e-4, 10
+    )
+    sdf_beta_steps: int = setting(900, "steps over which that width falls", 1, MAX_STEPS)
+    surface_points: int = setting(
+        1024, "random points per view for the eikonal and smoothness losses", 1, 2**20
     )
     bound_radius: float = setting(
         1.0, "radius of the sphere that holds the scene (paper: 1.4)", 0.1, 100
@@ -26,7 +42,7 @@ class SceneOptions:
     )
     network: str = setting(
         "plain",
-        "the MLP: plain layers with relu, or residual blocks with swish and LayerNorm (paper:"
+        "the MLP: plain layers with ReLU, or residual blocks with swish and LayerNorm (paper:"
         " residual)",
         choices=("plain", "residual"),
     )
@@ -36,22 +52,22 @@ class SceneOptions:
         5e-2, "variance added to each sample's Gaussian at the first step (paper: 0.05)", 0, 1e2
     )
     blur_end: float = setting(
-        5e-3, "the same from --blur_steps on; it falls linearly (paper: 0.002)", 0, 1e2
+        5e-3, "the same after --blur_steps steps; it falls linearly (paper: 0.002)", 0, 1e2
     )
     blur_steps: int = setting(
         500, "steps over which that variance falls (paper: 5000)", 1, MAX_STEPS
     )
     density_activation: str = setting(
-        "softplus", "what makes the density positive (paper: exp)", choices=("softplus", "exp")
+        "softplus", "activation of the density (paper: exp)", choices=("softplus", "exp")
     )
     density_scale: float = setting(
         20.0, "density per unit length at activation 1 (paper: 1)", 1e-3, 1e4
     )
     blob_scale: float = setting(
-        4.0, "height of the density blob the scene starts as (paper: 5)", 0, 1e3
+        4.0, "height of the density blob that the scene starts as (paper: 5)", 0, 1e3
     )
     blob_radius: float = setting(
-        0.5, "radius of that blob; its width, if gaussian (paper: 0.2)", 1e-3, 100
+        0.5, "radius of that blob; if gaussian, its standard deviation (paper: 0.2)", 1e-3, 100
     )
     blob_shape: str = setting(
         "linear",
@@ -68,18 +84,20 @@ class SceneOptions:
     )
     sharpening: float = setting(
         4.0,
-        "how many times as steep the density's edges get in the end: mist becomes solid or clear"
-        " (paper: 1, not at all)",
+        "final factor on the steepness of the density's edges: haze becomes solid or clear"
+        " (paper: 1, unchanged)",
         1,
         100,
     )
     sharpening_density: float = setting(
-        5.0, "density per unit length that sharpening leaves as it is", 1e-3, 1e4
+        5.0, "density per unit length that sharpening leaves unchanged", 1e-3, 1e4
     )
     sharpening_start: int = setting(500, "step at which sharpening begins", 0, MAX_STEPS)
-    sharpening_steps: int = setting(400, "steps over which it rises to --sharpening", 1, MAX_STEPS)
+    sharpening_steps: int = setting(
+        400, "steps over which the factor rises to --sharpening", 1, MAX_STEPS
+    )
     proposal_samples: int = setting(
-        32, "cheap samples a ray and round on the proposal grid (paper: 64; 0: none)", 0, 1024
+        32, "cheap samples per ray and round on the proposal grid (paper: 64; 0: none)", 0, 1024
     )
     proposal_rounds: int = setting(
         1, "rounds of such samples, each placed by the one before (paper: 2)", 1, 8
@@ -87,24 +105,37 @@ class SceneOptions:
     proposal_resolution: int = setting(
         32, "nodes along a side of the proposal grid (paper: an MLP instead)", 2, 128
     )
-    fine_samples: int = setting(20, "samples of the field a ray (paper: 32)", 1, 1024)
+    fine_samples: int = setting(20, "samples of the field per ray (paper: 32)", 1, 1024)
     grid_resolution: int = setting(64, "cells along a side of --field=grid", 2, 512)
-    normal_spacing: float = setting(
-        0.0, "normals by finite differences over this length (0: analytic, as in the paper)", 0, 1
+    fd_epsilon: float = setting(
+        0.0,
+        "normals by finite differences over this length (paper: 0, analytic)",
+        0,
+        1,
+        former_name="normal_spacing",
     )
-    hash_levels: int = setting(16, "grids of --field=hash", 1, 32)
-    hash_features: int = setting(2, "numbers that each of its corners holds", 1, 16)
-    hash_log2_rows: int = setting(19, "logarithm of the rows of each grid's table", 4, 24)
+    hash_levels: int = setting(16, "levels (grids) of --field=hash", 1, 32)
+    hash_features: int = setting(2, "features per corner of a hash grid", 1, 16)
+    hash_log2_rows: int = setting(19, "base-2 logarithm of the rows of each level's table", 4, 24)
     hash_coarsest: int = setting(16, "cells along a side of the coarsest grid", 1, 4096)
     hash_finest: int = setting(4096, "cells along a side of the finest grid", 1, 65535)
-    hash_start_level: int = setting(8, "grids that are seen from the first step on", 1, 32)
-    hash_start_step: int = setting(2000, "step at which the next grid fades in", 0, MAX_STEPS)
-    hash_level_steps: int = setting(500, "steps that each further grid takes", 1, MAX_STEPS)
+    hash_start_level: int = setting(8, "levels active from the first step on", 1, 32)
+    hash_start_step: int = setting(
+        2000, "step at which the next level begins to fade in", 0, MAX_STEPS
+    )
+    hash_level_steps: int = setting(
+        500, "steps over which each further level fades in", 1, MAX_STEPS
+    )
     image_size: int = setting(
-        64, "side of --field=image in pixels: the prior's own size, or a little more", 8, 4096
+        64, "side of --field=image in pixels: the prior's image size, or a little more", 8, 4096
     )
     background: str = setting(
         "solid",
-        "solid: a new random colour every step; mlp: learned from the direction (paper: mlp)",
+        "solid: a new random color every step; mlp: learned from the direction (paper: mlp)",
         choices=("solid", "mlp"),
     )
+
+    @property
+    def encoding(self) -> str:
+        """The network that the field reads: "mip", "grid" or "hash"; "image" for a flat image."""
+        return self.sdf_encoding if self.field == "sdf" else self.field

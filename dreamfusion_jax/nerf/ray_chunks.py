@@ -1,4 +1,4 @@
-"""A picture's rays, a block of them at a time."""
+"""Evaluates a function of an image's rays, one chunk of them at a time."""
 
 from __future__ import annotations
 
@@ -11,70 +11,75 @@ import jax.numpy as jnp
 from dreamfusion_jax.nerf.fields.proposal import CHECKPOINT_NAME
 from dreamfusion_jax.runtime.device import platform
 
-# Points the field is asked for at a time. On a TPU the pull-back of 2^17 points of the paper's lit
-# field holds 4.2 GB.
-_BLOCK_POINTS_CPU = 8192
-_BLOCK_POINTS = 2**17
+# Field evaluations per chunk. On a TPU the backward pass of 2^17 points of the paper's lit field
+# holds 4.2 GB.
+_CHUNK_POINTS_CPU = 8192
+_CHUNK_POINTS = 2**17
 
-# Anything with a leading axis of rays -> answers with the same leading axis.
-Look = Callable[[Any], Any]
+# Arrays with a leading axis of rays -> outputs with the same leading axis.
+ChunkFn = Callable[[Any], Any]
 
 
-def look_in_blocks(
-    looks: Sequence[Look], which: jax.Array, rays: Any, idle: jax.Array, points_per_ray: int
+def render_in_chunks(
+    branches: Sequence[ChunkFn],
+    index: jax.Array,
+    rays: Any,
+    inactive: jax.Array,
+    points_per_ray: int,
 ) -> Any:
-    """What `looks[which]` says of every ray of a picture, a block of rays at a time.
+    """Applies `branches[index]` to all rays of an image in chunks.
 
-    On a CPU a block's activations stay in the cache, and the backward pass computes them again
-    instead of reading them from memory: forward and backward take about half the time. Idle rays,
-    all of whose answers are 0, come last, so that blocks of nothing else can be left out. On an
-    accelerator a training picture of any preset is one block; what is larger takes no more memory.
+    On a CPU a chunk's activations stay in the cache, and the backward pass recomputes them instead
+    of reading them from memory: forward and backward take about half the time. Inactive rays, whose
+    outputs are all 0, come last, so that chunks of nothing else are skipped. On an accelerator a
+    training image of any preset is one chunk; larger images take no more memory.
 
     Args:
-      looks: functions of the same answer; each sees a block's rays [N, ...].
-      which: [] index of the one to ask.
+      branches: functions with outputs of the same shape; each takes the rays [N, ...] of a chunk.
+      index: [] index of the branch to apply.
       rays: arrays [H, W, ...], or None.
-      idle: [H, W] rays whose answers are known to be 0.
-      points_per_ray: how often the field is asked for each ray.
+      inactive: [H, W] bool; rays whose outputs are known to be 0.
+      points_per_ray: field evaluations per ray.
 
     Returns:
-      The answers, each [H, W, ...].
+      The outputs, each [H, W, ...].
     """
-    picture, count = idle.shape, idle.size
+    size, count = inactive.shape, inactive.size
     rays = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), rays)
-    points = _BLOCK_POINTS_CPU if platform() == "cpu" else _BLOCK_POINTS
-    blocks = -(-count * points_per_ray // points)
+    max_points = _CHUNK_POINTS_CPU if platform() == "cpu" else _CHUNK_POINTS
+    chunks = -(-count * points_per_ray // max_points)
     # A checkpoint for each branch: forward and backward of a branch are one computation then, and
     # the branches do not hand each other's activations (or as many zeros) through memory.
-    branches = [_recomputed(look) for look in looks]
-    if blocks == 1:
-        seen = jax.lax.switch(which, branches, rays)
-        return jax.tree.map(lambda x: x.reshape(*picture, *x.shape[1:]), seen)
-    size = -(-count // blocks)
-    busy_first = jnp.argsort(idle.ravel(), stable=True)
-    place = jnp.argsort(busy_first)
+    branches = [_rematerialized(branch) for branch in branches]
+    if chunks == 1:
+        outputs = jax.lax.switch(index, branches, rays)
+        return jax.tree.map(lambda x: x.reshape(*size, *x.shape[1:]), outputs)
+    length = -(-count // chunks)
+    active_first = jnp.argsort(inactive.ravel(), stable=True)
+    inverse = jnp.argsort(active_first)
 
     def split(x: jax.Array) -> jax.Array:
-        padding = [(0, blocks * size - count)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x[busy_first], padding, mode="edge").reshape(blocks, size, *x.shape[1:])
+        padding = [(0, chunks * length - count)] + [(0, 0)] * (x.ndim - 1)
+        padded = jnp.pad(x[active_first], padding, mode="edge")
+        return padded.reshape(chunks, length, *x.shape[1:])
 
     def join(x: jax.Array) -> jax.Array:
-        x = x.reshape(blocks * size, *x.shape[2:]).at[place].get(unique_indices=True)
-        return x.reshape(*picture, *x.shape[1:])
+        x = x.reshape(chunks * length, *x.shape[2:]).at[inverse].get(unique_indices=True)
+        return x.reshape(*size, *x.shape[1:])
 
-    def look_at_block(block: tuple[Any, jax.Array]) -> Any:
-        rays, idle = block
-        answer = jax.eval_shape(looks[0], rays)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), answer)
+    def render_chunk(chunk: tuple[Any, jax.Array]) -> Any:
+        rays, inactive = chunk
+        shapes = jax.eval_shape(branches[0], rays)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.switch(
-            jnp.where(jnp.all(idle), 0, which + 1), [lambda rays: nothing, *branches], rays
+            jnp.where(jnp.all(inactive), 0, index + 1), [lambda rays: zeros, *branches], rays
         )
 
-    pieces = jax.tree.map(split, (rays, idle.ravel()))
-    return jax.tree.map(join, jax.lax.map(_recomputed(look_at_block), pieces))
+    pieces = jax.tree.map(split, (rays, inactive.ravel()))
+    return jax.tree.map(join, jax.lax.map(_rematerialized(render_chunk), pieces))
 
 
-def _recomputed(look: Look) -> Look:
+def _rematerialized(function: ChunkFn) -> ChunkFn:
     # Nothing merges the two passes of a loop or a branch, so no barriers are needed against that.
     policy = jax.checkpoint_policies.save_only_these_names(CHECKPOINT_NAME)
-    return jax.checkpoint(look, prevent_cse=False, policy=policy)
+    return jax.checkpoint(function, prevent_cse=False, policy=policy)

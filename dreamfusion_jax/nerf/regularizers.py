@@ -1,4 +1,4 @@
-"""What a scene pays for besides its looks: each a value [...] for every ray, without a factor.
+"""Regularizers of a scene: each a value [...] per ray, unweighted.
 
 S samples a ray; `weights` [..., S] are compositing weights, `edges` [..., S+1] distances.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.linalg import inner
+from dreamfusion_jax.nerf.linalg import dot
 
-HIT_OPACITY = 0.01  # from which on a ray counts as one that hits something
+HIT_OPACITY = 0.01  # A ray of at least this opacity counts as a hit.
 
 
 def opacity_loss(opacity: jax.Array) -> jax.Array:
-    """sqrt(opacity^2 + 0.01) for opacity [...]: discourages filling space (DreamFusion, A.2)."""
+    """Computes sqrt(opacity^2 + 0.01): discourages filling space (DreamFusion, A.2)."""
     return jnp.sqrt(opacity**2 + 0.01)
 
 
 def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Array) -> jax.Array:
-    """Normals of what is seen must not face away (Ref-NeRF, Verbin et al. 2022, eq. 11).
+    """Penalizes visible normals that face away (Ref-NeRF, Verbin et al. 2022, eq. 11).
 
     The weights are constants here, as in DreamFusion: turning normals is allowed, hiding is not.
 
@@ -28,15 +28,15 @@ def orientation_loss(weights: jax.Array, normals: jax.Array, direction: jax.Arra
       normals: [..., S, 3].
       direction: [..., 3] of the rays, away from the camera.
     """
-    away = jnp.maximum(inner(normals, direction[..., None, :]), 0.0)
+    away = jnp.maximum(dot(normals, direction[..., None, :]), 0.0)
     return jnp.sum(jax.lax.stop_gradient(weights) * away**2, axis=-1)
 
 
 def mean_over_hits(per_ray: jax.Array, opacity: jax.Array) -> jax.Array:
-    """Averages per_ray [...] over the rays whose opacity [...] is not nearly 0: [].
+    """Averages per_ray [...] over the rays whose opacity [...] exceeds `HIT_OPACITY`: [].
 
-    A mean over all rays would weigh an object by how much of the image it fills (threestudio
-    divides its orientation loss by the number of rays that hit, too). The count is a constant.
+    A mean over all rays would depend on how much of the image the object fills (threestudio, too,
+    divides its orientation loss by the number of rays that hit). The count has no gradient.
     """
     hits = jnp.sum(opacity > HIT_OPACITY)
     return jnp.sum(per_ray) / jnp.maximum(hits, 1)
@@ -59,7 +59,7 @@ def distortion_loss(weights: jax.Array, edges: jax.Array) -> jax.Array:
 
 
 def entropy_loss(opacity: jax.Array) -> jax.Array:
-    """Entropy (nats) of each pixel being covered or not, opacity [...]: discourages haze."""
+    """Computes the binary entropy in nats of `opacity` [...]: discourages haze."""
     p = jnp.clip(opacity, 1e-5, 1.0 - 1e-5)
     return -(p * jnp.log(p) + (1.0 - p) * jnp.log1p(-p))
 
@@ -67,7 +67,7 @@ def entropy_loss(opacity: jax.Array) -> jax.Array:
 def interlevel_loss(
     edges: jax.Array, weights: jax.Array, proposal_edges: jax.Array, proposal_weights: jax.Array
 ) -> jax.Array:
-    """A proposal must bound the fine weights from above (mip-NeRF 360, eq. 13).
+    """Penalizes fine weights above the bound of their proposal (mip-NeRF 360, eq. 13).
 
     The bound of a fine interval is the sum of the proposal weights of all intervals it overlaps.
     Only the proposal learns from this: the fine side is a constant.

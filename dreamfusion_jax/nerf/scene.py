@@ -1,14 +1,14 @@
-"""From a view to a picture: rays, intervals, field, light and compositing, joined.
+"""A renderable scene: joins rays, intervals, field, light and compositing.
 
-Every function acts on one view without a batch axis. Take several views with `jax.lax.map`: under
-`jax.vmap` an unlit view would pay for the normals of the lit branch as well.
+Every function acts on one view without a batch axis. Map several views with `jax.lax.map`: under
+`jax.vmap` an unlit view would also compute the normals of the lit branch.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,24 @@ from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
 from dreamfusion_jax.nerf.encoding import frustum_gaussians
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 from dreamfusion_jax.nerf.fields.grid import grid_field
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
-from dreamfusion_jax.nerf.fields.mip import Blur, mip_field
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
+from dreamfusion_jax.nerf.fields.sdf import SignedDistance, surface_regularizers
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.nerf.ray_chunks import look_in_blocks
-from dreamfusion_jax.nerf.ray_sampling import resample_edges, sphere_bounds, uniform_edges
+from dreamfusion_jax.nerf.ray_chunks import render_in_chunks
 from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
 from dreamfusion_jax.nerf.view import View
+from dreamfusion_jax.nerf.view_rays import (
+    BoundedRays,
+    Intervals,
+    StratifiedNoise,
+    bounded_rays,
+    choose_intervals,
+    draw_stratified_noise,
+)
 from dreamfusion_jax.nerf.volume_rendering import (
     composite,
     compositing_weights,
@@ -35,17 +43,17 @@ from dreamfusion_jax.nerf.volume_rendering import (
     over,
 )
 
-# A bare point is given the width of about one training pixel: the field knows nothing finer.
+# Width of a bare point, about one training pixel: the field resolves nothing finer.
 _POINT_STD = 0.01
 
 
 class Render(NamedTuple):
-    """One picture.
+    """A rendered image.
 
     Attributes:
       image: [H, W, 3] in [0, 1].
       opacity: [H, W] in [0, 1].
-      depth: [H, W] mean distance along the ray; 0 where there is nothing.
+      depth: [H, W] mean distance along the ray; 0 where the ray meets nothing.
       normals: [H, W, 3] composited unit normals; zeros where none were computed.
       regularizers: scalars "opacity", "distortion", "entropy", "interlevel", means over all rays,
         and "orientation", the mean over the rays that hit something (0 without normals).
@@ -63,7 +71,7 @@ class LevelSet(NamedTuple):
 
     Attributes:
       value: FieldOutput -> [...].
-      level: None: to be chosen, so that the surface's silhouettes are those of the opaque parts.
+      level: None: to be chosen such that the surface's silhouettes match the opaque parts.
     """
 
     value: Callable[[FieldOutput], jax.Array]
@@ -74,48 +82,171 @@ def _density(out: FieldOutput) -> jax.Array:
     return out.density
 
 
+def _depth_below_surface(out: FieldOutput) -> jax.Array:
+    assert out.sdf is not None, "the field is a signed distance"
+    return -out.sdf
+
+
 DENSITY_LEVELS = LevelSet(_density, level=None)
+ZERO_DISTANCE = LevelSet(_depth_below_surface, level=0.0)
+
+
+class RenderFn(Protocol):
+    """Renders one view of `height` x `width` pixels.
+
+    Without a key (None) samples lie in the middle of their strata and the image is deterministic.
+    Where `half_size` [] bool is given and true, the rays of an image of half the side are traced
+    and the result is enlarged; one compiled program serves both sizes.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        view: View,
+        height: int,
+        width: int,
+        step: jax.Array,
+        key: jax.Array | None,
+        half_size: jax.Array | None = None,
+    ) -> Render: ...
 
 
 class Scene(NamedTuple):
-    """A family of scenes; the parameters choose one.
+    """A family of scenes as pure functions; the parameters select one.
 
     Attributes:
-      init: key -> params, a dict of "field" and, where there are such, "proposal", "background".
-      render: params, view, height, width, step, key -> Render. Without a key (None) samples lie in
-        the middle of their strata and the picture is deterministic.
+      init: key -> params, a dict of "field" and, if the scene has them, "proposal", "background".
+      render: params, view, height, width, step, key[, half_size] -> Render, see `RenderFn`.
       query: params, points [..., 3], step -> FieldOutput. The density is 0 outside the bounding
-        sphere, where no ray looks.
+        sphere, where no ray is sampled.
       normals: params, points [..., 3], step -> outward unit normals [..., 3].
-      level_set: the surface that a mesh follows.
-      flat: it is an image, the same for every camera.
+      level_set: the surface that a mesh extracts.
+      flat: true for a flat image, the same for every camera.
     """
 
-    init: Callable[[jax.Array], Any]
-    render: Callable[[Any, View, int, int, jax.Array, jax.Array | None], Render]
-    query: Callable[[Any, jax.Array, jax.Array], FieldOutput]
-    normals: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    init: Callable[[jax.Array], Params]
+    render: RenderFn
+    query: Callable[[Params, jax.Array, jax.Array], FieldOutput]
+    normals: Callable[[Params, jax.Array, jax.Array], jax.Array]
     level_set: LevelSet = DENSITY_LEVELS
     flat: bool = False
 
 
-# mean, covariance_diag -> density, albedo
-Query = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# mean, covariance_diag -> FieldOutput
+Query = Callable[[jax.Array, jax.Array], FieldOutput]
 
-# density function, points -> density, whatever else the function returns, normals
-DensityNormals = Callable[..., tuple[jax.Array, Any, jax.Array]]
+# function that rises inwards, points -> its value, the function's other output, normals
+NormalsFn = Callable[..., tuple[jax.Array, Any, jax.Array]]
 
-
-class _Intervals(NamedTuple):
-    """Where the field is asked [..., S+1], and each round of proposals [..., P+1], [..., P]."""
-
-    edges: jax.Array
-    proposals: tuple[tuple[jax.Array, jax.Array], ...]
+# points -> FieldOutput; points -> FieldOutput and outward normals there
+QueryNormals = Callable[
+    [Callable[[jax.Array], FieldOutput], jax.Array], tuple[FieldOutput, jax.Array]
+]
 
 
 def make_scene(options: SceneOptions) -> Scene:
-    """Joins the field, the proposal and the background that `options` names."""
-    density = Density(
+    """Makes the scene of the field, proposal and background that `options` select.
+
+    Raises:
+      ValueError: the field or the background is unknown.
+    """
+    head = _make_head(options)
+    field = _make_field(options, head)
+    proposal = proposal_grid(options.proposal_resolution, options.bound_radius, head)
+    background = _make_background(options)
+    signed = options.field == "sdf"
+    level_set = ZERO_DISTANCE if signed else DENSITY_LEVELS
+    normals_fn: NormalsFn = density_normals
+    if options.fd_epsilon:
+        normals_fn = functools.partial(finite_difference_normals, spacing=options.fd_epsilon)
+    query_normals = functools.partial(_query_normals, normals_fn, level_set)
+
+    def init(key: jax.Array) -> Params:
+        field_key, background_key = jax.random.split(key)
+        params = {"field": field.init(field_key)}
+        if options.proposal_samples:
+            params["proposal"] = proposal.init()
+        if background is not None:
+            params["background"] = background.init(background_key, jnp.zeros((1, 3)))["params"]
+        return params
+
+    def render(
+        params: Params,
+        view: View,
+        height: int,
+        width: int,
+        step: jax.Array,
+        key: jax.Array | None,
+        half_size: jax.Array | None = None,
+    ) -> Render:
+        size = (height, width)
+        full = pixel_rays(view.camera, height, width)
+        bounded, inactive = bounded_rays(options, view.camera, full, half_size)
+        proposal_density = None
+        if options.proposal_samples:
+            table = proposal.table(params["proposal"])
+            proposal_density = functools.partial(proposal.density, table)
+
+        def query(mean: jax.Array, covariance_diag: jax.Array) -> FieldOutput:
+            return field.query(params["field"], mean, covariance_diag, step)
+
+        def render_chunk(
+            query_normals: QueryNormals | None, chunk: tuple[BoundedRays, StratifiedNoise]
+        ) -> RayOutputs:
+            bounded, noise = chunk
+            intervals = choose_intervals(options, proposal_density, bounded, noise)
+            return _render_rays(options, query, query_normals, view, bounded.rays, intervals)
+
+        outputs = render_in_chunks(
+            # Normals double the cost, so the first branch leaves them out.
+            [functools.partial(render_chunk, None), functools.partial(render_chunk, query_normals)],
+            index=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
+            rays=(bounded, draw_stratified_noise(options, size, key)),
+            inactive=inactive,
+            points_per_ray=options.fine_samples,
+        )
+        if half_size is not None:
+            outputs = low_res.tree_where(half_size, low_res.enlarge(outputs, size), outputs)
+        background_color = view.background
+        if background is not None:
+            learned = _background_color(background, params["background"], full.direction)
+            background_color = jnp.where(view.solid_background, background_color, learned)
+        rendered = _composite_over(outputs, background_color)
+        if not signed or key is None:
+            return rendered
+        surface = surface_regularizers(
+            lambda points: -level_set.value(query_points(params, points, step)),
+            options.bound_radius,
+            options.surface_points,
+            jax.random.fold_in(key, 2),
+        )
+        return rendered._replace(regularizers={**rendered.regularizers, **surface})
+
+    def query_points(params: Params, points: jax.Array, step: jax.Array) -> FieldOutput:
+        out = field.query(params["field"], points, _point_covariance(options, points), step)
+        inside = jnp.sum(points**2, axis=-1) <= options.bound_radius**2
+        return out._replace(density=jnp.where(inside, out.density, 0.0))
+
+    def normals(params: Params, points: jax.Array, step: jax.Array) -> jax.Array:
+        covariance = _point_covariance(options, points)
+
+        def query(points: jax.Array) -> FieldOutput:
+            return field.query(params["field"], points, covariance, step)
+
+        return query_normals(query, points)[1]
+
+    return Scene(init, render, query_points, normals, level_set)
+
+
+def _make_head(options: SceneOptions) -> Head:
+    if options.field == "sdf":
+        return SignedDistance(
+            options.blob_radius,
+            options.sdf_beta_start,
+            options.sdf_beta_end,
+            options.sdf_beta_steps,
+        )
+    return Density(
         options.density_activation,
         options.density_scale,
         options.blob_scale,
@@ -129,108 +260,43 @@ def make_scene(options: SceneOptions) -> Scene:
             options.sharpening_steps,
         ),
     )
-    field = _make_field(options, density)
-    proposal = proposal_grid(options.proposal_resolution, options.bound_radius, density)
-    background = _make_background(options)
-    normals_of: DensityNormals = density_normals
-    if options.normal_spacing:
-        normals_of = functools.partial(finite_difference_normals, spacing=options.normal_spacing)
-
-    def init(key: jax.Array) -> Any:
-        field_key, background_key = jax.random.split(key)
-        params = {"field": field.init(field_key)}
-        if options.proposal_samples:
-            params["proposal"] = proposal.init()
-        if background is not None:
-            params["background"] = background.init(background_key, jnp.zeros((1, 3)))["params"]
-        return params
-
-    def render(
-        params: Any, view: View, height: int, width: int, step: jax.Array, key: jax.Array | None
-    ) -> Render:
-        size = (height, width)
-        rays, idle = _rays(options, view, size)
-        expected = None
-        if options.proposal_samples:
-            expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
-
-        def query(mean: jax.Array, covariance_diag: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = field.query(params["field"], mean, covariance_diag, step)
-            return out.density, out.albedo
-
-        def look(normals_of: DensityNormals | None, block: tuple[Rays, _Jitter]) -> _Seen:
-            rays, jitter = block
-            intervals = _choose_intervals(options, expected, rays, jitter)
-            return _look(options, query, normals_of, view, rays, intervals)
-
-        seen = look_in_blocks(
-            # Normals cost as much again as all the rest: they are made only where they matter.
-            [functools.partial(look, None), functools.partial(look, normals_of)],
-            which=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
-            rays=(rays, _draw_jitter(options, size, key)),
-            idle=idle,
-            points_per_ray=options.fine_samples,
-        )
-        seen = _choose(view.half_size, low_res.enlarge(seen, size), seen)
-        behind = view.background
-        if background is not None:
-            direction = pixel_rays(view.camera, height, width).direction
-            learned = _background_colour(background, params["background"], direction)
-            behind = jnp.where(view.solid_background, behind, learned)
-        per_ray = {
-            "opacity": regularizers.opacity_loss(seen.opacity),
-            "entropy": regularizers.entropy_loss(seen.opacity),
-            "distortion": seen.regularizers["distortion"],
-            "interlevel": seen.regularizers["interlevel"],
-        }
-        orientation = regularizers.mean_over_hits(seen.regularizers["orientation"], seen.opacity)
-        return Render(
-            image=over(seen.colour, seen.opacity, behind),
-            opacity=seen.opacity,
-            depth=seen.depth,
-            normals=seen.normals,
-            regularizers={
-                "orientation": orientation,
-                **{name: jnp.mean(term) for name, term in per_ray.items()},
-            },
-        )
-
-    def query_points(params: Any, points: jax.Array, step: jax.Array) -> FieldOutput:
-        out = field.query(params["field"], points, _point_covariance(options, points), step)
-        inside = jnp.sum(points**2, axis=-1) <= options.bound_radius**2
-        return out._replace(density=jnp.where(inside, out.density, 0.0))
-
-    def normals(params: Any, points: jax.Array, step: jax.Array) -> jax.Array:
-        covariance = _point_covariance(options, points)
-
-        def density_albedo(at: jax.Array) -> tuple[jax.Array, jax.Array]:
-            out = field.query(params["field"], at, covariance, step)
-            return out.density, out.albedo
-
-        return normals_of(density_albedo, points)[2]
-
-    return Scene(init, render, query_points, normals)
 
 
-def _make_field(options: SceneOptions, density: Density) -> Field:
-    match options.field:
+def _make_field(options: SceneOptions, head: Head) -> Field:
+    match options.encoding:
         case "mip":
             return mip_field(
                 options.width,
                 options.depth,
                 options.min_degree,
                 options.max_degree,
-                density,
-                Blur(options.blur_start, options.blur_end, options.blur_steps),
+                head,
+                CovarianceAnnealing(options.blur_start, options.blur_end, options.blur_steps),
                 residual=options.network == "residual",
             )
         case "grid":
-            return grid_field(options.grid_resolution, options.bound_radius, density)
+            return grid_field(options.grid_resolution, options.bound_radius, head)
         case "hash":
             names = HashGrid._fields
             grid = HashGrid(**{name: getattr(options, f"hash_{name}") for name in names})
-            return hash_field(grid, options.width, options.depth, options.bound_radius, density)
-    raise ValueError(f"field {options.field!r} is not mip, grid or hash")
+            return hash_field(grid, options.width, options.depth, options.bound_radius, head)
+    raise ValueError(f"field {options.field!r} is not mip, grid, hash or sdf")
+
+
+def _query_normals(
+    normals_fn: NormalsFn,
+    level_set: LevelSet,
+    query: Callable[[jax.Array], FieldOutput],
+    points: jax.Array,
+) -> tuple[FieldOutput, jax.Array]:
+    """Returns the field's values at points [..., 3] and the outward normals there [..., 3]."""
+
+    def rising(points: jax.Array) -> tuple[jax.Array, FieldOutput]:
+        out = query(points)
+        return level_set.value(out), out
+
+    _, out, normals = normals_fn(rising, points)
+    return out, normals
 
 
 def _make_background(options: SceneOptions) -> Background | None:
@@ -242,129 +308,82 @@ def _make_background(options: SceneOptions) -> Background | None:
     raise ValueError(f"background {options.background!r} is not solid or mlp")
 
 
-def _background_colour(background: Background, params: Any, direction: jax.Array) -> jax.Array:
+def _background_color(background: Background, params: Params, direction: jax.Array) -> jax.Array:
     return jnp.asarray(background.apply({"params": params}, direction))
 
 
-def _rays(options: SceneOptions, view: View, size: tuple[int, int]) -> tuple[Rays, jax.Array]:
-    """The rays [H, W] to follow, and which of them are idle: those that miss the scene."""
-    small = pixel_rays(view.camera, *low_res.half(size))
-    rays = _choose(
-        view.half_size, low_res.put_in_place(small, size), pixel_rays(view.camera, *size)
-    )
-    near, far = sphere_bounds(rays, options.bound_radius)
-    idle = jnp.squeeze(far <= near, axis=-1)
-    return rays, idle | (view.half_size & low_res.idle_places(size))
-
-
-def _choose(condition: jax.Array, first: Any, second: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), first, second)
-
-
-class _Jitter(NamedTuple):
-    """What is random about the samples of each ray; without jitter they lie in the middle.
+class RayOutputs(NamedTuple):
+    """What rays return; all 0 for a ray that misses the scene.
 
     Attributes:
-      uniform: [..., P-1] in [-1/2, 1/2), the shifts of the evenly spaced inner edges.
-      rounds: for each resampling [..., S] in [0, 1), where in its stratum a sample lies.
-    """
-
-    uniform: jax.Array | None
-    rounds: tuple[jax.Array | None, ...]
-
-
-def _draw_jitter(options: SceneOptions, picture: tuple[int, int], key: jax.Array | None) -> _Jitter:
-    counts = _samples(options)
-    if key is None:
-        return _Jitter(None, (None,) * (len(counts) - 1))
-    uniform_key, resample_key = jax.random.split(key)
-    shifts = jax.random.uniform(uniform_key, (*picture, counts[0] - 1), minval=-0.5, maxval=0.5)
-    last = len(counts) - 1
-    rounds = (
-        jax.random.uniform(jax.random.fold_in(resample_key, last - i), (*picture, counts[i]))
-        for i in range(1, len(counts))
-    )
-    return _Jitter(shifts, tuple(rounds))
-
-
-def _samples(options: SceneOptions) -> list[int]:
-    """Samples a ray of each round: the proposals', then the field's own."""
-    proposals = [options.proposal_samples] * options.proposal_rounds
-    return [*(proposals if options.proposal_samples else []), options.fine_samples]
-
-
-def _choose_intervals(
-    options: SceneOptions,
-    expected: Callable[[jax.Array], jax.Array] | None,
-    rays: Rays,
-    jitter: _Jitter,
-) -> _Intervals:
-    """Fine intervals [..., S+1], dense where the `expected` density says there is something."""
-    near, far = sphere_bounds(rays, options.bound_radius)
-    first, *later = _samples(options)
-    edges = uniform_edges(near, far, first, jitter.uniform)
-    proposals = []
-    for samples, shift in zip(later, jitter.rounds, strict=True):
-        assert expected is not None, "rounds of proposals have something to go by"
-        middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
-        points = rays.origin[..., None, :] + middle[..., None] * rays.direction[..., None, :]
-        weights = compositing_weights(expected(points), edges)
-        proposals.append((edges, weights))
-        edges = resample_edges(edges, weights, samples, shift)
-    return _Intervals(edges, tuple(proposals))
-
-
-class _Seen(NamedTuple):
-    """What rays see: all 0 of a ray that misses the scene.
-
-    Attributes:
-      colour: [..., 3] premultiplied.
+      color: [..., 3] premultiplied.
       opacity: [...].
       depth: [...].
       normals: [..., 3] composited.
       regularizers: [...] "orientation", "distortion", "interlevel".
     """
 
-    colour: jax.Array
+    color: jax.Array
     opacity: jax.Array
     depth: jax.Array
     normals: jax.Array
     regularizers: dict[str, jax.Array]
 
 
-def _look(
+def _render_rays(
     options: SceneOptions,
     query: Query,
-    normals_of: DensityNormals | None,
+    query_normals: QueryNormals | None,
     view: View,
     rays: Rays,
-    intervals: _Intervals,
-) -> _Seen:
-    """Asks the field in intervals of rays and composites the answers; no normals, no light."""
+    intervals: Intervals,
+) -> RayOutputs:
+    """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
     mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
-    if normals_of is None:
-        tau, rho = query(mean, covariance_diag)
-        normals = jnp.zeros_like(mean)
+    if query_normals is None:
+        out, normals = query(mean, covariance_diag), jnp.zeros_like(mean)
     else:
-        tau, rho, normals = normals_of(lambda points: query(points, covariance_diag), mean)
-    rho = jnp.where(view.textureless, 1.0, rho)
-    colour = point_light(rho, normals, mean, view.light_position, view.ambient, view.diffuse)
-    weights = compositing_weights(tau, intervals.edges)
+        out, normals = query_normals(lambda points: query(points, covariance_diag), mean)
+    albedo = jnp.where(view.textureless, 1.0, out.albedo)
+    color = point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse)
+    weights = compositing_weights(out.density, intervals.edges)
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
-    bounds = (
-        regularizers.interlevel_loss(intervals.edges, weights, edges, outer)
-        for edges, outer in intervals.proposals
+    interlevel = (
+        regularizers.interlevel_loss(intervals.edges, weights, *proposal)
+        for proposal in intervals.proposals
     )
-    return _Seen(
-        colour=composite(weights, colour),
+    return RayOutputs(
+        color=composite(weights, color),
         opacity=jnp.sum(weights, axis=-1),
         depth=expected_depth(weights, intervals.edges),
         normals=composite(weights, normals),
         regularizers={
             "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
             "distortion": regularizers.distortion_loss(weights, relative_edges),
-            "interlevel": sum(bounds, jnp.zeros(weights.shape[:-1])),
+            "interlevel": sum(interlevel, jnp.zeros(weights.shape[:-1])),
+        },
+    )
+
+
+def _composite_over(outputs: RayOutputs, background: jax.Array) -> Render:
+    """Joins what the rays [H, W] return with the background's color, [3] or [H, W, 3]."""
+    opacity = outputs.opacity
+    per_ray = {
+        "opacity": regularizers.opacity_loss(opacity),
+        "entropy": regularizers.entropy_loss(opacity),
+        "distortion": outputs.regularizers["distortion"],
+        "interlevel": outputs.regularizers["interlevel"],
+    }
+    orientation = regularizers.mean_over_hits(outputs.regularizers["orientation"], opacity)
+    return Render(
+        image=over(outputs.color, opacity, background),
+        opacity=opacity,
+        depth=outputs.depth,
+        normals=outputs.normals,
+        regularizers={
+            "orientation": orientation,
+            **{name: jnp.mean(term) for name, term in per_ray.items()},
         },
     )
 

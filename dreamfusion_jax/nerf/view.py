@@ -1,4 +1,4 @@
-"""A view: all that decides one image of a given scene."""
+"""A view: camera, light, shading and background of one image of a scene."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from dreamfusion_jax.nerf.cameras import Camera
 
 
 class View(NamedTuple):
-    """All that decides one picture of a given scene.
+    """Camera, light, shading and background of one image of a scene.
 
     Attributes:
-      camera: where from.
+      camera: the camera that takes the image.
       light_position: [3].
       ambient: [] l_ambient.
-      diffuse: [] l_diffuse; exactly 0 means unlit, and then no normals are computed unless
-        `with_normals` asks for them.
-      textureless: [] bool; albedo 1 everywhere.
-      background: [3] solid colour.
-      solid_background: [] bool; use `background` even where the scene has learned one.
-      with_normals: [] bool; compute normals although nothing is lit, for the orientation loss.
-      half_size: [] bool; follow the rays of a picture of half the side, and enlarge that.
+      diffuse: [] l_diffuse; exactly 0 means unlit, and then normals are computed only if
+        `with_normals` is true.
+      textureless: [] bool; replace the albedo by 1.
+      background: [3] solid color.
+      solid_background: [] bool; use `background` even if the scene has a learned one.
+      with_normals: [] bool; compute normals although the view is unlit, for the orientation loss.
     """
 
     camera: Camera
@@ -34,11 +33,10 @@ class View(NamedTuple):
     background: jax.Array
     solid_background: jax.Array
     with_normals: jax.Array
-    half_size: jax.Array
 
 
 def albedo_view(camera: Camera, background: jax.Array) -> View:
-    """The view that shows the albedo alone over a solid `background` [3]."""
+    """Returns the unlit view, albedo only, over a solid `background` [3]."""
     return _view(camera, camera.pose[:, 3], background, ambient=1.0, diffuse=0.0)
 
 
@@ -50,7 +48,14 @@ def lit_view(
     ambient: float = 0.3,
     diffuse: float = 0.7,
 ) -> View:
-    """A view under a point light [3]; None puts the light a little above the camera."""
+    """Returns a view under a point light over a solid `background` [3].
+
+    Args:
+      light_position: [3]; None places the light a little above the camera.
+      textureless: replace the albedo by 1.
+      ambient: l_ambient.
+      diffuse: l_diffuse.
+    """
     if light_position is None:
         position, up = camera.pose[:, 3], camera.pose[:, 1]
         light_position = position + 0.3 * jnp.linalg.norm(position) * up
@@ -74,5 +79,4 @@ def _view(
         background=jnp.asarray(background, jnp.float32),
         solid_background=jnp.asarray(True),
         with_normals=jnp.asarray(False),
-        half_size=jnp.asarray(False),
     )

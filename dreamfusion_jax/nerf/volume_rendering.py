@@ -1,4 +1,4 @@
-"""Volume rendering: densities along a ray to compositing weights, and weights to a picture.
+"""Volume rendering: densities along a ray to compositing weights, and weights to an image.
 
 With density tau_i on an interval of length d_i (Max 1995; NeRF, Mildenhall et al. 2020, eq. 3):
 
@@ -12,11 +12,15 @@ import jax.numpy as jnp
 
 
 def compositing_weights(density: jax.Array, edges: jax.Array) -> jax.Array:
-    """Weights [..., S] of the intervals between `edges` [..., S+1] with `density` [..., S].
+    """Computes the weights [..., S] of the intervals between `edges` [..., S+1].
 
     The transmittance is summed as a logarithm: a product of (1 - opacity_i) would have no finite
-    gradient behind an opaque interval. What lies before an interval is summed without it: taken
-    from the sum of both again, it would be lost where the interval is by far the denser.
+    gradient behind an opaque interval. The optical depth before an interval is summed without the
+    interval itself: as a difference of two sums it would lose its digits to a dense interval.
+
+    Args:
+      density: [..., S] in the intervals.
+      edges: [..., S+1] distances.
     """
     optical_depth = density * jnp.diff(edges, axis=-1)
     before = jnp.cumsum(optical_depth[..., :-1], axis=-1)
@@ -25,17 +29,17 @@ def compositing_weights(density: jax.Array, edges: jax.Array) -> jax.Array:
 
 
 def composite(weights: jax.Array, values: jax.Array) -> jax.Array:
-    """Sum over the samples of a ray: weights [..., S], values [..., S, C] -> [..., C]."""
+    """Sums `values` [..., S, C] over the samples of a ray by `weights` [..., S] -> [..., C]."""
     return jnp.sum(weights[..., None] * values, axis=-2)
 
 
-def over(colour: jax.Array, opacity: jax.Array, background: jax.Array) -> jax.Array:
-    """Premultiplied `colour` [..., 3] of coverage `opacity` [...] over `background` [..., 3]."""
-    return colour + (1.0 - opacity)[..., None] * background
+def over(color: jax.Array, opacity: jax.Array, background: jax.Array) -> jax.Array:
+    """Composites premultiplied `color` [..., 3] of `opacity` [...] over `background` [..., 3]."""
+    return color + (1.0 - opacity)[..., None] * background
 
 
 def expected_depth(weights: jax.Array, edges: jax.Array) -> jax.Array:
-    """Mean distance [...] at which a ray ends, given that it ends; 0 where it meets nothing."""
+    """Returns the mean distance [...] at which a ray is absorbed; 0 if it meets nothing."""
     middle = 0.5 * (edges[..., 1:] + edges[..., :-1])
     opacity = jnp.sum(weights, axis=-1)
     return jnp.sum(weights * middle, axis=-1) / jnp.maximum(opacity, 1e-6)

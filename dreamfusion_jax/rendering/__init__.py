@@ -1,1 +1,1 @@
-"""A scene -> images and films, as arrays."""
+"""Rendering of a scene to images and films, as arrays."""

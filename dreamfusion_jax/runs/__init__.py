@@ -1,1 +1,1 @@
-"""What happens around the training on disks and hosts."""
+"""What surrounds training on disks and hosts: the loop, checkpoints, metrics, pages, jobs."""

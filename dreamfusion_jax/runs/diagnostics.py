@@ -1,4 +1,4 @@
-"""What a run leaves behind when its numbers have gone wrong, and what is said of it."""
+"""The report and the error of a run whose numbers are not finite."""
 
 from __future__ import annotations
 
@@ -10,67 +10,75 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.distillation.view_prompts import TextTable
 from dreamfusion_jax.runtime.errors import RunError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 from dreamfusion_jax.training.state import TrainState
-from dreamfusion_jax.training.views import draw_view
+from dreamfusion_jax.training.step import Setup, draw_views
 
-MOST_STEPS = 20  # whose views are told
+MAX_REPORTED_STEPS = 20  # whose views are reported
 
 
 def write_diagnostics(
-    workdir: AnyPath, config: Config, state: TrainState, weights: Any, devices: int
+    workdir: AnyPath,
+    setup: Setup,
+    state: TrainState,
+    prior_params: Any,
+    table: TextTable,
+    devices: int,
 ) -> RunError:
     """Writes diagnostics_step_N.json; returns the error that ends the run.
 
-    The file holds the views and times t of the last steps skipped (drawn again, as they depend on
-    the seed and the step alone), the norm of every array of the state and the prior's, and how
-    many of their numbers are not finite.
+    The file holds the views and times t of the last skipped steps (drawn again, as they depend only
+    on seed and step), and of every array of the state, the prior and the embedded prompts its norm
+    and the count of its non-finite numbers.
     """
-    step, in_row = int(state.step), int(state.skipped_in_row)
-    skipped = range(max(step - in_row, step - MOST_STEPS, 0), step)
-    found = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
-    found["prior"] = _sizes(weights)
+    step, consecutive = int(state.step), int(state.consecutive_skipped)
+    skipped = range(max(step - consecutive, step - MAX_REPORTED_STEPS, 0), step)
+    sizes = {"scene": _sizes(state.params), "optimizer": _sizes(state.opt_state)}
+    sizes["prior"], sizes["text"] = _sizes(prior_params), _sizes(table)
     report = {
         "step": step,
         "skipped_steps": int(state.skipped),
-        "skipped_in_row": in_row,
-        "views": [view for at in skipped for view in _views(config, at, devices)],
-        **found,
+        "consecutive_skipped": consecutive,
+        "views": [view for at in skipped for view in _views(setup, at, devices)],
+        **sizes,
     }
     path = workdir / f"diagnostics_step_{step:06d}.json"
-    write_whole(path, (json.dumps(report, indent=1) + "\n").encode())
+    atomic_write(path, (json.dumps(report, indent=1) + "\n").encode())
     return RunError(
-        f"The numbers of {in_row} steps in a row, up to step {step}, were not finite;"
-        f" {_advice(found, _in_float16(weights))} The last good state is saved; {path} tells more."
+        f"The numbers of {consecutive} steps in a row, up to step {step}, were not finite;"
+        f" {_advice(sizes, _in_float16(prior_params))} The last good state is"
+        f" saved; {path} has the details."
     )
 
 
-def _in_float16(weights: Any) -> bool:
-    return any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(weights))
+def _in_float16(params: Any) -> bool:
+    return any(leaf.dtype == jnp.float16 for leaf in jax.tree.leaves(params))
 
 
-def _advice(found: dict[str, dict[str, Any]], in_float16: bool) -> str:
-    spoilt = {
-        part: [n for n, size in sizes.items() if size["not_finite"]]
-        for part, sizes in found.items()
+def _advice(sizes: dict[str, dict[str, Any]], in_float16: bool) -> str:
+    wrong = {
+        part: [n for n, size in by_name.items() if size["not_finite"]]
+        for part, by_name in sizes.items()
     }
-    if spoilt["prior"]:
-        return f"the prior's weights are not ({spoilt['prior'][0]}): get its files anew."
-    if spoilt["scene"] or spoilt["optimizer"]:
-        name = (spoilt["scene"] + spoilt["optimizer"])[0]
+    if wrong["prior"]:
+        return f"the prior's weights are not ({wrong['prior'][0]}): check its files."
+    if wrong["text"]:
+        return f"the embedded prompts are not ({wrong['text'][0]}): check the text encoder's files."
+    if wrong["scene"] or wrong["optimizer"]:
+        name = (wrong["scene"] + wrong["optimizer"])[0]
         return f"the scene's parameters are not ({name}): start again in another --workdir."
-    cause = "the prior computes in float16, which ends at 65504, and may have passed that: "
+    cause = "the prior computes in float16, and may have exceeded its largest number, 65504: "
     return (
         f"{cause * in_float16}start again in another --workdir with --prior_dtype=float32 and"
         " --vae_dtype=float32, a lower --learning_rate or a lower --guidance_scale."
     )
 
 
-def _views(config: Config, step: int, devices: int) -> list[dict[str, Any]]:
-    indices = jnp.arange(devices * config.train.views_per_device)
-    draws = jax.vmap(lambda index: draw_view(config, jnp.int32(step), index))(indices)
+def _views(setup: Setup, step: int, devices: int) -> list[dict[str, Any]]:
+    indices = jnp.arange(devices * setup.config.train.views_per_device)
+    draws = draw_views(setup, jnp.int32(step), indices)
     poses, times = np.asarray(draws.view.camera.pose), np.asarray(draws.t)
     return [
         {"step": step, "view": int(i), "t": float(times[i]), "camera_to_world": poses[i].tolist()}
@@ -79,12 +87,12 @@ def _views(config: Config, step: int, devices: int) -> list[dict[str, Any]]:
 
 
 def _sizes(tree: Any) -> dict[str, dict[str, float | int | None]]:
-    """Of every array: its norm (None where that is not finite) and its numbers not finite."""
+    """Computes of every array its norm (None if not finite) and the count of non-finite numbers."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): _size(leaf) for path, leaf in leaves}
 
 
 def _size(leaf: Any) -> dict[str, float | int | None]:
     leaf = jnp.asarray(leaf).astype(jnp.float32)
-    norm, wrong = float(optax.global_norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
-    return {"norm": norm if np.isfinite(norm) else None, "not_finite": wrong}
+    norm, count = float(optax.global_norm(leaf)), int(jnp.sum(~jnp.isfinite(leaf)))
+    return {"norm": norm if np.isfinite(norm) else None, "not_finite": count}

@@ -1,36 +1,46 @@
-"""One asset, or many, from settings to finished outputs: what the command and the API both call."""
+"""From settings to finished outputs, for one asset or many: what main and the Python API call."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import Config
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.view_prompts import ViewScheme
 from dreamfusion_jax.runs import distributed, lock, loop
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
-from dreamfusion_jax.runs.outputs import make_outputs, output_files, outputs_made
-from dreamfusion_jax.runs.workdir import prepare_workdir, store_config, store_machine
+from dreamfusion_jax.runs.outputs import make_outputs, missing_outputs, output_files
+from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.prior_record import record_prior
+from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
+from dreamfusion_jax.runs.workdir import (
+    newest_checkpoint,
+    prepare_workdir,
+    store_config,
+    store_machine,
+)
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import absolute, as_path
 
 
 def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
-    """One after another; what fails keeps no other from being made. Returns the exit code."""
+    """Makes one asset after another, also after one fails; returns the exit code."""
     run, failed = None, []
     for number, config in enumerate(many, 1):
-        distributed.say(f"[{number}/{len(many)}] {config.train.prompt}")
+        distributed.print_primary(f"[{number}/{len(many)}] {config.train.prompt}")
         try:
             run = make_asset(config, schemes, run)
         except UserError as error:
-            cli.complain(error)
+            cli.print_error(error)
             failed.append(config.train.prompt)
     if failed:
-        distributed.say(
-            f"{len(many) - len(failed)} of {len(many)} are made; not: {', '.join(failed)}.",
+        distributed.print_primary(
+            f"{len(many) - len(failed)} of {len(many)} are done; failed: {', '.join(failed)}.",
             file=sys.stderr,
         )
     return 1 if failed else 0
@@ -39,48 +49,77 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
 def make_asset(
     config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None = None
 ) -> loop.Run | None:
-    """Optimises, as far as is still to do, and leaves pictures and mesh, if they are not there.
+    """Does what is left of the optimization, then writes the missing outputs.
 
     Args:
-      run: one that has been prepared for the same settings and another prompt.
+      run: a run that was prepared for the same settings and another prompt.
 
     Returns:
-      The run that was optimised; `run` where nothing was to do.
+      The run that was optimized; `run` where nothing was left to do.
     """
     workdir = as_path(config.run.workdir)
-    with contextlib.ExitStack() as held:
-        distributed.first(lambda: _take(config, held))
+    with contextlib.ExitStack() as stack:
+        distributed.run_on_primary(lambda: _acquire_lock(config, stack))
         distributed.require_shared(workdir)
         saved = None
-        here = steps_done(workdir)  # Orbax wants all processes to look.
-        done = distributed.first(lambda: here)
+        steps_here = steps_done(workdir)  # in every process, as Orbax requires
+        done = distributed.run_on_primary(lambda: steps_here)
         if done < config.train.steps:
             run, saved = optimize(config, schemes, run)
         else:
-            distributed.say(f"{workdir} is finished: all {done} steps are done.")
+            distributed.print_primary(f"{workdir} is finished: all {done} steps are done.")
         steps = max(done, config.train.steps)
-        if distributed.first(lambda: outputs_made(workdir, config)) != steps:
+        missing = distributed.run_on_primary(lambda: missing_outputs(workdir, config, steps))
+        if missing:
             finished = saved or load_run(workdir)._replace(config=config)
-            distributed.first(lambda: make_outputs(workdir, finished))
-        made = ", ".join([*output_files(config), "config.json"])
-        distributed.say(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
+            sampler = functools.partial(_sampler, run)
+            distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler, missing))
+        files = ", ".join([*output_files(config), "config.json"])
+        distributed.print_primary(f"{config.train.prompt}: {files} are in {absolute(workdir)}")
     return run
 
 
-def _take(config: Config, held: contextlib.ExitStack) -> None:
-    """Makes the work folder this job's own, for as long as `held` is open."""
-    held.enter_context(lock.locked(prepare_workdir(config)))
+def _sampler(run: loop.Run | None, options: PriorOptions) -> PriorSampler:
+    """Returns a sampler of the prior that the run holds; loads one only where there is no run."""
+    return shared_sampler(run.prior, run.prior_params) if run else open_sampler(options)
+
+
+def _acquire_lock(config: Config, stack: contextlib.ExitStack) -> None:
+    """Locks the work folder for as long as `stack` is open."""
+    stack.enter_context(at_work(config))
+
+
+@contextlib.contextmanager
+def at_work(config: Config) -> Iterator[None]:
+    """Keeps other jobs out of the work folder; however the job ends, the page then says so."""
+    stop = functools.partial(_close_page, config, is_done=False)
+    with lock.locked(prepare_workdir(config)), distributed.before_abort(stop):
+        try:
+            yield
+        except BaseException:
+            stop()
+            raise
+        _close_page(config, is_done=True)
+
+
+def _close_page(config: Config, is_done: bool) -> None:
+    """Makes the page tell the state that the job leaves, as far as the disk allows."""
+    workdir = as_path(config.run.workdir)
+    with contextlib.suppress(OSError):  # What ended the job says more.
+        build.close_page(workdir, config, newest_checkpoint(workdir), is_done)
 
 
 def optimize(
     config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None
 ) -> tuple[loop.Run, SavedRun]:
-    """From the newest checkpoint, or the start, to the last step."""
+    """Optimizes from the newest checkpoint, or the start, to the last step."""
     started = time.monotonic()
     scheme = schemes.get(config.view_prompts.view_words)
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):
-        distributed.say(note, file=sys.stderr)
+        distributed.print_primary(note, file=sys.stderr)
     run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes)
-    distributed.first(lambda: store_config(config))
-    distributed.first(lambda: store_machine(run.workdir, run.devices))
+    digest = run.prior_digest
+    distributed.run_on_primary(lambda: record_prior(run.workdir, config.prior, digest))
+    distributed.run_on_primary(lambda: store_config(config))
+    distributed.run_on_primary(lambda: store_machine(run.workdir, run.devices))
     return run, SavedRun(config, run.scene, loop.train(config, run, started))

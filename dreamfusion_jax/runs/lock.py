@@ -1,14 +1,16 @@
-"""One job at a time in a work folder; a job that died, however, locks nobody out.
+"""Allows one job at a time in a work folder; a job that died locks nobody out.
 
-On a file system of this machine's the operating system holds the lock, and lets go of it with the
-process. A bucket has no locks: there the job writes a new word into a file every few seconds, and
-another job watches that word before it believes it alive. No clocks are compared.
+On a local file system the operating system holds the lock, and releases it when the process ends.
+A bucket has no locks: there the job rewrites a file every few seconds, and another job watches
+that file for changes before it takes the first one for alive. No clocks are compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
 import socket
 import sys
 import threading
@@ -17,13 +19,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath
 
 LOCK = ".lock"
-BEAT_SECONDS = 15.0  # between two words of a job in a bucket
-SILENT_SECONDS = 60.0  # without a new word, after which it counts as dead
+BEAT_SECONDS = 15.0  # between two heartbeats of a job in a bucket
+SILENT_SECONDS = 60.0  # without a heartbeat, after which a job counts as dead
 
 
 @contextmanager
@@ -41,73 +44,125 @@ def locked(workdir: AnyPath) -> Iterator[None]:
             yield
 
 
+def is_held(workdir: AnyPath, silent: float = SILENT_SECONDS) -> bool:
+    """Returns whether a job is at work in the folder, without touching its lock.
+
+    A job on another host that shares the disk counts as at work. In a bucket this waits for the
+    next heartbeat, for `silent` seconds at most.
+    """
+    text = _read(workdir / LOCK)
+    if text is None:
+        return False
+    if not isinstance(workdir, Path):
+        return _changes(workdir / LOCK, text, silent)
+    owner = re.fullmatch(r"process (\d+) on (.+)\n", text)
+    return not owner or owner[2] != socket.gethostname() or _is_running(int(owner[1]))
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # Sends nothing.
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
 def _held_by_the_system(workdir: Path) -> Iterator[None]:
-    with (workdir / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _taken(workdir, file.read(200)) from None
-        except OSError:
-            pass  # A file system without locks.
+    path = workdir / LOCK
+    with _open_locked(path) as file:
         file.truncate(0)
         file.write(f"{_owner()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            # Before the lock is released, so that the file removed is this job's own.
+            if _is_at(file, path):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _open_locked(path: Path) -> TextIO:
+    while True:
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise _taken(path.parent, file.read(200)) from None
+        except OSError:
+            pass  # A file system without locks.
+        if _is_at(file, path):
+            return file
+        file.close()  # Another job removed it after it was opened here: a lock on it excludes none.
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Returns whether an open file is the one that the path names now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
 def held_by_heartbeat(
     workdir: AnyPath, beat: float = BEAT_SECONDS, silent: float = SILENT_SECONDS
 ) -> Iterator[None]:
-    """The lock where the file system has none.
+    """Holds a lock where the file system has none.
 
     Args:
-      beat: seconds between two signs of life.
-      silent: seconds without one after which another job is dead; as long does a new job wait that
-        finds its lock.
+      beat: seconds between two heartbeats.
+      silent: seconds without a heartbeat after which another job counts as dead; a new job that
+        finds a lock waits that long.
+
+    Raises:
+      UserError: another job is at work there.
     """
-    path, mine = workdir / LOCK, f"{_owner()}, {uuid.uuid4().hex}"
-    word = _read(path)
-    if word is not None:
-        print(f"{path} is there: waiting {silent:.0f} s for a sign of life.", file=sys.stderr)
-        if _changes(path, word, silent):
-            raise _taken(workdir, word)
-    path.write_text(f"{mine}\n0\n")
-    time.sleep(min(beat, 2.0))  # Of two that came at once the later one's word stays.
-    word = _read(path) or ""
-    if not word.startswith(mine):
-        raise _taken(workdir, word)
+    path, owner = workdir / LOCK, f"{_owner()}, {uuid.uuid4().hex}"
+    text = _read(path)
+    if text is not None:
+        print(f"{path} exists: waiting {silent:.0f} s for a sign of life.", file=sys.stderr)
+        if _changes(path, text, silent):
+            raise _taken(workdir, text)
+    path.write_text(f"{owner}\n0\n")
+    time.sleep(min(beat, 2.0))  # Of two jobs that start at once, the last to write stays.
+    text = _read(path) or ""
+    if not text.startswith(owner):
+        raise _taken(workdir, text)
     done = threading.Event()
-    beating = threading.Thread(target=_beat, args=(path, mine, beat, done), daemon=True)
-    beating.start()
+    thread = threading.Thread(target=_beat, args=(path, owner, beat, done), daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        beating.join()
+        thread.join()
         path.unlink(missing_ok=True)
 
 
-def _beat(path: AnyPath, mine: str, beat: float, done: threading.Event) -> None:
+def _beat(path: AnyPath, owner: str, beat: float, done: threading.Event) -> None:
     count = 0
     while not done.wait(beat):
         count += 1
         try:
-            path.write_text(f"{mine}\n{count}\n")
+            path.write_text(f"{owner}\n{count}\n")
         except Exception as error:  # The network may be away for a while.
             print(f"Warning: {path} cannot be renewed ({error}).", file=sys.stderr)
 
 
-def _changes(path: AnyPath, word: str, seconds: float) -> bool:
-    """Whether the file says something new before the time is over."""
+def _changes(path: AnyPath, text: str, seconds: float) -> bool:
+    """Returns whether the file's text changes in that time; a removed file counts as unchanged."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(min(1.0, seconds / 10))
         now = _read(path)
-        if now != word:
-            return now is not None  # Where it is gone that job is done.
+        if now != text:
+            return now is not None  # The job that removed it is done.
     return False
 
 
@@ -122,8 +177,8 @@ def _owner() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _taken(workdir: AnyPath, word: str) -> UserError:
-    owner = word.splitlines()[0].split(",")[0] if word.strip() else "unknown"
+def _taken(workdir: AnyPath, text: str) -> UserError:
+    owner = text.splitlines()[0].split(",")[0] if text.strip() else "unknown"
     return UserError(
         f"Another job ({owner}) is at work in {workdir}; wait until it is done, or name another"
         " --workdir."

@@ -1,16 +1,16 @@
-"""The run: set up, optimise step by step, keep what must not be lost, show what comes out.
+"""The training loop: prepares a run, optimizes, logs, previews and saves checkpoints.
 
-The host only counts steps. Per step it starts the device's program and waits for the one before, so
-that the bar tells the truth and an interruption is heard at once.
+The host only counts steps. Per step it starts the device's program and waits for the previous one,
+so that the progress bar is right and an interruption is handled at once.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -30,38 +30,41 @@ from dreamfusion_jax.runs import distributed, memory_advice
 from dreamfusion_jax.runs.checkpoint import Checkpoints
 from dreamfusion_jax.runs.diagnostics import write_diagnostics
 from dreamfusion_jax.runs.metrics import MetricsWriter
-from dreamfusion_jax.runs.open_prior import open_prior, prior_dtypes
+from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
-from dreamfusion_jax.runtime import oom
+from dreamfusion_jax.runtime import oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
 from dreamfusion_jax.training.step import Setup, TrainStep, make_train_step, place_input, replicate
 
-# The first preview comes after so many steps, or sooner where so many seconds have gone by.
+# The first preview comes after this many steps, or sooner, after this many seconds.
 FIRST_PREVIEW_STEP = 20
 FIRST_PREVIEW_SECONDS = 30.0
+_TEXT_REMEDY = "check the weights in the folder text_encoder of --prior"
 
 
 class Interrupted(Exception):
-    """The user, or the machine, asked to stop. The message says after which step it is saved."""
+    """Raised on Ctrl-C, SIGTERM or SIGHUP, with the state saved; the message names the folder."""
 
 
 class Run(NamedTuple):
-    """What stays the same from the first step to the last.
+    """Everything that stays the same from the first step to the last.
 
     Attributes:
       workdir: folder of the results.
       setup: what the step was compiled for; its prompt and folder may be another run's.
-      prior_params: the prior's, on every device.
+      prior_params: the prior's parameters, on every device.
       table: the embedded prompts.
-      optimizer: that of the scene and the objective.
-      devices: where the steps run, those of all processes.
+      optimizer: updates the parameters of the scene and the objective.
+      devices: the devices of all processes on which the steps run.
       step: the compiled step.
+      prior_digest: of the prior's files; "": not known.
     """
 
     workdir: AnyPath
@@ -71,26 +74,30 @@ class Run(NamedTuple):
     optimizer: optax.GradientTransformation
     devices: list[jax.Device]
     step: TrainStep
+    prior_digest: str = ""
 
     @property
     def scene(self) -> Scene:
+        """The scene to optimize."""
         return self.setup.scene
 
     @property
     def prior(self) -> Prior:
+        """The diffusion model that guides the optimization."""
         return self.setup.prior
 
 
 def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
-    """Prepares a run: everything that can go wrong before the first step goes wrong here.
+    """Prepares a run, and raises whatever error can be raised before the first step.
 
     Args:
-      schemes: how priors name views, by the name in the settings; "paper" and "none" are known.
+      schemes: further choices of --view_words beside "paper" and "none", by name.
     """
     if config.run.wandb:
         require_wandb()
     devices = choose_devices(config.run.devices)
-    prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices))
+    path = find_prior(config.prior)
+    prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices), path)
     setup = make_setup(config, prior, schemes)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     return Run(
@@ -101,16 +108,17 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
         optimizer,
         devices,
         make_train_step(setup, optimizer, devices),
+        prior_digest(config.prior, path),
     )
 
 
 def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) -> Setup:
-    """Builds what a step is compiled for."""
+    """Builds what a step is compiled for. Raises a UserError where prior and settings conflict."""
     views, joint = config.train.views_per_device, prior.joint_views
     if views % joint:
         raise UserError(
-            f"--views_per_device={views} must be a multiple of {joint}: this prior looks at {joint}"
-            " views of an object together."
+            f"--views_per_device={views} must be a multiple of {joint}: this prior denoises"
+            f" {joint} views of an object together."
         )
     known = {"paper": view_prompts.PAPER, "none": view_prompts.NONE, **schemes}
     return Setup(
@@ -123,46 +131,50 @@ def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) 
 
 
 def with_prompt(run: Run, config: Config) -> Run:
-    """Returns `run` for a configuration that differs from its own in prompt and workdir alone.
+    """Returns `run` for a configuration that differs only in prompt and workdir.
 
-    Neither the prior is read nor the step compiled again.
+    The prior is not loaded and the step not compiled again.
     """
     table = embed_prompts(run.setup, config)
     return run._replace(workdir=as_path(config.run.workdir), table=table)
 
 
 def embed_prompts(setup: Setup, config: Config) -> TextTable:
-    """Embeds what the views of a run are called."""
-    return view_prompts.text_table(
+    """Embeds the prompts of a run's views. Raises a RunError where the text encoder gives NaN."""
+    table = view_prompts.text_table(
         setup.prior, config.train.prompt, config.view_prompts, setup.scheme
     )
+    for leaf in jax.tree.leaves(table):
+        require_finite(leaf, "What the text encoder makes of --prompt", _TEXT_REMEDY)
+    return table
 
 
 def choose_devices(count: int) -> list[jax.Device]:
-    """The first `count` devices of every process; all of them where it is 0."""
-    own = len(jax.local_devices())
-    if count > own:
-        raise UserError(f"--devices={count}, but this machine has {own}.")
-    taken: dict[int, int] = {}
+    """Returns the first `count` devices of every process; all where it is 0."""
+    local = len(jax.local_devices())
+    if count > local:
+        raise UserError(f"--devices={count}, but this machine has {local}.")
+    counts: dict[int, int] = {}
     chosen = []
     for device in jax.devices():
-        taken[device.process_index] = taken.get(device.process_index, 0) + 1
-        if taken[device.process_index] <= (count or own):
+        counts[device.process_index] = counts.get(device.process_index, 0) + 1
+        if counts[device.process_index] <= (count or local):
             chosen.append(device)
     return chosen
 
 
 def train(config: Config, run: Run, started: float) -> TrainState:
-    """Optimises from the newest checkpoint, or the start, to the last step.
+    """Optimizes from the newest checkpoint, or the start, to the last step.
 
     Args:
       started: `time.monotonic()` when the program started, for the first preview.
 
     Raises:
-      Interrupted: on Ctrl-C or SIGTERM, when the state is saved.
-      RunError: memory runs out, or the numbers go wrong.
+      Interrupted: on Ctrl-C, SIGTERM or SIGHUP, after the state is saved.
+      KeyboardInterrupt: the same before the first step, or the second time.
+      RunError: memory runs out, or the numbers are not finite.
     """
-    with oom.explained("the scene was optimised", lambda: _remedies(config, run)):
+    with oom.oom_context("the scene was optimized", lambda: _remedies(config, run)):
         return _train(config, run, started)
 
 
@@ -176,13 +188,13 @@ def _train(config: Config, run: Run, started: float) -> TrainState:
     try:
         state = init_state(run.scene, run.optimizer, config.train.seed, run.setup.objective)
         if checkpoints.latest_step():
-            # What a run that was given up skipped in a row counts anew.
-            state = checkpoints.restore(state)._replace(skipped_in_row=jnp.int32(0))
-            if distributed.is_first():
-                print(f"Going on in {run.workdir} after step {state.step}.", flush=True)
-        # Innermost: whoever waits for a dead process may wait for ever, here or in `close`.
-        with _heard_interruptions() as interrupted, distributed.watched():
-            return _train_steps(config, run, checkpoints, state, started, interrupted)
+            # A run that gave up after skipped steps gets as many again.
+            state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
+            if distributed.is_primary():
+                print(f"Continuing in {run.workdir} after step {state.step}.", flush=True)
+        # Innermost, because `close` would wait forever for a dead process.
+        with _graceful_shutdown() as shutdown, distributed.abort_on_peer_failure():
+            return _train_steps(config, run, checkpoints, state, started, shutdown)
     finally:
         checkpoints.close()
 
@@ -193,47 +205,48 @@ def _train_steps(
     checkpoints: Checkpoints,
     state: TrainState,
     started: float,
-    interrupted: Callable[[], bool],
+    shutdown: _Shutdown,
 ) -> TrainState:
-    """The loop, the same in every process. Returns the last state, on the host."""
-    first, steps, shows = int(state.step), config.train.steps, distributed.is_first()
+    """Runs the loop, the same in every process. Returns the last state, on the host."""
+    first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
     inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
     writer = _metrics_writer(config, run, first) if shows else None
     previewed = first > 0
+    if writer and previewed:  # The page says that it stopped, or finished with fewer steps.
+        build.write_page(run.workdir, config, build.RUNNING, first, writer.path)
     progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
     metrics: dict[str, jax.Array] = {}
     try:
         for step in range(first + 1, steps + 1):
             before = metrics
-            state, metrics = run.step(inputs[interrupted()], state, prior_params, table)
-            # The next step is handed over while this one runs; further ahead, progress would lie.
+            state, metrics = run.step(inputs[shutdown.requested], state, prior_params, table)
+            # The device gets one step ahead only; with more, the progress shown would be wrong.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
-                progress.begin("optimising")
+                shutdown.can_wait = True
+                progress.begin("optimizing")
             if writer and (step % config.run.log_every == 0 or step == steps):
                 _log(writer, step, metrics, progress)
             progress.update()
             if writer and _preview_due(config, step, previewed, started):
-                picture = _write_preview(config, run, state, step)
-                writer.write_preview(step, picture)
+                image = _write_preview(config, run, state, step)
+                writer.write_preview(step, image)
                 if not previewed:
                     newest = run.workdir / "preview.png"
-                    progress.write(f"First preview: {newest} (renewed while it goes on)")
-                    progress.begin("optimising", announce=False)  # It was compiled, too.
+                    progress.write(f"First preview: {newest} (updated during the run)")
+                    progress.begin("optimizing", announce=False)  # The renderer was compiled, too.
                 build.write_page(run.workdir, config, build.RUNNING, step, writer.path)
                 previewed = True
-            # Alone, there is nobody to agree with.
-            stop = interrupted() if distributed.is_alone() else signals.stop
-            lost = signals.skipped_in_row >= config.run.max_skipped_steps
+            # With several processes all must stop after the same step.
+            stop = shutdown.requested if distributed.is_single_process() else signals.stop
+            lost = signals.consecutive_skipped >= config.run.max_skipped_steps
             if stop or lost or step % config.run.checkpoint_every == 0 or step == steps:
                 checkpoints.save(state)
                 if writer:
                     writer.publish()
-            if writer and (lost or (stop and step < steps)):
-                build.write_page(run.workdir, config, build.STOPPED, step, writer.path)
             if lost:
-                raise _given_up(config, run, state)
+                raise _non_finite_error(run, state)
             if stop and step < steps:
                 raise Interrupted(f"{run.workdir} after step {step}")
     finally:
@@ -249,18 +262,18 @@ def _metrics_writer(config: Config, run: Run, first: int) -> MetricsWriter:
 
 
 class _Signals(NamedTuple):
-    """What a step tells every process alike: to stop, and how many steps in a row were skipped."""
+    """A step's results that are the same in every process: to stop, and steps skipped in a row."""
 
     stop: bool = False
-    skipped_in_row: int = 0
+    consecutive_skipped: int = 0
 
 
 def _read_signals(metrics: dict[str, jax.Array]) -> _Signals:
     """Waits for the step with these metrics, if there was one."""
     if not metrics:
         return _Signals()
-    stop, in_row = jax.device_get((metrics["stop"], metrics["skipped_in_row"]))
-    return _Signals(bool(stop), int(in_row))
+    stop, consecutive = jax.device_get((metrics["stop"], metrics["consecutive_skipped"]))
+    return _Signals(bool(stop), int(consecutive))
 
 
 def _log(
@@ -276,10 +289,11 @@ def _log(
     progress.tell(**shown)
 
 
-def _given_up(config: Config, run: Run, state: TrainState) -> RunError:
-    if distributed.is_first():
-        return write_diagnostics(run.workdir, config, state, run.prior_params, len(run.devices))
-    return RunError("The numbers are not finite; the first process tells more.")
+def _non_finite_error(run: Run, state: TrainState) -> RunError:
+    if distributed.is_primary():
+        inputs = run.prior_params, run.table
+        return write_diagnostics(run.workdir, run.setup, state, *inputs, len(run.devices))
+    return RunError("The numbers are not finite; the message of the first process has the details.")
 
 
 def _preview_due(config: Config, step: int, previewed: bool, started: float) -> bool:
@@ -290,37 +304,53 @@ def _preview_due(config: Config, step: int, previewed: bool, started: float) -> 
 
 
 def _write_preview(config: Config, run: Run, state: TrainState, step: int) -> np.ndarray:
-    """Four sides of the scene, to preview.png (always the newest) and previews/."""
+    """Renders four sides of the scene to preview.png (always the newest) and previews/."""
     params, orbit = jax.device_get(state.params["scene"]), images.training_orbit(config.camera)
     sides = images.PREVIEW_AZIMUTHS_DEG[: 1 if is_flat(config) else None]
-    picture = images.preview(run.scene, params, config.run.preview_size, step, orbit, sides)
+    image = images.preview(run.scene, params, config.run.preview_size, step, orbit, sides)
     folder = run.workdir / "previews"
     folder.mkdir(exist_ok=True)
-    write_png(folder / f"step_{step:06d}.png", picture)
-    write_png(run.workdir / "preview.png", picture)
-    return picture
+    write_png(folder / f"step_{step:06d}.png", image)
+    write_png(run.workdir / "preview.png", image)
+    return image
+
+
+@dataclasses.dataclass
+class _Shutdown:
+    """A wish to stop.
+
+    Attributes:
+      requested: whether a signal asked for it.
+      can_wait: whether there is anything to save; before, while the step compiles, a signal raises
+        at once. Processes of one job wait always, as they must stop after the same step.
+    """
+
+    requested: bool = False
+    can_wait: bool = False
 
 
 @contextmanager
-def _heard_interruptions() -> Iterator[Callable[[], bool]]:
-    """Notes Ctrl-C and SIGTERM instead of dying of them; the second one is obeyed at once.
+def _graceful_shutdown() -> Iterator[_Shutdown]:
+    """Records Ctrl-C, SIGTERM and SIGHUP, so that the loop can save and stop; the second raises.
 
-    Where Python forbids it, in any thread but the main one, neither is heard here.
+    In any thread but the main one, where Python forbids it, signals are not handled.
     """
-    heard: list[int] = []
+    shutdown = _Shutdown(can_wait=not distributed.is_single_process())
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield shutdown
         return
 
-    def hear(number: int, frame: Any) -> None:
-        if heard:
+    def handle(number: int, frame: Any) -> None:
+        if shutdown.requested or not shutdown.can_wait:
             raise KeyboardInterrupt
-        heard.append(number)
-        os.write(2, b"\nStopping after this step; once more to stop at once without saving.\n")
+        shutdown.requested = True
+        process.write_error(
+            b"\nStopping after this step; once more to stop at once without saving.\n"
+        )
 
-    old = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, handle) for number in process.stop_signals()}
     try:
-        yield lambda: bool(heard)
+        yield shutdown
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -1,10 +1,9 @@
-"""Names the settings of a run that lower what it holds, for the sentence that ends it.
+"""Settings that lower the memory of a run, for the message where memory runs out.
 
-Only what was measured to help (tests/benchmarks) is named, most effective first, with the size of
-its effect and, where there is one, its price. Much does not: views are rendered one after another,
-rays block by block and pictures tile by tile, so samples, hidden units and sizes of renders hardly
-change what a device holds. On a CPU half precision does not help either: XLA turns the weights back
-into float32 as it computes.
+Only settings that were measured to help (tests/benchmarks) are named, the most effective first,
+with the size of the effect and its cost. Many do not help: views are rendered one after another,
+rays in chunks and images in tiles, so samples, hidden units and image sizes hardly change what a
+device holds. On a CPU half precision does not help either, because XLA computes in float32.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime.device import platform
 
-# Bytes that the host holds: of a pixel of a picture while it is put together from its tiles, of
-# one of a turntable until all are encoded, of a point of the mesh's grid, of a texel while baked.
-_PICTURE_BYTES, _TURNTABLE_BYTES = 64, 13
+# Host bytes per pixel of an image assembled from tiles, per pixel of a turntable until it is
+# encoded, per point of the mesh's grid, per texel during baking.
+_IMAGE_BYTES, _TURNTABLE_BYTES = 64, 13
 _GRID_BYTES, _TEXEL_BYTES = 24, 160
-_LARGE = 200e6  # what saves less is not worth a word
-# Of the U-Net, by platform, each with its price (tests/benchmarks/prior_precision.py).
+_LARGE = 200e6  # bytes; a smaller saving is not named
+# The U-Net in half precision, by platform, and its cost (tests/benchmarks/prior_precision.py).
 _HALF = {
     "gpu": ("--prior_dtype=float16", "and costs next to no accuracy"),
     "tpu": (
@@ -34,35 +33,35 @@ _NEW_FOLDER = "in another --workdir"
 
 
 def training_remedies(config: Config, unet_bytes: int, dtype: Any, vae_dtype: Any) -> list[str]:
-    """What lowers the memory of a step.
+    """Lists what lowers the memory of a step.
 
     Args:
-      unet_bytes: of the U-Net's weights as they are now, nearly all of the prior's.
+      unet_bytes: size of the U-Net's parameters as loaded, nearly all of the prior's.
       dtype, vae_dtype: the number formats of the prior's U-Net and of its autoencoder.
     """
-    views, found = config.train.views_per_device, []
+    views, remedies = config.train.views_per_device, []
     if views > 1:
-        found.append(
-            f"--views_per_device={views // 2}, which halves what grows with the views, most of all"
+        remedies.append(
+            f"--views_per_device={views // 2}, which halves what grows with the views, mostly"
             " what the encoder keeps for its gradient, and may change in the same --workdir"
         )
-    if config.distillation.gradient == "full":
-        found.append(f"--gradient=sds {_NEW_FOLDER}, which keeps nothing of the U-Net's")
+    if config.distillation.objective == "full":
+        remedies.append(f"--objective=sds {_NEW_FOLDER}, which keeps no activations of the U-Net")
     if platform() not in _HALF or unet_bytes < _LARGE:
-        return found
+        return remedies
     if dtype == jnp.float32:
         flag, price = _HALF[platform()]
-        found.append(
+        remedies.append(
             f"{flag} {_NEW_FOLDER}, which halves the U-Net's weights from {_size(unet_bytes)} to"
             f" {_size(unet_bytes / 2)}, {price}"
         )
     if vae_dtype == jnp.float32:
-        found.append(f"--vae_dtype=bfloat16 {_NEW_FOLDER}, which halves what the encoder keeps")
-    return found
+        remedies.append(f"--vae_dtype=bfloat16 {_NEW_FOLDER}, which halves what the encoder keeps")
+    return remedies
 
 
 def prior_remedies(dtype: Any) -> list[str]:
-    """What lowers the memory that a prior's weights take, its U-Net read in this number format."""
+    """Lists what lowers the memory of a prior whose U-Net is read in this number format."""
     if platform() not in _HALF or dtype != jnp.float32:
         return []
     flag, price = _HALF[platform()]
@@ -70,36 +69,36 @@ def prior_remedies(dtype: Any) -> list[str]:
 
 
 def sample_remedies(samples: int) -> list[str]:
-    """What lowers the memory of drawing so many samples at once."""
-    return [f"--samples={samples // 2}, which halves what is drawn at once"] if samples > 1 else []
+    """Lists what lowers the memory of drawing this many samples at once."""
+    return [f"--samples={samples // 2}, which halves the samples at once"] if samples > 1 else []
 
 
-def picture_remedies(run: RunOptions) -> list[str]:
-    """What lowers the memory of a run's pictures, which are kept until the last one is drawn."""
+def image_remedies(run: RunOptions) -> list[str]:
+    """Lists what lowers the memory of a run's images, which are held until all are rendered."""
     frames, side = run.turntable_frames, run.turntable_size
-    held = {
+    items = {
         f"--turntable_size={max(side // 4 * 2, 8)}": (
             _TURNTABLE_BYTES * frames * side**2,
             4,
             "turntable",
         ),
         f"--poster_size={max(run.poster_size // 2, 8)}": (
-            _PICTURE_BYTES * run.poster_size**2,
+            _IMAGE_BYTES * run.poster_size**2,
             4,
             "poster",
         ),
     }
     if frames > 1:
-        held[f"--turntable_frames={frames // 2}"] = (
+        items[f"--turntable_frames={frames // 2}"] = (
             _TURNTABLE_BYTES * frames * side**2,
             2,
             "turntable",
         )
-    return _ranked(held)
+    return _ranked(items)
 
 
 def mesh_remedies(run: RunOptions) -> list[str]:
-    """What lowers the memory of making the mesh."""
+    """Lists what lowers the memory of making the mesh."""
     return _ranked(
         {
             f"--mesh_resolution={max(run.mesh_resolution // 2, 8)}": (
@@ -116,21 +115,23 @@ def mesh_remedies(run: RunOptions) -> list[str]:
     )
 
 
-def _ranked(held: dict[str, tuple[int, int, str]]) -> list[str]:
-    """Flags by what they save. Of each: the bytes held now, by what it divides them, of what."""
+def _ranked(items: dict[str, tuple[int, int, str]]) -> list[str]:
+    """Ranks flags by what they save; of each: the bytes now, the divisor, of what."""
 
     def saved(flag: str) -> float:
-        size, divisor, _ = held[flag]
+        size, divisor, _ = items[flag]
         return size * (1.0 - 1.0 / divisor)
 
-    def told(flag: str) -> str:
-        size, divisor, what = held[flag]
+    def sentence(flag: str) -> str:
+        size, divisor, what = items[flag]
         return (
             f"{flag}, with which the {what} takes {_size(size / divisor)} instead of {_size(size)}"
         )
 
-    worth = max(_LARGE, 0.05 * max(map(saved, held)))
-    return [told(flag) for flag in sorted(held, key=saved, reverse=True) if saved(flag) > worth]
+    least = max(_LARGE, 0.05 * max(map(saved, items)))
+    return [
+        sentence(flag) for flag in sorted(items, key=saved, reverse=True) if saved(flag) > least
+    ]
 
 
 def _size(bytes: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,82 +16,142 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.mesh import formats, surface, texture
 from dreamfusion_jax.mesh.drawing import draw
 from dreamfusion_jax.nerf.cameras import Camera
-from dreamfusion_jax.nerf.scene import Scene
+from dreamfusion_jax.nerf.fields.field import FieldOutput, Params
+from dreamfusion_jax.nerf.fields.sdf import project_to_surface
+from dreamfusion_jax.nerf.scene import DENSITY_LEVELS, Scene
 from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.progress import Progress
 
 PREVIEW_SIZE = 192
-PICTURE = "mesh_preview.png"
-MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", PICTURE)
-# The views (azimuth, elevation in degrees) whose silhouettes the automatic threshold matches.
+PREVIEW_FILE = "mesh_preview.png"
+MESH_FILES = ("mesh.glb", "mesh.obj", "mesh.mtl", "mesh.png", "mesh.ply", PREVIEW_FILE)
+# Views (azimuth, elevation in degrees) whose silhouettes the automatic threshold matches.
 _SILHOUETTES_DEG = tuple(
     (90.0 * i + turn, up) for turn, up in ((0.0, 5.0), (30.0, 35.0), (60.0, 65.0)) for i in range(4)
 )
 _SILHOUETTE_SIZE = 64
-_POINTS = 2**13  # that the field is asked for at a time: what they make stays in a CPU's caches
+_CHUNK_POINTS = 2**13  # field evaluations at a time, whose activations fit a CPU's caches
 _SUPERSAMPLING = 2
+_REMEDY = "run it again in another folder with another --seed"
+_FAR = 20.0  # cells from the surface beyond which marching cubes needs no value
 _PATIENCE_S = 5  # before a progress bar appears
 
 
 class Mesh(NamedTuple):
-    """One surface twice.
+    """A surface in its closed and its textured form.
 
     Attributes:
       surface: closed, in world coordinates.
-      colour: [V, 3] uint8 albedo at its vertices.
+      color: [V, 3] uint8 albedo at its vertices.
       textured: the same surface, cut open along the seams of its texture.
     """
 
     surface: trimesh.Trimesh
-    colour: np.ndarray
+    color: np.ndarray
     textured: texture.TexturedMesh
 
 
-def make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
-    """Marching cubes on the density inside the bounding sphere; colours from the field.
+def make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
+    """Extracts the scene's surface by marching cubes, with colors from its field.
 
     Raises:
-      UserError: there is no surface.
-      RunError: memory runs out, or the scene is empty.
+      UserError: there is no surface at the threshold.
+      RunError: the scene is empty, or memory runs out.
     """
-    with oom.explained("the mesh was made", lambda: memory_advice.mesh_remedies(config.run)):
+    with oom.oom_context("the mesh was made", lambda: memory_advice.mesh_remedies(config.run)):
         return _make_mesh(scene, params, step, config)
 
 
-def _make_mesh(scene: Scene, params: Any, step: int, config: Config) -> Mesh:
+def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
     settings, radius = config.run, config.scene.bound_radius
-    field = functools.partial(ask, scene, params, step)
-    density = surface.density_grid(field, radius, settings.mesh_resolution)
-    check_density(density, settings.mesh_threshold)
-    level = (
-        settings.mesh_threshold
-        or scene.level_set.level
-        or automatic_level(
+    params = jax.device_put(params)  # once, not per image and chunk of points
+    field = functools.partial(query_chunked, scene, params, step)
+    if scene.level_set.level is None or settings.mesh_threshold:
+        density = surface.density_grid(field, radius, settings.mesh_resolution)
+        check_density(density, settings.mesh_threshold)
+        level = settings.mesh_threshold or automatic_level(
             density, scene, params, step, radius, images.training_orbit(config.camera)
         )
-    )
-    found = surface.extract_surface(density, radius, level)
+        closed = surface.extract_surface(density, radius, level)
+        description = f"density {level:.3g}"
+    else:
+        closed = _level_set_surface(scene, params, step, radius, settings.mesh_resolution)
+        description = "distance 0"
     if settings.mesh_faces:
-        found = surface.decimate(found, settings.mesh_faces)
-    _tell(level, len(found.faces), settings)
-    below = texture.layers(found, field, radius)
-    textured = texture.add_texture(found, below, field, settings.texture_size)
-    return Mesh(found, images.to_uint8(texture.mean_albedo(below, field)), textured)
+        closed = surface.decimate(closed, settings.mesh_faces)
+    _print_progress(description, len(closed.faces), settings)
+    below = texture.layers(closed, field, radius)
+    textured = texture.add_texture(closed, below, field, settings.texture_size)
+    return Mesh(closed, images.to_uint8(texture.mean_albedo(below, field)), textured)
+
+
+def _level_set_surface(
+    scene: Scene, params: Params, step: int, radius: float, resolution: int
+) -> trimesh.Trimesh:
+    """Extracts the surface on which the field's level function has its level.
+
+    Marching cubes is given exp(depth / cell) as the density: its logarithm, which is interpolated
+    between the nodes, is the depth below the surface in cells. Newton steps then move the vertices
+    onto the field's own surface.
+    """
+    level_set, cell = scene.level_set, 2.0 * radius / (resolution - 1)
+
+    def density(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, albedo = query_chunked(scene, params, step, points, level_set.value)
+        return np.exp(np.clip((value - level_set.level) / cell, -_FAR, _FAR)), albedo
+
+    grid = surface.density_grid(density, radius, resolution)
+    check_density(np.where(grid > 1.0, grid, 0.0), 0.0)
+    closed = surface.extract_surface(grid, radius, 1.0)
+    closed.vertices = _project(scene, params, step, closed.vertices, 0.5 * cell)
+    return closed
+
+
+def _project(
+    scene: Scene, params: Params, step: int, vertices: np.ndarray, max_step: float
+) -> np.ndarray:
+    """Moves vertices [V, 3] onto the level set, in Newton steps of at most `max_step`."""
+    moved = np.array(vertices, np.float32)
+    for first in range(0, len(moved), _CHUNK_POINTS):
+        chunk = moved[first : first + _CHUNK_POINTS]
+        padded = np.pad(chunk, [(0, _CHUNK_POINTS - len(chunk)), (0, 0)])
+        projected = _project_chunk(scene, params, padded, step, max_step)
+        moved[first : first + _CHUNK_POINTS] = projected[: len(chunk)]
+    return moved
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _project_chunk(
+    scene: Scene, params: Params, points: jax.Array, step: jax.Array, max_step: jax.Array
+) -> jax.Array:
+    value_fn, level = scene.level_set
+    assert level is not None, "the field has a surface of its own"
+
+    def distance(points: jax.Array) -> jax.Array:
+        return level - value_fn(scene.query(params, points, step))
+
+    return project_to_surface(distance, points, max_step)
 
 
 def check_density(density: np.ndarray, threshold: float) -> None:
-    """Raises a UserError unless there is a surface at this density (0: at any)."""
+    """Checks that the density has a surface at `threshold` (0: at any level).
+
+    Raises:
+      RunError: the scene is empty or not finite.
+      UserError: the threshold is too high.
+    """
     greatest = float(density.max())
     if not np.isfinite(greatest) or greatest <= 0.0:
-        fault = "empty" if greatest <= 0.0 else "not finite"
+        problem = "empty" if greatest <= 0.0 else "not finite"
         raise RunError(
-            f"The scene in --workdir is {fault}, so that there is no mesh to export; run it again"
+            f"The scene in --workdir is {problem}, so that there is no mesh to export; run it again"
             " with another --seed."
         )
     if threshold >= greatest:
@@ -101,11 +162,11 @@ def check_density(density: np.ndarray, threshold: float) -> None:
 
 
 def automatic_level(
-    density: np.ndarray, scene: Scene, params: Any, step: int, radius: float, orbit: images.Orbit
+    density: np.ndarray, scene: Scene, params: Params, step: int, radius: float, orbit: images.Orbit
 ) -> float:
-    """The density at which the mesh's silhouettes are those of the opaque part of the renders.
+    """Returns the density level at which the mesh's silhouettes match the opaque renders.
 
-    Where nothing is opaque, half of the greatest density.
+    If nothing is opaque, it is half of the greatest density.
     """
     cameras = [orbit.camera(*angles) for angles in _SILHOUETTES_DEG]
     views = (albedo_view(camera, jnp.zeros(3)) for camera in cameras)
@@ -119,72 +180,87 @@ def automatic_level(
     return 0.5 * float(density.max())
 
 
-def _tell(level: float, faces: int, settings: RunOptions) -> None:
-    """Says what is being made before that takes its time."""
+def _print_progress(description: str, faces: int, settings: RunOptions) -> None:
     size = settings.texture_size
     print(
-        f"Mesh: surface at density {level:.3g}, {faces} triangles; unwrapping them for a texture of"
+        f"Mesh: surface at {description}, {faces} triangles; unwrapping them for a texture of"
         f" {size} x {size} ...",
         flush=True,
     )
 
 
-def ask(scene: Scene, params: Any, step: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Density [N] and albedo [N, 3] at points [N, 3], by one compiled program for every N."""
-    params = jax.device_put(params)  # once, not with every block of points
-    density, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
-    starts = range(0, len(points), _POINTS)
-    asking = ("asking the field", "block")
-    with Progress(len(starts), *asking, patience_s=_PATIENCE_S, leave=False) as bar:
+def query_chunked(
+    scene: Scene,
+    params: Params,
+    step: int,
+    points: np.ndarray,
+    value_fn: Callable[[FieldOutput], jax.Array] = DENSITY_LEVELS.value,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns density, or another value, [N] and albedo [N, 3] at points [N, 3].
+
+    All chunks have one shape, so one program is compiled.
+    """
+    params = jax.device_put(params)  # once, not with every chunk of points
+    value, albedo = np.empty(len(points), np.float32), np.empty((len(points), 3), np.float32)
+    starts = range(0, len(points), _CHUNK_POINTS)
+    labels = ("evaluating the field", "chunk")
+    with Progress(len(starts), *labels, patience_s=_PATIENCE_S, leave=False) as bar:
         for first in starts:
-            piece = np.asarray(points[first : first + _POINTS], np.float32)
-            padded = np.pad(piece, [(0, _POINTS - len(piece)), (0, 0)])
-            tau, rho = jax.device_get(_level_albedo(scene, params, padded, step))
-            density[first : first + _POINTS] = tau[: len(piece)]
-            albedo[first : first + _POINTS] = rho[: len(piece)]
+            chunk = np.asarray(points[first : first + _CHUNK_POINTS], np.float32)
+            padded = np.pad(chunk, [(0, _CHUNK_POINTS - len(chunk)), (0, 0)])
+            outputs = jax.device_get(_value_albedo(scene, value_fn, params, padded, step))
+            value[first : first + _CHUNK_POINTS] = outputs[0][: len(chunk)]
+            albedo[first : first + _CHUNK_POINTS] = outputs[1][: len(chunk)]
             bar.update()
-    return density, albedo
+    return (
+        require_finite(value, "The scene's density in --workdir", _REMEDY),
+        require_finite(albedo, "The scene's color in --workdir", _REMEDY),
+    )
 
 
-@functools.partial(jax.jit, static_argnames="scene")
-def _level_albedo(
-    scene: Scene, params: Any, points: jax.Array, step: jax.Array
+@functools.partial(jax.jit, static_argnames=("scene", "value_fn"))
+def _value_albedo(
+    scene: Scene,
+    value_fn: Callable[[FieldOutput], jax.Array],
+    params: Params,
+    points: jax.Array,
+    step: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     out = scene.query(params, points, step)
-    return scene.level_set.value(out), out.albedo
+    return value_fn(out), out.albedo
 
 
-def mesh_picture(mesh: texture.TexturedMesh, camera: Camera, size: int) -> np.ndarray:
-    """The mesh alone on white, [size, size, 3] uint8, under a light at the camera."""
+def mesh_image(mesh: texture.TexturedMesh, camera: Camera, size: int) -> np.ndarray:
+    """Renders the mesh on white under a light at the camera: [size, size, 3] uint8."""
     fine = _SUPERSAMPLING * size
     drawing = draw(mesh, camera, fine)
     to_camera = np.asarray(camera.pose)[:, 3] - drawing.points
     to_camera /= np.linalg.norm(to_camera, axis=-1, keepdims=True)
     facing = np.maximum(np.sum(drawing.normals * to_camera, axis=-1, keepdims=True), 0.0)
-    picture = np.ones((fine, fine, 3))
-    picture[drawing.covered] = drawing.albedo * (images.AMBIENT + images.DIFFUSE * facing)
-    blocks = picture.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, 3)
+    image = np.ones((fine, fine, 3))
+    image[drawing.covered] = drawing.albedo * (images.AMBIENT + images.DIFFUSE * facing)
+    blocks = image.reshape(size, _SUPERSAMPLING, size, _SUPERSAMPLING, 3)
     return images.to_uint8(blocks.mean(axis=(1, 3)))
 
 
 def write_mesh(
     workdir: AnyPath,
     scene: Scene,
-    params: Any,
+    params: Params,
     step: int,
     config: Config,
 ) -> list[AnyPath]:
-    """Writes the mesh in all formats and its picture from four sides; returns their paths."""
+    """Writes the mesh in all formats with an image of four sides; returns the paths."""
     mesh = make_mesh(scene, params, step, config)
     orbit = images.training_orbit(config.camera)
     cameras = [orbit.camera(azimuth_deg) for azimuth_deg in images.PREVIEW_AZIMUTHS_DEG]
-    sides = [mesh_picture(mesh.textured, camera, PREVIEW_SIZE) for camera in cameras]
+    sides = [mesh_image(mesh.textured, camera, PREVIEW_SIZE) for camera in cameras]
     files = {
         "mesh.glb": formats.glb_bytes(mesh.textured),
         **formats.obj_files(mesh.textured),
-        "mesh.ply": formats.ply_bytes(mesh.surface, mesh.colour),
-        PICTURE: formats.png_bytes(np.concatenate(sides, axis=1)),
+        "mesh.ply": formats.ply_bytes(mesh.surface, mesh.color),
+        PREVIEW_FILE: formats.png_bytes(np.concatenate(sides, axis=1)),
     }
     for name in MESH_FILES:
-        write_whole(workdir / name, files[name])
+        atomic_write(workdir / name, files[name])
     return [workdir / name for name in MESH_FILES]

@@ -1,9 +1,8 @@
-"""Numbers and previews of a run: to a plain metrics.jsonl, to TensorBoard and, if asked for, wandb.
+"""Metrics and previews of a run, written to metrics.jsonl, TensorBoard and, on request, wandb.
 
-Distillation has no loss whose value means anything; what is worth watching is the size of the
-residual, how much of the picture the object covers, and each regulariser. Each line also tells the
-time spent so far, over all sessions of the run: `seconds`, and `device_seconds`, which counts each
-device.
+Distillation has no loss with a meaningful value; worth watching are the size of the residual, the
+share of the image that the object covers, and each regularizer. Each line also holds the time spent
+so far, over all restarts of the run: `seconds`, and `device_seconds`, which counts each device.
 """
 
 from __future__ import annotations
@@ -24,30 +23,31 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
-from dreamfusion_jax.runtime.files import AnyPath, copy_folder, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder
 
 FILE = "metrics.jsonl"
-_LONGEST_LINE = 2**20  # beyond it nothing is ours
+_MAX_LINE_BYTES = 2**20  # longer lines are not of a run
 
 
-class Spent(NamedTuple):
-    """Time that a run took, in seconds, and the same times the devices that ran."""
+class ElapsedTime(NamedTuple):
+    """Time that a run took, in seconds, and in seconds times devices."""
 
     seconds: float = 0.0
     device_seconds: float = 0.0
 
 
 class MetricsWriter:
-    """Writes the metrics of a run that starts, or goes on, after `first_step` steps.
+    """Writes the metrics of a run that starts, or continues, after `first_step` steps.
 
-    Its clock starts when it is made, with `devices` devices at work. Objects in a bucket cannot
-    grow, so for a run there they are written here first, and `publish` copies them.
+    The clock starts with the construction. Objects in a bucket cannot grow, so for a run there the
+    files are written locally, and `publish` copies them.
 
     Args:
-      wandb: what also gets all of it.
+      devices: the number of devices in use.
+      wandb: also gets all metrics and previews.
 
     Attributes:
-      path: the metrics.jsonl of this machine.
+      path: the local metrics.jsonl.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MetricsWriter:
         self._scratch = None if isinstance(workdir, Path) else Path(tempfile.mkdtemp())
         folder = workdir if isinstance(workdir, Path) else self._fetch(workdir)
         self.path: Path = folder / FILE
-        # Of all lines: what a step that is done again took the first time was spent, too.
+        # Of all lines, because steps that are done again cost time twice.
         self._before = spent(read_metrics(self.path))
         _drop_lines_after(self.path, first_step)
         self._file = self.path.open("a")
@@ -72,37 +72,38 @@ class MetricsWriter:
         """Fetches the metrics from the device, writes them, and returns them as floats."""
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         # JSON knows no NaN.
-        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = {"step": step, **self._spent()._asdict(), **known}
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"step": step, **self._spent()._asdict(), **numbers}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        for name, value in finite.items():  # A curve has a gap elsewhere.
+        for name, value in finite.items():  # Else the curve has a gap.
             self._board.add_scalar(name, value, step)
         if self._wandb:
             self._wandb.write(step, finite)
         return values
 
-    def write_preview(self, step: int, picture: np.ndarray) -> None:
-        """Shows a picture [H, W, 3] uint8 beside the curves."""
-        self._board.add_image("preview", picture, step, dataformats="HWC")
+    def write_preview(self, step: int, image: np.ndarray) -> None:
+        """Writes an image [H, W, 3] uint8 beside the curves."""
+        self._board.add_image("preview", image, step, dataformats="HWC")
         if self._wandb:
-            self._wandb.write_preview(step, picture)
+            self._wandb.write_preview(step, image)
 
-    def _spent(self) -> Spent:
+    def _spent(self) -> ElapsedTime:
         seconds = time.monotonic() - self._started
-        return Spent(
+        return ElapsedTime(
             round(self._before.seconds + seconds, 3),
             round(self._before.device_seconds + seconds * self._devices, 3),
         )
 
     def publish(self) -> None:
-        """Copies what was written so far to a bucket; here it is there already."""
+        """Copies what was written so far to the bucket; does nothing for a local folder."""
         if self._scratch:
             self._board.flush()
             copy_folder(self._scratch, self._workdir)
 
     def close(self) -> None:
+        """Closes all files, and copies them to the bucket, if any."""
         self._file.close()
         self._board.close()
         if self._wandb:
@@ -118,20 +119,20 @@ class MetricsWriter:
         return self._scratch
 
 
-def read_metrics(path: AnyPath, most: int | None = None) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, if there is one: its finite numbers by their names.
+def read_metrics(path: AnyPath, max_lines: int | None = None) -> list[dict[str, float]]:
+    """Reads the lines of a metrics.jsonl, if there is one: the finite numbers by name.
 
     Args:
-      most: so many of the lines at most, evenly chosen, the first and the last among them.
+      max_lines: return at most this many, evenly spaced, with the first and the last.
     """
     lines = list(_own_lines(path)) if path.exists() else []
-    if most and len(lines) > most:
-        lines = [lines[round(i)] for i in np.linspace(0, len(lines) - 1, most)]
+    if max_lines and len(lines) > max_lines:
+        lines = [lines[round(i)] for i in np.linspace(0, len(lines) - 1, max_lines)]
     return [numbers for line in lines if "step" in (numbers := _numbers(line))]
 
 
 def _numbers(line: bytes) -> dict[str, float]:
-    """The finite numbers of a line; none where it was cut short, as by the end of a run."""
+    """Parses the finite numbers of a line; none where it is incomplete, as after a crash."""
     try:
         values = json.loads(line).items()
     except (ValueError, AttributeError, RecursionError):
@@ -143,27 +144,27 @@ def _numbers(line: bytes) -> dict[str, float]:
     }
 
 
-def spent(lines: list[dict[str, float]]) -> Spent:
-    """The time that a run had taken at its last line; nothing where it was not written down."""
+def spent(lines: list[dict[str, float]]) -> ElapsedTime:
+    """Returns the time that a run had taken at its last line; 0 where it is not recorded."""
     last = lines[-1] if lines else {}
-    return Spent(*(last.get(name, 0.0) for name in Spent._fields))
+    return ElapsedTime(*(last.get(name, 0.0) for name in ElapsedTime._fields))
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
-    """Forgets what a run wrote after the checkpoint it goes on from; it will be written anew."""
+    """Deletes the lines after the checkpoint from which the run continues."""
     if path.exists():
-        kept = [line.rstrip(b"\n") + b"\n" for line in _own_lines(path) if _step(line) <= step]
-        write_whole(path, b"".join(kept))
+        lines = [line.rstrip(b"\n") + b"\n" for line in _own_lines(path) if _step(line) <= step]
+        atomic_write(path, b"".join(lines))
 
 
 def _own_lines(path: AnyPath) -> Iterator[bytes]:
-    """The lines of a file, up to one that is longer than any of ours."""
+    """Yields the lines of a file up to the first one that is too long."""
     with path.open("rb") as file:
-        lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
-        yield from itertools.takewhile(lambda line: len(line) < _LONGEST_LINE, lines)
+        lines = iter(lambda: file.readline(_MAX_LINE_BYTES), b"")
+        yield from itertools.takewhile(lambda line: len(line) < _MAX_LINE_BYTES, lines)
 
 
 def _step(line: bytes) -> float:
-    """The step that a line tells of; infinity where it was cut short."""
+    """Returns the step of a line; infinity where it is incomplete."""
     step = _numbers(line).get("step")
     return step if isinstance(step, int) else math.inf

@@ -1,4 +1,4 @@
-"""Opens the prior that the settings name, in the number formats that suit the machine."""
+"""Loads the prior that the settings name, in the number formats that suit the machine."""
 
 from __future__ import annotations
 
@@ -8,42 +8,70 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.config.flags import name_flags
+from dreamfusion_jax.diffusion.loading.hub import resolve_model
+from dreamfusion_jax.diffusion.loading.model_files import pipeline_digest
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
-from dreamfusion_jax.diffusion.loading.weights import Place
+from dreamfusion_jax.diffusion.loading.weights import DevicePutFn
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
-from dreamfusion_jax.diffusion.priors.prior import Prior
+from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
 from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.device import platform
-from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.errors import NumberFormatError, PriorError, UserError
 
 TOYBOX = Path(__file__).parent.parent / "toybox" / "weights"
 
 
-def open_prior(config: PriorOptions, place: Place = jax.device_put) -> tuple[Prior, Any]:
-    """Reads the prior in the number formats that suit the machine.
+def find_prior(config: PriorOptions) -> Path:
+    """Returns the directory of a prior, downloaded if necessary. Raises a UserError."""
+    if config.prior == "toybox":
+        return TOYBOX
+    with name_flags():
+        return resolve_model(config.prior, config.revision, config.variant)
+
+
+def prior_digest(config: PriorOptions, path: Path) -> str:
+    """Returns the SHA-256 of a prior's files. Raises a PriorError where one cannot be read."""
+    try:
+        return pipeline_digest(path, config.variant)
+    except OSError as error:
+        raise PriorError(f"{path} cannot be read ({error}): check the disk.") from error
+
+
+def open_prior(
+    config: PriorOptions, place: DevicePutFn = jax.device_put, path: Path | None = None
+) -> tuple[Prior, PriorParams]:
+    """Loads the prior in the number formats that suit the machine.
 
     Args:
-      place: puts each array of its weights where the steps will want it.
+      place: puts each array of its weights where the steps need it; called once for each.
+      path: its directory, where `find_prior` was called before.
+
+    Raises:
+      UserError: the prior is not found, its files are wrong, or memory runs out.
     """
-    embedded = config.prior == "toybox"
-    path = TOYBOX if embedded else locate(config.prior, config.revision, config.variant)
+    path = path or find_prior(config)
     dtype, vae_dtype = prior_dtypes(config)
-    with oom.explained("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
-        return load_prior(path, dtype, vae_dtype, config.variant, place)
+    with oom.oom_context("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
+        try:
+            return load_prior(path, dtype, vae_dtype, config.variant, place)
+        except NumberFormatError as error:
+            raise PriorError(
+                f"{error} Give --prior_dtype=float32, or bfloat16, which costs accuracy."
+            ) from None
 
 
 def prior_dtypes(config: PriorOptions) -> tuple[Any, Any]:
-    """The number formats of the prior's U-Net and of its autoencoder.
+    """Returns the number formats of the prior's U-Net and of its autoencoder.
 
-    Guidance multiplies what is small, the difference that the text makes. "auto" keeps its error
-    below 6 % where it is 3 % of the noise, which bfloat16 does not (measured by
-    tests/benchmarks/prior_precision.py): a GPU multiplies in float16, a TPU, which cannot, in
-    float32 (see `float32_products`).
+    Guidance multiplies the difference that the text makes, which is small. "auto" keeps its error
+    below 6 % where the difference is 3 % of the noise; bfloat16 does not (measured by
+    tests/benchmarks/prior_precision.py). So a GPU multiplies in float16, and a TPU, which cannot,
+    in float32 (see `float32_products`).
 
     Raises:
-      UserError: the platform does not multiply in the format asked for.
+      UserError: the platform does not multiply in the chosen format.
     """
     here = platform()
     if config.prior_dtype == "float16" and here == "tpu":

@@ -1,4 +1,4 @@
-"""Where and how to run, and what to leave behind."""
+"""The options of a run: where and how it runs, and its outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CACHE_HELP = "folder for compiled programs ('auto': in the user's cache folder;
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """Where and how to run and what to leave behind. May change when a run is continued."""
+    """Where and how to run, and what to write. These may change when a run is continued."""
 
     workdir: str = setting("", "folder of the results (empty: workdir/<the prompt's words>)")
     platform: str = setting(
@@ -30,32 +30,32 @@ class RunOptions:
     processes: int = setting(0, "how many processes there are, with --coordinator", 0, 65536)
     process_index: int = setting(0, "which of them this is, from 0", 0, 65535)
     peer_timeout: int = setting(
-        100, "seconds after which a process that is not heard of counts as dead", 5, 86400
+        100, "seconds after which a silent process counts as dead", 5, 86400
     )
     max_skipped_steps: int = setting(
-        20, "steps in a row without finite numbers after which the run is given up", 1, MAX_STEPS
+        20, "steps in a row without finite numbers after which the run stops", 1, MAX_STEPS
     )
     compilation_cache: str = setting("auto", _CACHE_HELP)
     wandb: str = setting(
         "", "project of Weights & Biases that also gets metrics and previews (empty: none)"
     )
     log_every: int = setting(20, "steps between lines of metrics", 1, MAX_STEPS)
-    preview_every: int = setting(100, "steps between preview pictures", 1, MAX_STEPS)
+    preview_every: int = setting(100, "steps between preview images", 1, MAX_STEPS)
     checkpoint_every: int = setting(250, "steps between checkpoints", 1, MAX_STEPS)
-    preview_size: int = setting(64, "side of each preview picture, in pixels", 8, 2048)
+    preview_size: int = setting(64, "side of each preview image, in pixels", 8, 2048)
     poster_size: int = setting(384, "side of the poster, one large view, in pixels", 8, 8192)
-    sheet_size: int = setting(96, "side of each contact sheet picture, in pixels", 8, 2048)
+    sheet_size: int = setting(96, "side of each contact sheet image, in pixels", 8, 2048)
     turntable_size: int = setting(128, "side of the turntable, in pixels; even", 8, 2048)
     turntable_frames: int = setting(48, "frames of the turntable, once around", 1, 3600)
-    mesh_resolution: int = setting(96, "grid points along a side to find the mesh on", 8, 1024)
+    mesh_resolution: int = setting(96, "grid points along a side for marching cubes", 8, 1024)
     mesh_threshold: float = setting(
         0.0,
         "density (per unit length) at which the mesh's surface lies (0: automatic, so that its"
-        " silhouettes are those of what is opaque)",
+        " silhouettes match the opacity)",
         0,
         1e9,
     )
     mesh_faces: int = setting(
-        10_000, "most triangles of the mesh, to which it is decimated (0: all there are)", 0, 10**8
+        10_000, "most triangles of the mesh, which is decimated to them (0: no limit)", 0, 10**8
     )
     texture_size: int = setting(1024, "side of the mesh's texture, in pixels", 16, 4096)

@@ -1,6 +1,6 @@
-"""How an asset grew: some of its previews in a row, each under its step.
+"""The progress of a run: some of its previews in a row, each under its step.
 
-Made from the pictures in a run's previews/ alone, so it needs neither scene nor checkpoint.
+Made only from the images in a run's previews/, so it needs neither scene nor checkpoint.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from PIL import Image, ImageDraw, ImageFont
 from dreamfusion_jax.runtime.files import AnyPath
 
 FILE = "progress.png"
-MOST = 8  # previews
+MAX_PREVIEWS = 8
 _WIDEST = 128  # pixels of a column
 _HEADING = 22
 _NAME = re.compile(r"step_(\d+)\.png")
 
 
-def growth_strip(workdir: AnyPath) -> np.ndarray:
-    """The strip [H, W, 3] uint8: a column a preview, with its sides one below the other.
+def progress_strip(workdir: AnyPath) -> np.ndarray:
+    """Draws the strip [H, W, 3] uint8: a column per preview, with its sides one below the other.
 
-    Where no preview is left or can be read, it is one white cell.
+    Where no preview can be read, it is one white cell.
     """
     steps, columns = [], []
-    for step, path in evenly(previews(workdir), MOST):
+    for step, path in subsample(previews(workdir), MAX_PREVIEWS):
         column = _read_column(path)
         if column is not None:
             steps.append(step)
             columns.append(column)
     side = min(max((column.width for column in columns), default=_WIDEST), _WIDEST)
-    # A run that goes on may make previews of another size.
+    # A continued run may have previews of another size.
     columns = [c.resize((side, side * c.height // c.width), Image.Resampling.BOX) for c in columns]
     height = max((column.height for column in columns), default=side)
     strip = Image.new("RGB", (side * max(len(columns), 1), _HEADING + height), "white")
@@ -45,24 +45,24 @@ def growth_strip(workdir: AnyPath) -> np.ndarray:
 
 
 def previews(workdir: AnyPath) -> list[tuple[int, AnyPath]]:
-    """All previews by their steps, the first one first."""
-    found = ((_NAME.fullmatch(path.name), path) for path in (workdir / "previews").glob("*"))
-    return sorted(((int(match[1]), path) for match, path in found if match), key=lambda p: p[0])
+    """Lists all previews with their steps, in order."""
+    matches = ((_NAME.fullmatch(path.name), path) for path in (workdir / "previews").glob("*"))
+    return sorted(((int(match[1]), path) for match, path in matches if match), key=lambda p: p[0])
 
 
-def evenly(items: list, most: int) -> list:
-    """At most so many of the items, the first and the last among them."""
-    if len(items) <= most:
+def subsample(items: list, count: int) -> list:
+    """Returns at most `count` evenly spaced items, with the first and the last."""
+    if len(items) <= count:
         return items
-    return [items[round(i)] for i in np.linspace(0, len(items) - 1, most)]
+    return [items[round(i)] for i in np.linspace(0, len(items) - 1, count)]
 
 
 def _read_column(path: AnyPath) -> Image.Image | None:
-    """A preview whose sides, which stand in a row, are put one below the other."""
+    """Reads a preview, and stacks its sides, which are in a row, one below the other."""
     try:
         row = Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
-        return None  # cut short, or no picture at all: the others tell enough
+        return None  # incomplete, or no image: the other previews are enough
     side, count = row.height, max(row.width // row.height, 1)
     column = Image.new("RGB", (side, side * count))
     for i in range(count):

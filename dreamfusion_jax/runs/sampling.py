@@ -1,4 +1,4 @@
-"""Samples of a prior, with a bar and with advice where memory runs out."""
+"""Draws samples of a prior, with a progress bar, and with advice when memory runs out."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
-from dreamfusion_jax.diffusion.priors.prior import Condition, Prior
-from dreamfusion_jax.diffusion.sampling import ddim_indices, make_sampler, sample_keys
+from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
+from dreamfusion_jax.diffusion.sampling import Sample, ddim_indices, make_sampler, sample_keys
 from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.open_prior import open_prior
 from dreamfusion_jax.runtime import oom
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.progress import Progress
+
+_REMEDY = (
+    "give --prior_dtype=float32 and --vae_dtype=float32 where they are others, or check the prior's"
+    " weights"
+)
 
 
 class Guidance(NamedTuple):
@@ -25,7 +31,7 @@ class Guidance(NamedTuple):
     Attributes:
       scale: classifier-free guidance as in diffusers; 1 is none.
       rescale: share of Lin et al.'s rescaled guidance, in [0, 1].
-      negative_prompt: what guidance leads away from; empty: from no text.
+      negative_prompt: what to guide away from; empty: the unconditional prediction.
     """
 
     scale: float = 6.0
@@ -33,8 +39,32 @@ class Guidance(NamedTuple):
     negative_prompt: str = ""
 
 
+class PriorSampler(NamedTuple):
+    """A loaded prior and the function that samples it, compiled once for each number of samples."""
+
+    prior: Prior
+    params: PriorParams
+    sample: Sample
+
+
+def open_sampler(options: PriorOptions) -> PriorSampler:
+    """Loads a prior for sampling.
+
+    Raises:
+      UserError: the prior, or one of its files, is wrong, or memory runs out.
+    """
+    prior, params = open_prior(options)
+    return PriorSampler(prior, params, make_sampler(prior))
+
+
+def shared_sampler(prior: Prior, params: PriorParams) -> PriorSampler:
+    """Returns a sampler of a prior that is on the devices already; it copies no weights."""
+    first = jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+    return PriorSampler(prior, first, make_sampler(prior))
+
+
 def draw_samples(
-    options: PriorOptions,
+    sampler: PriorSampler,
     prompts: Sequence[str],
     guidance: Guidance,
     samples: int,
@@ -42,31 +72,32 @@ def draw_samples(
     seed: int,
     eta: float = 0.0,
 ) -> list[np.ndarray]:
-    """Draws of every prompt so many samples, [B, size, size, 3] in [0, 1], with a bar.
+    """Draws `samples` images of every prompt, [B, size, size, 3] in [0, 1], with a progress bar.
 
     Args:
-      options: the prior.
       steps: of DDIM.
       eta: share of fresh noise in each of them.
 
     Raises:
-      UserError: the prior, or its files, are no good, or memory runs out.
+      UserError: the prior has fewer steps, or memory runs out.
     """
-    prior, params = open_prior(options)
+    prior, params, sample = sampler
     check_steps(prior, steps)
     keys = sample_keys(seed, samples)
     uncond = prior.encode_text([guidance.negative_prompt])
+    scales = guidance.scale, guidance.rescale
     with (
-        oom.explained("samples were drawn", lambda: memory_advice.sample_remedies(samples)),
+        oom.oom_context("samples were drawn", lambda: memory_advice.sample_remedies(samples)),
         Progress(len(prompts) * steps, "sampling", "step") as progress,
     ):
-        scales = guidance.scale, guidance.rescale
-        draw = make_sampler(prior, steps, scales, progress.update, eta)
-        return [draw(params, _repeated(prior, p, samples), uncond, keys) for p in prompts]
+        conds = (_repeated(prior, prompt, samples) for prompt in prompts)
+        counted = steps, scales, eta, progress.update
+        rows = [sample(params, cond, uncond, keys, *counted) for cond in conds]
+    return [require_finite(row, "A sample of --prior", _REMEDY) for row in rows]
 
 
 def check_steps(prior: Prior, steps: int) -> None:
-    """Raises a UserError unless the prior can be sampled in so many steps."""
+    """Raises UserError unless the prior can be sampled in `steps` steps."""
     try:
         ddim_indices(prior.schedule, steps)
     except ValueError as error:
@@ -75,5 +106,5 @@ def check_steps(prior: Prior, steps: int) -> None:
 
 def _repeated(prior: Prior, prompt: str, samples: int) -> Condition:
     """Encodes a prompt once for all its samples."""
-    once = prior.encode_text([prompt])
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (samples, *leaf.shape[1:])), once)
+    cond = prior.encode_text([prompt])
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (samples, *leaf.shape[1:])), cond)

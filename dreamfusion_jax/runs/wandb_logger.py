@@ -1,7 +1,7 @@
-"""Metrics and previews to Weights & Biases, where `--wandb=project` asks for it; never needed.
+"""Sends metrics and previews to Weights & Biases, where `--wandb=project` asks for it.
 
-Whatever wandb's own environment variables say holds, such as WANDB_MODE=offline. A run that goes on
-in its work folder goes on there: its id is kept in wandb.json.
+wandb's own environment variables apply, such as WANDB_MODE=offline. A run that is continued in its
+work folder is continued there, too: its id is kept in wandb.json.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from dreamfusion_jax.config.flags import Config, to_dict
 from dreamfusion_jax.runtime.errors import RunError, UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, read_json
 
 FILE = "wandb.json"
 
 
 def require_wandb() -> Any:
-    """The module.
+    """Imports wandb.
 
     Raises:
       UserError: it is not installed.
@@ -37,7 +37,7 @@ def require_wandb() -> Any:
 
 
 class WandbRun:
-    """One run of the project `config.run.wandb`, named as its prompt.
+    """One run of the wandb project `config.run.wandb`, named by its prompt.
 
     Raises:
       RunError: wandb does not start, as where nobody has logged in.
@@ -55,31 +55,31 @@ class WandbRun:
                 config=to_dict(config),
                 **here,
             )
-        except Exception as error:  # of many kinds: no login, no network, no such project
+        except Exception as error:  # of many kinds: login, network, project
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RunError(
-                f"--wandb={config.run.wandb} does not start ({reason:.300}): mend that, set"
+                f"--wandb={config.run.wandb} does not start ({reason:.300}): fix that, set"
                 " WANDB_MODE=offline, or leave --wandb out."
             ) from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Finite numbers of a step."""
+        """Sends the finite numbers of a step."""
         self._run.log(dict(values), step=step)
 
-    def write_preview(self, step: int, picture: np.ndarray) -> None:
-        """A picture [H, W, 3] uint8 of the scene after a step."""
-        self._run.log({"preview": self._wandb.Image(picture)}, step=step)
+    def write_preview(self, step: int, image: np.ndarray) -> None:
+        """Sends an image [H, W, 3] uint8 of the scene after a step."""
+        self._run.log({"preview": self._wandb.Image(image)}, step=step)
 
     def close(self) -> None:
-        """Waits until all is sent, or written."""
+        """Waits until everything is sent, or written."""
         self._run.finish()
 
 
 def _id(workdir: AnyPath) -> str:
-    """What wandb knows the run in this folder by."""
+    """Returns wandb's id of the run in this folder; makes one if there is none."""
     try:
         return str(read_json(workdir / FILE)["id"])
     except (OSError, ValueError, LookupError, TypeError):
-        made = uuid.uuid4().hex[:12]
-        write_whole(workdir / FILE, (json.dumps({"id": made}) + "\n").encode())
-        return made
+        new = uuid.uuid4().hex[:12]
+        atomic_write(workdir / FILE, (json.dumps({"id": new}) + "\n").encode())
+        return new

@@ -1,23 +1,25 @@
-"""The work folder, here or in a bucket, looked at before anything is written there: it may be
-anybody's."""
+"""The work folder, local or in a bucket, which is checked before anything is written to it."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 
 from dreamfusion_jax import __version__
-from dreamfusion_jax.config.flags import Config, differing_flags, read_config, to_dict
+from dreamfusion_jax.config.flags import Config, conflicting_settings, read_config, to_dict
 from dreamfusion_jax.runs.lock import LOCK
 from dreamfusion_jax.runs.metrics import FILE as METRICS
+from dreamfusion_jax.runs.prior_record import FILE as PRIOR
+from dreamfusion_jax.runs.prior_record import PLACES, is_recorded
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.files import AnyPath, as_path, copy_folder, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, copy_folder
 
-# What a run writes; whatever else lies in the folder is not its own.
+# What a run writes; all else in the folder is not its own.
 FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
 SUFFIXES = (
     *(".json", ".jsonl", ".html", ".part"),
@@ -28,10 +30,10 @@ MACHINE = "machine.json"
 
 
 def prepare_workdir(config: Config) -> AnyPath:
-    """Makes the folder, and refuses one that holds another run.
+    """Creates the work folder and checks it.
 
     Raises:
-      UserError: it cannot be written to, or holds what it should not.
+      UserError: it cannot be written to, or holds another run or misplaced files.
     """
     workdir = as_path(config.run.workdir)
     try:
@@ -47,15 +49,17 @@ def prepare_workdir(config: Config) -> AnyPath:
             f"--workdir={workdir} needs a package that is not installed ({error}): pip install"
             " gcsfs, or s3fs."
         ) from error
-    except Exception as error:  # of a bucket of many kinds, none of which is the program's fault
+    except Exception as error:  # A bucket's client raises many kinds.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
             f"--workdir={workdir} cannot be written to ({reason:.300}); name another folder."
         ) from error
     if (workdir / "config.json").exists():
-        differing = differing_flags(read_config(workdir / "config.json"), config)
-        if differing:
-            names = ", ".join(f"--{name}" for name in differing)
+        conflicts = conflicting_settings(read_config(workdir / "config.json"), config)
+        if set(conflicts) & set(PLACES) and is_recorded(workdir, config.prior):
+            conflicts = [name for name in conflicts if name not in PLACES]
+        if conflicts:
+            names = ", ".join(f"--{name}" for name in conflicts)
             raise UserError(
                 f"{workdir} holds a run with other settings ({names}); give the same, or name"
                 " another --workdir."
@@ -64,45 +68,52 @@ def prepare_workdir(config: Config) -> AnyPath:
 
 
 def store_config(config: Config) -> None:
-    """Writes the resolved configuration, which a later run in this folder must match."""
+    """Writes config.json, the configuration that a later run in this folder must match."""
     text = json.dumps(to_dict(config), indent=2) + "\n"
-    write_whole(as_path(config.run.workdir) / "config.json", text.encode())
+    atomic_write(as_path(config.run.workdir) / "config.json", text.encode())
 
 
 def store_machine(workdir: AnyPath, devices: Sequence[jax.Device]) -> None:
-    """Writes on what, and by which versions, the newest session of the run is made."""
+    """Writes machine.json: the devices and versions with which the run was last continued."""
     record = {
         "device_kind": devices[0].device_kind,
         "devices": len(devices),
         "jax": jax.__version__,
         "dreamfusion_jax": __version__,
     }
-    write_whole(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
+    atomic_write(workdir / MACHINE, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def copy_record(source: AnyPath, target: AnyPath) -> None:
-    """Copies what tells how the run went, if it is another folder and there still."""
+    """Copies metrics and previews to another folder, if the source is local and not the same."""
     if str(source) == str(target) or not isinstance(source, Path):
         return
     for name in ("previews", "tensorboard"):
         copy_folder(source / name, target / name)
-    for name in (METRICS, MACHINE, "preview.png"):
+    for name in (METRICS, MACHINE, PRIOR, "preview.png"):
         if (source / name).exists():
             (target / name).write_bytes((source / name).read_bytes())
 
 
+def newest_checkpoint(workdir: AnyPath) -> int:
+    """Returns the step of the newest checkpoint without any other process's help; 0: none."""
+    folder = workdir / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if re.fullmatch("[0-9]{1,18}", name)), default=0)
+
+
 def check_places(workdir: AnyPath) -> None:
-    """Raises a UserError where a run's file or folder is a link that leads out, or is neither."""
+    """Raises a UserError where a run's file or folder is of another kind, or a link to outside."""
     if not isinstance(workdir, Path):
         return  # Buckets have no links.
-    inside, mend = workdir.resolve(), "remove it, or choose another --workdir."
+    inside, remedy = workdir.resolve(), "remove it, or choose another --workdir."
     for path in _places_written(workdir):
         if path.is_symlink() and not _target(path).is_relative_to(inside):
-            raise UserError(f"{path} is a link that leads out of --workdir: {mend}")
+            raise UserError(f"{path} is a link that leads out of --workdir: {remedy}")
         if path.parent == workdir and path.exists():
             kind = "folder" if path.name in FOLDERS else "file"
             if not (path.is_dir() if kind == "folder" else path.is_file()):
-                raise UserError(f"{path} is not a {kind}, as a run wants it: {mend}")
+                raise UserError(f"{path} is not a {kind}, as a run needs it: {remedy}")
 
 
 def _places_written(workdir: Path) -> Iterator[Path]:
@@ -119,5 +130,5 @@ def _places_written(workdir: Path) -> Iterator[Path]:
 def _target(link: Path) -> Path:
     try:
         return link.resolve()
-    except (OSError, RuntimeError):  # a link to itself leads nowhere
+    except (OSError, RuntimeError):  # a link to itself
         return Path("/")

@@ -1,1 +1,1 @@
-"""Errors, files, progress, devices: what knows nothing of the field."""
+"""Errors, files, progress, devices: nothing here is about 3D or diffusion."""

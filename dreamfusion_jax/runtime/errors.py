@@ -1,10 +1,14 @@
-"""The exceptions that a person, not a programmer, is meant to read."""
+"""The exceptions whose messages are written for users."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one sentence that names the flag or file and the mend."""
+    """Bad input. The message is one sentence that names the flag or file and the remedy."""
 
     exit_code = 2
+
+
+class ArgumentError(UserError):
+    """A bad argument of a library function. The message opens with `name=value`."""
 
 
 class SettingError(UserError, ValueError):
@@ -12,12 +16,16 @@ class SettingError(UserError, ValueError):
 
 
 class RunError(UserError):
-    """The machine, or the numbers, are at fault, not the command. What was saved is kept."""
+    """A fault of the machine or the numbers, not of the command. What was saved is kept."""
 
     exit_code = 1
 
 
 class PriorError(UserError):
-    """A prior's files are at fault, not the command. The message names the file and the fault."""
+    """A fault in a prior's files. The message names the file and the fault."""
 
     exit_code = 1
+
+
+class NumberFormatError(PriorError):
+    """A prior's weights are beyond the number format that they were to be kept in."""

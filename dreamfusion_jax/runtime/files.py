@@ -1,11 +1,12 @@
-"""Folders here or in a bucket, text files that anybody may have written, files written whole.
+"""Paths on a local disk or in a bucket, text files of unknown origin, atomic writes.
 
-What is wrong with a file is raised as a ValueError or an OSError, whose message is a phrase that
-the caller completes with the file's name and the mend.
+A faulty file raises a ValueError or an OSError whose message is a phrase; the caller adds the
+file's name and the remedy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,21 +15,21 @@ from typing import Any, TypeAlias
 
 from etils import epath
 
-# A full-size model's tokenizer.json, the largest there is, has 3.6 MB; parsed, the worst file of
+# The largest JSON file of a full-size model, tokenizer.json, has 3.6 MB. Parsed, the worst file of
 # this size takes 0.3 GB.
 MAX_JSON_BYTES = 2**23
 
-# Of a bucket an epath.Path, which knows the same words as pathlib's.
+# In a bucket an epath.Path, which has the methods of pathlib's.
 AnyPath: TypeAlias = Path | epath.Path
 
 
 def as_path(name: str) -> AnyPath:
-    """A file or folder here, or one in a bucket (gs://..., s3://...)."""
+    """Returns the path of a local file or folder, or of one in a bucket (gs://..., s3://...)."""
     return epath.Path(name) if "://" in name else Path(name)
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """From the root of this machine's file system, or the bucket it is in."""
+    """Returns the path from the root of the local file system, or of its bucket."""
     return path.absolute() if isinstance(path, Path) else path
 
 
@@ -36,8 +37,8 @@ def read_json(path: AnyPath) -> Any:
     """Parses a JSON file in UTF-8.
 
     Raises:
-      FileNotFoundError: there is none.
-      OSError, ValueError: it cannot be read, or holds something else.
+      FileNotFoundError: there is no such file.
+      OSError, ValueError: it cannot be read, or is not JSON.
     """
     try:
         return json.loads(read_text(path))
@@ -56,26 +57,31 @@ def read_text(path: AnyPath, max_bytes: int = MAX_JSON_BYTES) -> str:
 
 
 def require_regular(path: AnyPath) -> None:
-    """Refuses what is there but no file: a pipe would be waited for, a device has no end."""
+    """Raises a ValueError where the path is no file: reading a pipe or a device may never end."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
 
 
-def write_whole(path: AnyPath, data: bytes) -> None:
-    """Writes a file whole or not at all: whoever reads it never sees half of one."""
-    if not isinstance(path, Path):  # An object in a bucket appears when it is whole.
+def atomic_write(path: AnyPath, data: bytes) -> None:
+    """Writes a file whole or not at all, so that no reader sees half of it."""
+    if not isinstance(path, Path):  # An object in a bucket appears only when it is complete.
         path.write_bytes(data)
         return
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # On a full disk the part takes the last of the room.
+            part.unlink()
+        raise
 
 
 def copy_folder(source: Path, target: AnyPath) -> None:
-    """Copies every file below a folder of this machine to one here or in a bucket."""
+    """Copies every file below a local folder to another one, local or in a bucket."""
     for file in source.rglob("*"):
         if file.is_file():
             copy = target / file.relative_to(source).as_posix()

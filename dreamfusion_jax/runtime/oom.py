@@ -1,4 +1,4 @@
-"""Turns the end of memory, a device's or the host's, into one sentence."""
+"""Turns running out of memory, on a device or on the host, into one sentence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dreamfusion_jax.runtime.errors import RunError
 
 
 @contextmanager
-def explained(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Turns the end of memory, a device's or the host's, into one sentence.
+def oom_context(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Turns running out of memory, on a device or on the host, into one sentence.
 
     Args:
       what: what was being done, as a clause.
-      remedies: the flags that help, each with its effect, the most effective first.
+      remedies: returns the flags that help, each with its effect, the most effective first.
 
     Raises:
       RunError: memory ran out.
@@ -24,20 +24,20 @@ def explained(what: str, remedies: Callable[[], Sequence[str]]) -> Iterator[None
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not ran_out(error):
+        if not is_oom(error):
             raise
-        raise lack(error, what, remedies()) from error
+        raise oom_error(error, what, remedies()) from error
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether it says that there is no more memory, of a device or of the host."""
+def is_oom(error: BaseException) -> bool:
+    """Returns whether the error means that memory, a device's or the host's, has run out."""
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     )
 
 
-def lack(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
-    """What is said of it."""
+def oom_error(error: BaseException, what: str, remedies: Sequence[str] = ()) -> RunError:
+    """Builds the out-of-memory error; `what` and `remedies` are those of `oom_context`."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     reason = reason.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
     help = "; ".join(remedies) or (

@@ -7,16 +7,16 @@ import io
 import numpy as np
 from PIL import Image
 
-from dreamfusion_jax.runtime.files import AnyPath, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write
 
 
 def write_png(path: AnyPath, image: np.ndarray) -> None:
-    """Writes [H, W, 3] uint8 whole or not at all, so that whoever watches never sees half of it."""
-    write_whole(path, encode_png(image))
+    """Writes an image [H, W, 3] uint8, whole or not at all, so that no reader sees half of it."""
+    atomic_write(path, encode_png(image))
 
 
-def encode_png(picture: np.ndarray) -> bytes:
-    """PNG of [H, W, 3] uint8."""
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes an image [H, W, 3] uint8 as PNG."""
     png = io.BytesIO()
-    Image.fromarray(picture).save(png, format="PNG")
+    Image.fromarray(image).save(png, format="PNG")
     return png.getvalue()

@@ -1,9 +1,9 @@
-"""How far a long job is: a bar on a terminal and in a notebook, now and then a line anywhere else.
+"""Shows how far a long job is: a bar on a terminal or in a notebook, a line at intervals elsewhere.
 
-A bar is drawn by going back to the start of its line. Where that is not possible, in a pipe, under
-nohup or in a cluster's logs, each line stands for itself:
+A bar returns to the start of its line. Where that is not possible, as in a pipe, under nohup or in
+a cluster's logs, separate lines are printed:
 
-  optimising: step 300/1000  opacity 0.21  residual 0.93  4.6 steps/s  2 min 30 s left
+  optimizing: step 300/1000  opacity 0.21  residual 0.93  4.6 steps/s  2 min 30 s left
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import time
 import warnings
 from types import TracebackType
 
+from dreamfusion_jax.runtime import process
+
 with warnings.catch_warnings():
-    # Without ipywidgets a notebook shows the bar as text, which is no reason to warn.
+    # Without ipywidgets a notebook shows the bar as text, which needs no warning.
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
@@ -22,15 +24,15 @@ LINE_EVERY_S = 30.0
 
 
 class Progress:
-    """Counts what is done of a job, in the units that it consists of. Close it, or use `with`.
+    """Counts the finished units of a job and shows them. Close it, or use `with`.
 
     Args:
-      total: how many units there are.
+      total: number of units.
       what: what is being done.
-      unit: what one of them is called.
-      first: how many were done before.
-      patience_s: seconds that go by before anything is shown.
-      leave: whether what was shown last stays at the end.
+      unit: the name of one unit.
+      first: number of units done before.
+      patience_s: seconds before anything is shown.
+      leave: whether the last output stays at the end.
       shown: whether anything is shown at all.
     """
 
@@ -62,7 +64,7 @@ class Progress:
         self.begin(what, announce=patience_s == 0.0)
 
     def begin(self, what: str, announce: bool = True) -> None:
-        """What is being done from now on, and from when its speed counts."""
+        """Starts another phase of the job: its description, and the time its speed counts from."""
         self._what = what
         self._line_at, self._line_done = time.monotonic(), self._done
         self._bar.set_description(what, refresh=announce)
@@ -70,12 +72,12 @@ class Progress:
             self._print(f"{what} ...")
 
     def tell(self, **numbers: str) -> None:
-        """Numbers that are shown with the progress from now on."""
+        """Sets the numbers that are shown with the progress from now on."""
         self._numbers = numbers
         self._bar.set_postfix(numbers, refresh=False)
 
     def update(self) -> None:
-        """One more unit is done."""
+        """Counts one more unit as done."""
         self._done += 1
         self._bar.update()
         if not self._lines:
@@ -97,6 +99,7 @@ class Progress:
             self._bar.write(text)
 
     def close(self) -> None:
+        """Ends the bar."""
         self._bar.close()
 
     def __enter__(self) -> Progress:
@@ -117,16 +120,17 @@ class Progress:
         )
 
     def _print(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        if process.is_usable(sys.stderr):
+            print(line, file=sys.stderr, flush=True)
 
 
 def has_cursor() -> bool:
-    """Whether what stderr goes to can go back in a line: a terminal, or a notebook."""
-    return sys.stderr.isatty() or _in_notebook()
+    """Returns whether stderr can return to the start of a line: a terminal, or a notebook."""
+    return (process.is_usable(sys.stderr) and sys.stderr.isatty()) or _in_notebook()
 
 
 def _in_notebook() -> bool:
-    """As tqdm finds out."""
+    """Returns whether this is a notebook, by the check that tqdm makes."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and "IPKernelApp" in shell.config
@@ -137,7 +141,7 @@ def _speed(rate: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two largest units that apply."""
+    """Formats seconds in the two largest units that apply."""
     whole = round(seconds)
     for unit, next_unit, length, parts in (("h", "min", 3600, 60), ("min", "s", 60, 1)):
         if whole >= length:

@@ -1,8 +1,8 @@
-"""Declares a setting once: its default, what it means, and the values that it accepts.
+"""Declares a setting once: its default, its meaning, and the values that it accepts.
 
-Every room declares the options of its own code as a frozen dataclass of settings; their flags,
-checks and places in config.json follow from that (config/). "(paper: ...)" in a help text is
-DreamFusion's own value, which the preset of that name sets.
+Each subpackage declares the options of its own code as a frozen dataclass of settings; `config`
+derives flags, checks and config.json from them. "(paper: ...)" in a help text is DreamFusion's own
+value, which the preset of that name sets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,22 @@ def setting(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
+    former_name: str | None = None,
 ) -> Any:
-    """Makes a dataclass field that knows how to explain and check itself."""
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "choices": choices}
+    """Makes a dataclass field that carries its own help and checks.
+
+    Args:
+      default: the value where none is given; its type is the setting's.
+      help: the meaning, with the unit.
+      minimum, maximum: the bounds of a number, or of both ends of a range.
+      choices: the values that a string may have.
+      former_name: an old name that still works for one release.
+    """
+    metadata = {
+        "help": help,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "former_name": former_name,
+    }
     return dataclasses.field(default=default, metadata=metadata)

@@ -117,11 +117,11 @@ def load_azimuth_classifier(directory: pathlib.Path = DIRECTORY) -> NameSide:
         shrunk = resize_bilinear(rgb, classifier.image_size)
         return classifier.apply({"params": params}, 2.0 * shrunk - 1.0)
 
-    def name_side(rgb: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    def classify_azimuth(rgb: np.ndarray, kind: np.ndarray) -> np.ndarray:
         sides = in_chunks(lambda chunk: logits(params, chunk), rgb)
         return np.argmax(sides[np.arange(len(rgb)), kind], axis=-1)
 
-    return name_side
+    return classify_azimuth
 
 
 def azimuth_of(images: LabeledImages) -> np.ndarray:

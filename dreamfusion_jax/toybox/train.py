@@ -20,12 +20,9 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
+from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
-from dreamfusion_jax.diffusion.loading.weights import (
-    read_component,
-    weights_digest,
-    write_component,
-)
+from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL

@@ -1,1 +1,1 @@
-"""The optimisation itself: state, the pmapped step, the loop, checkpoints and metrics."""
+"""The optimization itself: state, the pmapped step, the loop, checkpoints and metrics."""

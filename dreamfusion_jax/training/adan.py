@@ -26,7 +26,7 @@ import optax
 
 
 class AdanState(NamedTuple):
-    """Carries the moments; a tree is one of arrays shaped like the parameters.
+    """Adan's moments; each tree has arrays shaped like the parameters.
 
     The letters are the paper's and optax's, so that checkpoints made with optax's can be read.
 
@@ -48,7 +48,7 @@ class AdanState(NamedTuple):
 def scale_by_adan(
     b1: float = 0.98, b2: float = 0.92, b3: float = 0.99, eps: float = 1e-8
 ) -> optax.GradientTransformation:
-    """Turns gradients into Adan's directions, which are still to be scaled by minus the rate.
+    """Makes a transformation of gradients to Adan's directions, to be scaled by minus the rate.
 
     Args:
       b1, b2, b3: decays in [0, 1) of the gradients, of their differences and of the squares.
@@ -62,7 +62,7 @@ def scale_by_adan(
     def update(gradients: Any, state: AdanState, params: Any = None) -> tuple[Any, AdanState]:
         del params
         t = state.t + 1
-        # There is no gradient before the first: it counts as its own predecessor.
+        # Before the first gradient there is none: the first is its own predecessor.
         change = jax.tree.map(lambda g, g_0: jnp.where(t == 1, 0.0, g - g_0), gradients, state.g)
         ahead = jax.tree.map(lambda g, d: (g + b2 * d) ** 2, gradients, change)
         m = _moving_mean(state.m, gradients, b1)
@@ -79,5 +79,5 @@ def scale_by_adan(
 
 
 def _moving_mean(old: Any, new: Any, decay: float) -> Any:
-    """Blends two trees: of the old one the share `decay` is kept."""
+    """Blends two trees, with the share `decay` of the old one."""
     return jax.tree.map(lambda x, y: decay * x + (1.0 - decay) * y, old, new)

@@ -1,4 +1,4 @@
-"""From the settings to an optax optimiser: clip, Adam or Adan, rates by group, a schedule.
+"""Makes an optax optimizer of the settings: clip, Adam or Adan, rates by group, a schedule.
 
 The paper's Distributed Shampoo is left out: optax has none, and the package that once carried it
 (optax-shampoo, 2022) calls what JAX has since removed.
@@ -18,7 +18,7 @@ from dreamfusion_jax.training.options import OptimizerOptions
 
 
 def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """The optimiser of a run of `steps`."""
+    """Makes the optimizer of a run of `steps`."""
     parts = [
         _direction(config),
         optax.stateless(lambda updates, params: _scale_groups(config, updates)),
@@ -30,9 +30,9 @@ def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransf
 
 
 def learning_rate(config: OptimizerOptions, steps: int) -> optax.Schedule:
-    """A linear rise over `warmup_steps`, then a fall that ends at step `steps`.
+    """Returns a linear rise over `warmup_steps`, then a decay that ends at step `steps`.
 
-    What is left open and not yet settled by the run's field is that of the default one.
+    Rates that are still unset are those of the default field.
     """
     config = config.suited_to(SceneOptions())
     highest, lowest = config.learning_rate, config.learning_rate_final
@@ -67,7 +67,7 @@ def _scale_groups(config: OptimizerOptions, updates: Any) -> Any:
 
     def scale(path: tuple[Any, ...], leaf: Any) -> Any:
         names = tuple(getattr(part, "key", None) for part in path[:3])
-        found = (rates[names[:n]] for n in (3, 2, 1) if names[:n] in rates)
-        return next(found, 1.0) * leaf
+        matches = (rates[names[:n]] for n in (3, 2, 1) if names[:n] in rates)
+        return next(matches, 1.0) * leaf
 
     return jax.tree_util.tree_map_with_path(scale, updates)

@@ -1,4 +1,4 @@
-"""What is optimized, for how long, how views are drawn, and at which rates."""
+"""Options of the optimization: its target and length, how views are drawn, learning rates."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dreamfusion_jax.runtime.settings import MAX_STEPS, Range, setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Says what is optimized, for how long, and how the views of a step are drawn."""
+    """Options of the optimization's target and length, and of how a step's views are drawn."""
 
     prompt: str = setting("", "what to make, for example 'a red chair'")
-    steps: int = setting(1000, "optimisation steps (paper: 15000)", 1, MAX_STEPS)
+    steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     views_per_device: int = setting(
         1, "views a step on each device (paper: 1 on each of four)", 1, 4096
@@ -23,7 +23,7 @@ class TrainOptions:
     )
     half_size_steps: int = setting(
         400,
-        "steps before this render a picture of half the side and enlarge it (paper: 0)",
+        "steps before this render an image of half the side and enlarge it (paper: 0)",
         0,
         MAX_STEPS,
     )
@@ -64,6 +64,19 @@ class TrainOptions:
         0,
         1e9,
     )
+    eikonal_weight: float = setting(
+        0.0,
+        "weight of (|gradient| - 1)^2 of the distance of --field=sdf, a mean over random points",
+        0,
+        1e9,
+    )
+    smoothness_weight: float = setting(
+        0.0,
+        "weight of the squared difference of normals of --field=sdf 0.05 apart, a mean over random"
+        " points near the surface",
+        0,
+        1e9,
+    )
     shading_start_step: int = setting(
         200, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
     )
@@ -81,8 +94,8 @@ class TrainOptions:
     )
     solid_background_share: float = setting(
         0.5,
-        "share of views before a plain colour although --background=mlp (paper: 0), lest the"
-        " background paint what the object should be made of",
+        "share of views with a plain color in place of --background=mlp (paper: 0), so that the"
+        " background does not paint the object",
         0,
         1,
     )
@@ -90,11 +103,11 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """How gradients become updates, and at which rate."""
+    """Options of the optimizer and its learning rates."""
 
     optimizer: str = setting(
         "adam",
-        "how gradients become updates (paper: Distributed Shampoo, which has no kept library)",
+        "how gradients become updates (paper: Distributed Shampoo, with no maintained library)",
         choices=("adam", "adan"),
     )
     learning_rate: float = setting(
@@ -138,19 +151,19 @@ class OptimizerOptions:
         0,
         1e3,
     )
-    objective_rate: float = setting(1.0, "the same of what an objective trains for itself", 0, 1e3)
+    objective_rate: float = setting(1.0, "the same of the objective's own parameters", 0, 1e3)
     network_rate: float = setting(
         1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )
 
     def suited_to(self, scene: SceneOptions) -> OptimizerOptions:
-        """Returns the same with the rates that were left open filled in.
+        """Returns the options with the unset rates filled in for the scene's field.
 
-        Hash tables bear Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128 units
-        do not: their density saturates within 50 steps, and no gradient brings it back.
+        Hash tables train at Adam's 1e-2 (Instant-NGP, threestudio); five residual blocks of 128
+        units do not: their density saturates within 50 steps, where gradients vanish.
         """
-        tables = scene.field in ("hash", "grid")
-        residual = scene.field == "mip" and scene.network == "residual"
+        tables = scene.encoding in ("hash", "grid")
+        residual = scene.encoding == "mip" and scene.network == "residual"
         highest = self.learning_rate or (1e-2 if tables else 3e-4 if residual else 5e-3)
         return dataclasses.replace(
             self,

@@ -1,47 +1,48 @@
-"""All that changes during a run: the step, the scene's parameters and the optimiser's moments."""
+"""The state of a run: the step, the scene's parameters and the optimizer's moments."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dreamfusion_jax.distillation.objective import Objective
+from dreamfusion_jax.distillation.objective import Objective, Params
 from dreamfusion_jax.nerf.fields.flat_image import image_scene
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.nerf.scene import Scene, make_scene
 
 
 class TrainState(NamedTuple):
-    """What a checkpoint holds. There is no random state: keys come from the seed and the step.
+    """The contents of a checkpoint. It has no random state: keys follow from seed and step.
 
     Attributes:
       step: [] int32, steps done.
-      params: {"scene": the scene's, "objective": those that the objective trains for itself}.
-      opt_state: the optimiser's state.
-      skipped: [] int32, steps whose numbers were not finite, and which changed nothing.
-      skipped_in_row: [] int32, how many of them were the last ones.
+      params: {"scene": the scene's, "objective": the objective's own}.
+      opt_state: the optimizer's state.
+      skipped: [] int32, steps that changed nothing because their numbers were not finite.
+      consecutive_skipped: [] int32, how many of the last steps were skipped in a row.
     """
 
     step: jax.Array
-    params: Any
+    params: Params
     opt_state: optax.OptState
     skipped: jax.Array
-    skipped_in_row: jax.Array
+    consecutive_skipped: jax.Array
 
     @property
-    def scene_params(self) -> Any:
+    def scene_params(self) -> Params:
+        """The scene's parameters."""
         return self.params["scene"]
 
 
 @functools.cache
 def build_scene(config: SceneOptions) -> Scene:
-    """The scene, or the flat picture, that the configuration describes.
+    """Builds the scene, or the flat image, that the configuration describes.
 
-    The same one for the same configuration, so that programs are compiled once for many runs.
+    Equal configurations give the same object, so that programs are compiled once for many runs.
     """
     if config.field == "image":
         return image_scene(config.image_size)
@@ -62,5 +63,5 @@ def init_state(
     key = jax.random.key(seed)
     own = objective.init(jax.random.fold_in(key, 1)) if objective else {}
     params = {"scene": scene.init(key), "objective": own}
-    step, skipped, in_row = (jnp.zeros((), jnp.int32) for _ in range(3))
-    return TrainState(step, params, optimizer.init(params), skipped, in_row)
+    step, skipped, consecutive = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(step, params, optimizer.init(params), skipped, consecutive)

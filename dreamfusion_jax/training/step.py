@@ -1,7 +1,7 @@
 """One optimization step as one XLA program on every device.
 
 For V views on all devices together, with z(params) the encoded render of a view and r the constant
-that the objective makes of it (distillation/), the scene's gradient is
+that the objective computes from it (distillation/), the scene's gradient is
 
   grad = 1/V sum_views  r  dz/dparams,    of SDS: r = w(t) (eps_hat(alpha z + sigma eps) - eps)
 
@@ -35,12 +35,12 @@ AXIS = "devices"
 
 
 class Setup(NamedTuple):
-    """What a step is compiled for.
+    """The static inputs that a step is compiled for.
 
     Attributes:
       config: the run's settings.
       scene, prior, objective: the pure functions.
-      scheme: how the prior names views.
+      scheme: the words for views that the prior knows.
     """
 
     config: Config
@@ -51,11 +51,11 @@ class Setup(NamedTuple):
 
 
 class DeviceInput(NamedTuple):
-    """What differs from device to device, each [D]; [] on the device itself.
+    """The input that differs between devices, each [D]; [] on the device itself.
 
     Attributes:
-      place: int32, which of all devices of all processes it is.
-      stop: int32, 1 where its process was asked to stop, and else 0.
+      place: int32, the device's index among those of all processes.
+      stop: int32, 1 if its process received a request to stop, else 0.
     """
 
     place: jax.Array
@@ -97,11 +97,11 @@ def make_train_step(
 
 
 def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainStep:
-    """Makes what each device does in a step, under a mapped axis named `AXIS`.
+    """Makes the function that each device runs in a step, under a mapped axis named `AXIS`.
 
-    A step whose residual or gradient is not finite changes nothing but the counters. The metrics
-    tell of it (`skipped_steps` so far, `skipped_in_row`), and whether any process was asked to
-    stop (`stop`), to every process alike.
+    A step whose residual or gradient is not finite changes only the counters. The metrics report,
+    equally to all processes, skipped steps (`skipped_steps`, `consecutive_skipped`) and whether
+    any process was requested to stop (`stop`).
     """
 
     def train_step(
@@ -117,7 +117,10 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
             metrics[f"gradient_norm/{group}"] = optax.global_norm(gradient)
         finite = jnp.isfinite(metrics["gradient_norm"] + metrics["residual_rms"])
         state = apply_gradients(optimizer, state, grads, finite)
-        metrics |= {"skipped_steps": state.skipped, "skipped_in_row": state.skipped_in_row}
+        metrics |= {
+            "skipped_steps": state.skipped,
+            "consecutive_skipped": state.consecutive_skipped,
+        }
         metrics["stop"] = jax.lax.pmax(device.stop, AXIS)
         return state, metrics
 
@@ -126,22 +129,26 @@ def device_step(setup: Setup, optimizer: optax.GradientTransformation) -> TrainS
 
 def draw_views(setup: Setup, step: jax.Array, view_indices: jax.Array) -> Draw:
     """Draws the views with these global indices [V]; every leaf gets that leading axis."""
-    joint = setup.prior.joint_views
-    return jax.vmap(lambda index: draw_view(setup.config, step, index, joint))(view_indices)
+    prior = setup.prior
+
+    def draw(index: jax.Array) -> Draw:
+        return draw_view(setup.config, step, index, prior.joint_views, prior.schedule)
+
+    return jax.vmap(draw)(view_indices)
 
 
 def apply_gradients(
     optimizer: optax.GradientTransformation, state: TrainState, grads: Any, finite: jax.Array
 ) -> TrainState:
-    """The state after a step with these gradients; where they are not finite, as good as before."""
+    """Returns the state after a step; params and moments are unchanged if it was not `finite`."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     after = (optax.apply_updates(state.params, updates), opt_state)
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), after, (state.params, state.opt_state)
     )
     skipped = 1 - finite.astype(jnp.int32)
-    in_row = (state.skipped_in_row + 1) * skipped
-    return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, in_row)
+    consecutive = (state.consecutive_skipped + 1) * skipped
+    return TrainState(state.step + 1, params, opt_state, state.skipped + skipped, consecutive)
 
 
 def gradients(
@@ -154,8 +161,8 @@ def gradients(
     """Returns the mean gradient over this device's views, `draws` with a leading axis [V], and
     metrics.
 
-    The diffusion model only ever runs forward, unless the objective asks for more: what the
-    objective returns is pulled back through the encoder and the render alone.
+    The diffusion model only runs forward, unless the objective differentiates it: the objective's
+    cotangent is pulled back through the encoder and the render alone.
     """
     forward = make_forward(setup, prior_params, state.step, draws)
     (z, penalty), pull, rendered = jax.vjp(forward, state.params["scene"], has_aux=True)
@@ -175,16 +182,17 @@ def gradients(
 
 
 def make_forward(setup: Setup, prior_params: PriorParams, step: jax.Array, draws: Draw) -> Forward:
-    """Makes what the gradient is pulled back through: the drawn views' latents and penalty."""
+    """Makes the function from the scene's params to the views' latents and regularization."""
     size = render_size(setup.config, setup.prior)
 
     def render(params: Any, draw: Draw) -> Render:
-        return setup.scene.render(params, draw.view, size, size, step, draw.render_key)
+        half_size = draw.half_size if setup.config.train.half_size_steps else None
+        return setup.scene.render(params, draw.view, size, size, step, draw.render_key, half_size)
 
     def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Render]:
-        # A loop over the views, not vmap: under vmap `lax.cond` would compute the normals always.
+        # A loop over the views, not vmap: under vmap `lax.cond` would always compute the normals.
         rendered = jax.lax.map(lambda draw: render(params, draw), draws)
-        # The mean of the latent distribution (no key): noise there would only add variance.
+        # The mean of the latent distribution (no key): sampling would only add variance.
         z = setup.prior.encode(prior_params, rendered.image, None).astype(jnp.float32)
         penalty = regularization(setup.config.train, rendered.regularizers, step)
         return (z, penalty), rendered
@@ -221,7 +229,7 @@ def make_batch(setup: Setup, table: TextTable, draws: Draw, z: jax.Array, step: 
 
 
 def render_size(config: Config, prior: Prior) -> int:
-    """The side of a training render in pixels; of a flat picture all of its own."""
+    """Returns the side of a training render in pixels; a flat image renders at its own size."""
     if is_flat(config):
         return config.scene.image_size
     return config.train.render_size or prior.image_size
@@ -230,14 +238,16 @@ def render_size(config: Config, prior: Prior) -> int:
 def regularization(
     config: TrainOptions, regularizers: dict[str, jax.Array], step: jax.Array
 ) -> jax.Array:
-    """The weighted sum [] of the regularisers, each [V], averaged over the views."""
+    """Returns the weighted sum [] of the regularizers, each [V], averaged over the views."""
     constant = {
         "opacity": config.opacity_weight,
         "distortion": config.distortion_weight,
         "entropy": config.entropy_weight,
         "interlevel": config.interlevel_weight,
+        "eikonal": config.eikonal_weight,
+        "smoothness": config.smoothness_weight,
     }
-    # What weighs nothing is left out: times 0 it would still be pulled back.
+    # A regularizer of weight 0 is left out: multiplied by 0 it would still be differentiated.
     weights: dict[str, Any] = {name: weight for name, weight in constant.items() if weight}
     if config.orientation_start or config.orientation_weight:
         weights["orientation"] = orientation_weight(config, step)
@@ -248,12 +258,12 @@ def regularization(
 
 
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
-    """Puts one copy of every leaf on each of `devices` that is this process's own, for good."""
+    """Places a copy of every leaf on each of `devices` that belongs to this process."""
     return jax.device_put(tree, NamedSharding(_mesh(_own(devices)), PartitionSpec()))
 
 
 def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:
-    """This process's part of the step's mapped input: its own devices' places in `devices`."""
+    """Makes this process's part of the step's mapped input, for its own devices."""
     own = _own(devices)
     place = np.array([devices.index(device) for device in own], np.int32)
     sharding = NamedSharding(_mesh(own), PartitionSpec(AXIS))
@@ -261,7 +271,7 @@ def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:
 
 
 def across_processes(tree: Any, devices: list[jax.Device]) -> Any:
-    """The same arrays as `replicate` gave, as copies on the devices of all processes."""
+    """Returns arrays that `replicate` placed, as replicated over the devices of all processes."""
     sharding = NamedSharding(_mesh(devices), PartitionSpec())
 
     def join(array: jax.Array) -> jax.Array:

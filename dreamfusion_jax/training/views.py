@@ -1,9 +1,9 @@
-"""What one view of one step looks at: everything random about it, from one key.
+"""Draws all random choices of one view of one step from one key.
 
 The key is made of the seed, the step and the view's index among all devices' views, so that a
-resumed run, and a run on another number of devices, draws the same views. Views that a prior sees
-together share the first one's key: its time, light, background and camera, of which only the
-azimuth differs.
+resumed run, and a run on another number of devices, draws the same views. Views that a prior
+denoises together share the first one's key: its time, light, background and camera, except for the
+azimuth.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import optax
 
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.diffusion.priors.prior import Pose
+from dreamfusion_jax.diffusion.schedule import STABLE_DIFFUSION, Schedule
 from dreamfusion_jax.distillation.timesteps import time_range
 from dreamfusion_jax.nerf.cameras import CameraDraw, fov_from_focal, sample_camera
 from dreamfusion_jax.nerf.view import View
@@ -27,10 +28,11 @@ class Draw(NamedTuple):
 
     Attributes:
       view: camera, light, shading and background.
-      pose: where the camera stands, by which its words are chosen.
+      pose: of the camera, by which the view's words are chosen.
       t: [] diffusion time.
       noise_key: key of the noise eps.
       render_key: key of the jitter of the samples along the rays.
+      half_size: [] bool, render at half the side and enlarge.
     """
 
     view: View
@@ -38,6 +40,7 @@ class Draw(NamedTuple):
     t: jax.Array
     noise_key: jax.Array
     render_key: jax.Array
+    half_size: jax.Array
 
 
 class Shading(NamedTuple):
@@ -49,16 +52,23 @@ class Shading(NamedTuple):
 
 
 def view_key(seed: int, step: jax.Array, view_index: jax.Array) -> jax.Array:
-    """The key that decides all that is random about a view."""
+    """Returns the key of all random choices of a view."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), view_index)
 
 
-def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_views: int = 1) -> Draw:
-    """Draws camera, light, shading, background, t, and the keys of what is drawn later.
+def draw_view(
+    config: Config,
+    step: jax.Array,
+    view_index: jax.Array,
+    joint_views: int = 1,
+    schedule: Schedule = STABLE_DIFFUSION,
+) -> Draw:
+    """Draws camera, light, shading, background and t, and makes keys for noise and jitter.
 
     Args:
-      joint_views: how many views in a row are of one group: their cameras are evenly spaced around
-        the object, and all else but the noise is the same.
+      joint_views: how many consecutive views form a group: their cameras are evenly spaced around
+        the object; except for noise and jitter, all else is equal.
+      schedule: the prior's noise schedule, by which DreamTime weighs the times.
     """
     group, place = view_index // joint_views, view_index % joint_views
     first = jax.random.split(view_key(config.train.seed, step, group * joint_views), 8)
@@ -78,18 +88,15 @@ def draw_view(config: Config, step: jax.Array, view_index: jax.Array, joint_view
         solid_background=(config.scene.background == "solid")
         | jax.random.bernoulli(first[4], config.train.solid_background_share),
         with_normals=jnp.asarray(orientation_weight(config.train, step) > 0.0),
-        half_size=step < config.train.half_size_steps,
     )
-    options = config.distillation
-    t_low, t_high = time_range(
-        step, config.train.steps, options.t_min, options.t_max_start, options.t_max_end
-    )
+    t_low, t_high = time_range(step, config.train.steps, config.distillation, schedule)
     t = jax.random.uniform(first[5], (), jnp.float32, t_low, t_high)
-    return Draw(view, pose_of(drawn), t, noise_key=own[6], render_key=own[7])
+    half_size = jnp.asarray(step < config.train.half_size_steps)
+    return Draw(view, pose_of(drawn), t, own[6], own[7], half_size)
 
 
 def pose_of(drawn: CameraDraw) -> Pose:
-    """Returns a drawn camera in the terms that priors know."""
+    """Returns the pose of a drawn camera, as priors take it."""
     camera = drawn.camera
     return Pose(
         camera_to_world=camera.pose,
@@ -101,7 +108,7 @@ def pose_of(drawn: CameraDraw) -> Pose:
 
 
 def orientation_weight(config: TrainOptions, step: jax.Array) -> jax.Array | float:
-    """The orientation loss's weight [] at `step`, after a linear rise; 0.0 where it has none."""
+    """Returns the orientation loss's weight [] at `step`, of a linear rise; 0.0 without one."""
     if not (config.orientation_start or config.orientation_weight):
         return 0.0
     rise = optax.linear_schedule(
@@ -111,7 +118,7 @@ def orientation_weight(config: TrainOptions, step: jax.Array) -> jax.Array | flo
 
 
 def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainOptions) -> jax.Array:
-    """A point light [3]: direction ~ N(camera position, I), distance uniform (paper, 3.2)."""
+    """Draws a point light [3]: direction ~ N(camera position, I), uniform distance (paper, 3.2)."""
     direction_key, distance_key = jax.random.split(key)
     direction = camera_position + jax.random.normal(direction_key, (3,))
     low, high = config.light_distance
@@ -120,9 +127,9 @@ def draw_light(key: jax.Array, camera_position: jax.Array, config: TrainOptions)
 
 
 def draw_shading(key: jax.Array, step: jax.Array, config: TrainOptions) -> Shading:
-    """Unlit albedo at first; later lit with `lit_probability`, some of that textureless.
+    """Draws unlit albedo at first; later lit with `lit_probability`, some of it textureless.
 
-    A textureless view is always lit: a white silhouette alone would say nothing of the shape.
+    A textureless view is always lit: a white silhouette alone would not show the shape.
     """
     lit_key, textureless_key, ambient_key = jax.random.split(key, 3)
     lit = jax.random.bernoulli(lit_key, config.lit_probability)

@@ -1,1 +1,1 @@
-"""A scene in a browser, to turn it; `python -m dreamfusion_jax.view` joins the parts."""
+"""Shows a scene in a browser; `python -m dreamfusion_jax.view` joins the parts."""

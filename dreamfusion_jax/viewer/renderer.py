@@ -1,4 +1,4 @@
-"""Draws the NeRF as a window sees it, in the ways in which a viewer may want to see it."""
+"""Renders the NeRF for a browser's window, in several modes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dreamfusion_jax.rendering import images
 from dreamfusion_jax.viewer.window import Size, Window, window_camera
 
 MODES = ("shaded", "albedo", "normals", "opacity", "depth")
-# What a picture may take while the camera moves.
+# The time for an image while the camera moves.
 _MOVING_SECONDS = 0.1
-_LARGE = 4096  # pixels of a side; its tiles are as large as they get
-_FORGETTING = 0.7  # share of what was known of the speed that a new picture leaves
+_LARGE = 4096  # pixels of a side, for which tiles have their greatest size
+_DECAY = 0.7  # share of the old estimate of the speed that a new image leaves
 
 
-class Look(NamedTuple):
-    """What is to be seen.
+class ViewSettings(NamedTuple):
+    """What to render.
 
     Attributes:
       mode: one of `MODES`.
-      window: from where.
-      background: [3] RGB in [0, 1]; None where the scene's own, learned one is to be seen.
+      window: the window whose camera is used.
+      background: [3] RGB in [0, 1]; None for the scene's own, learned one.
     """
 
     mode: str
@@ -35,15 +35,15 @@ class Look(NamedTuple):
     background: tuple[float, ...] | None
 
 
-class Painter:
-    """Draws pictures of one scene, all by one compiled program, and knows how fast it is."""
+class Renderer:
+    """Renders images of one scene by one compiled program, and estimates its speed."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene, self._side = scene, images.tile_side(_LARGE)
         self._pixel_seconds = {True: 0.0, False: 0.0}  # lit, unlit
 
     def compile(self, params: Any) -> None:
-        """Compiles the program, and measures it lit and unlit.
+        """Compiles the program, and measures its speed lit and unlit.
 
         Args:
           params: any parameters of the scene.
@@ -51,20 +51,25 @@ class Painter:
         size = self._side, self._side
         for mode in ("shaded", "albedo"):
             view = images.view_to_show(mode, images.Orbit().camera(0.0))
-            for _ in range(2):  # the first time it is compiled
+            for _ in range(2):  # The first time includes compilation.
                 started = time.monotonic()
                 images.render_tiles(self._scene, params, view, size, self._side, 0)
             seconds = time.monotonic() - started
             self._pixel_seconds[_is_lit(mode)] = seconds / self._side**2
 
     def moving_pixels(self, mode: str) -> float:
-        """How many pixels are drawn fast enough for a camera that moves."""
+        """Returns how many pixels can be rendered in time while the camera moves."""
         return _MOVING_SECONDS / max(self._pixel_seconds[_is_lit(mode)], 1e-9)
 
     def draw(
-        self, look: Look, size: Size, params: Any, step: int, is_wanted: Callable[[], bool]
+        self,
+        settings: ViewSettings,
+        size: Size,
+        params: Any,
+        step: int,
+        is_wanted: Callable[[], bool],
     ) -> np.ndarray | None:
-        """The picture [*size, 3] uint8; None if it was no longer wanted before it was done."""
+        """Renders an image [*size, 3] uint8; None where `is_wanted` turned false meanwhile."""
 
         def tick() -> None:
             if not is_wanted():
@@ -72,29 +77,30 @@ class Painter:
 
         started = time.monotonic()
         try:
-            view = look_view(look)
-            picture = images.render_tiles(self._scene, params, view, size, self._side, step, tick)
+            view = make_view(settings)
+            image = images.render_tiles(self._scene, params, view, size, self._side, step, tick)
         except _Unwanted:
             return None
-        self._learn_speed(look.mode, (time.monotonic() - started) / (size[0] * size[1]))
-        return images.as_colours(look.mode, picture)
+        self._learn_speed(settings.mode, (time.monotonic() - started) / (size[0] * size[1]))
+        # A view is one of many, so that a pixel without a number is only black.
+        return images.as_colors(settings.mode, type(image)(*map(np.nan_to_num, image)))
 
     def _learn_speed(self, mode: str, pixel_seconds: float) -> None:
         lit = _is_lit(mode)
         before = self._pixel_seconds[lit]
-        self._pixel_seconds[lit] = before + (1.0 - _FORGETTING) * (pixel_seconds - before)
+        self._pixel_seconds[lit] = before + (1.0 - _DECAY) * (pixel_seconds - before)
 
 
 class _Unwanted(Exception):
-    """There is something newer to draw."""
+    """Raised to stop rendering an image that is out of date."""
 
 
-def look_view(look: Look) -> View:
-    """The view that a mode needs; only lit ones have normals."""
-    view = images.view_to_show(look.mode, window_camera(look.window))
-    if look.background is None:
+def make_view(settings: ViewSettings) -> View:
+    """Builds the view for a mode; only lit ones have normals."""
+    view = images.view_to_show(settings.mode, window_camera(settings.window))
+    if settings.background is None:
         return view._replace(solid_background=jnp.asarray(False))
-    return view._replace(background=jnp.asarray(look.background, jnp.float32))
+    return view._replace(background=jnp.asarray(settings.background, jnp.float32))
 
 
 def _is_lit(mode: str) -> bool:

@@ -1,4 +1,4 @@
-"""The viewer's web server, on this machine alone, and the loop that draws for all its tabs."""
+"""The viewer's web server, which only this machine can reach, and its render loop."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import viser
 
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.viewer.client import Tab
-from dreamfusion_jax.viewer.renderer import Painter
-from dreamfusion_jax.viewer.workdir_watcher import Follower
+from dreamfusion_jax.viewer.renderer import Renderer
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher
 
 HOST = "127.0.0.1"
 _POLL_S = 1.0
@@ -21,28 +21,31 @@ _PATIENCE_S = 10.0
 
 
 class _LocalServer(viser.ViserServer):
-    """Viser's server without its tunnel to the internet, whatever a page asks for."""
+    """Viser's server without its tunnel to the internet."""
 
     def request_share_url(self, verbose: bool = True) -> str | None:
         return None
 
 
 class Server:
-    """Shows what a work folder holds to every browser that asks.
+    """Shows the scene of a work folder in every connected browser.
 
     Args:
-      port: or, where it is taken, the next free one; `port` tells.
+      watcher: watches the work folder.
+      renderer: renders its scene.
+      orbit: the first camera.
+      port: the port of the page; where it is taken, the next free one, as the property says.
     """
 
     def __init__(
-        self, follower: Follower, painter: Painter, orbit: images.Orbit, port: int
+        self, watcher: WorkdirWatcher, renderer: Renderer, orbit: images.Orbit, port: int
     ) -> None:
-        self._follower, self._painter, self._orbit = follower, painter, orbit
+        self._watcher, self._renderer, self._orbit = watcher, renderer, orbit
         self._tabs: dict[int, Tab] = {}
-        self._something_to_do, self._ends = threading.Event(), threading.Event()
-        # A tab may be closed while a picture is on its way to it.
+        self._wake, self._ends = threading.Event(), threading.Event()
+        # A tab may be closed while an image is sent to it.
         warnings.filterwarnings("ignore", "Queued a .* on a closed connection")
-        with contextlib.redirect_stdout(io.StringIO()):  # viser draws a table
+        with contextlib.redirect_stdout(io.StringIO()):  # viser prints a table
             self._server = _LocalServer(HOST, port, label="dreamfusion_jax", verbose=False)
         self._server.gui.configure_theme(show_logo=False, show_share_button=False)
         self._add_lights()
@@ -51,63 +54,65 @@ class Server:
         self._server.initial_camera.look_at = (0.0, 0.0, 0.0)
         self._server.on_client_connect(self._add_tab)
         self._server.on_client_disconnect(self._remove_tab)
-        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._watching = threading.Thread(target=self._watch, daemon=True)
 
     @property
     def port(self) -> int:
+        """The port that the page has."""
         return self._server.get_port()
 
     def run(self) -> None:
-        """Draws until it is interrupted."""
-        self._looking.start()
+        """Renders until it is interrupted."""
+        self._watching.start()
         while True:
-            due = [(turn.stage, tab, turn) for tab in self._open() if (turn := tab.next())]
+            due = [(r.stage, tab, r) for tab in self._open_tabs() if (r := tab.next())]
             if due:
-                # The coarsest first, so that nobody's camera waits for another's sharp picture.
-                _, tab, turn = min(due, key=lambda item: item[0])
-                tab.draw(turn)
+                # The coarsest first, so that no camera waits for the sharp image of another tab.
+                _, tab, request = min(due, key=lambda item: item[0])
+                tab.draw(request)
             else:
-                self._something_to_do.wait()
-                self._something_to_do.clear()
+                self._wake.wait()
+                self._wake.clear()
 
     def _add_lights(self) -> None:
-        """For the mesh: half of its albedo everywhere, and all of it where it faces the sun.
+        """Lights the mesh: half of its albedo everywhere, and all of it where it faces the sun.
 
-        Viser's own environment would tint it, and is slow where WebGL has no graphics card.
+        Viser's own environment would tint it, and is slow where WebGL has no GPU.
         """
-        scene, half = self._server.scene, 0.5 * math.pi  # of what WebGL calls the irradiance
+        scene, half = self._server.scene, 0.5 * math.pi  # in the units of WebGL's irradiance
         scene.configure_default_lights(False)
         scene.configure_environment_map(None)
         scene.add_light_ambient("/ambient", intensity=half)
         scene.add_light_directional("/sun", intensity=half, position=(8.0, 3.0, 8.0))
 
     def close(self) -> None:
+        """Stops the server and the watching thread."""
         self._ends.set()
-        with contextlib.redirect_stdout(io.StringIO()):  # viser says goodbye
+        with contextlib.redirect_stdout(io.StringIO()):  # viser prints a farewell
             self._server.stop()
-        # Python's end would stop a thread that reads a checkpoint wherever it is, locks and all.
-        if self._looking.is_alive():
-            self._looking.join(_PATIENCE_S)
+        # At exit Python would stop a thread in the middle of reading a checkpoint, with locks held.
+        if self._watching.is_alive():
+            self._watching.join(_PATIENCE_S)
 
-    def _open(self) -> list[Tab]:
+    def _open_tabs(self) -> list[Tab]:
         return list(self._tabs.values())
 
     def _add_tab(self, client: viser.ClientHandle) -> None:
-        wake = self._something_to_do.set
-        tab = Tab(client, self._follower, self._painter, self._orbit, wake)
+        wake = self._wake.set
+        tab = Tab(client, self._watcher, self._renderer, self._orbit, wake)
         self._tabs[client.client_id] = tab
-        if client.client_id not in self._server.get_clients():  # closed while it was made
+        if client.client_id not in self._server.get_clients():  # closed meanwhile
             self._remove_tab(client)
 
     def _remove_tab(self, client: viser.ClientHandle) -> None:
         if tab := self._tabs.pop(client.client_id, None):
             tab.close()
 
-    def _look(self) -> None:
-        """Looks into the work folder, again and again."""
+    def _watch(self) -> None:
+        """Reads the work folder again and again."""
         while not self._ends.wait(_POLL_S):
-            self._follower.refresh(self._renew)
+            self._watcher.refresh(self._renew)
 
     def _renew(self) -> None:
-        for tab in self._open():
+        for tab in self._open_tabs():
             tab.renew()

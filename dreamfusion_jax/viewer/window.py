@@ -1,7 +1,7 @@
-"""A browser's window: as a camera, and the sizes of the pictures that are made for it.
+"""A browser's window: its camera, and the sizes of the images that are rendered for it.
 
-Viser's cameras look along their own +z axis with x right and y down (the OpenCV convention), ours
-along -z with y up.
+Viser's cameras face along +z with x right and y down (the OpenCV convention), this package's along
+-z with y up.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dreamfusion_jax.nerf.cameras import Camera
 
 Size = tuple[int, int]  # height, width
 
-LEAST_SIDE = 48  # of a picture's longer side: less shows nothing
-_STEP = 2  # from a pass to the next one, each side
+MIN_SIDE = 48  # pixels of an image's longer side
+_STEP = 2  # ratio of the sides of one pass and the next
 
 
 class Window(NamedTuple):
-    """What a browser's window shows of the world.
+    """A browser's window as viser describes it.
 
     Attributes:
       wxyz: [4] unit quaternion, camera to world.
-      position: [3] of the camera.
+      position: [3] position of the camera.
       fov: vertical field of view in radians.
-      height, width: of the window in pixels.
+      height, width: size of the window in pixels.
     """
 
     wxyz: tuple[float, ...]
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 
 
 def window_camera(window: Window) -> Camera:
-    """The camera of a picture that fills the window."""
+    """Returns the camera of an image that fills the window."""
     w, x, y, z = window.wxyz
     right = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
     down = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))
@@ -50,25 +50,25 @@ def window_camera(window: Window) -> Camera:
 
 
 def vertical_fov(fov_deg: float, height: int, width: int) -> float:
-    """The window's vertical field of view, in radians, when its shorter side sees `fov_deg`."""
+    """Computes the vertical field of view, in radians, if the shorter side has `fov_deg`."""
     half = math.tan(0.5 * math.radians(fov_deg))
     return 2.0 * math.atan(half * max(height / width, 1.0))
 
 
 def pass_sizes(window: Size, sharpest: int, pixels: float) -> list[Size]:
-    """The sizes of one picture after the other, from coarse to sharp, with the window's aspect.
+    """Lists the sizes of successive images, from coarse to sharp, with the window's aspect.
 
     Args:
-      window: height and width in pixels; no picture has more.
-      sharpest: longer side of the last one.
-      pixels: that the first one may have, but its longer side is never below `LEAST_SIDE`.
+      window: height and width in pixels; no image has more.
+      sharpest: longer side of the last image.
+      pixels: most pixels of the first image, whose longer side is at least `MIN_SIDE`.
     """
     longer = max(window)
     last = min(sharpest, longer)
-    # As many pixels as allowed, at this aspect.
+    # The longer side of an image with that many pixels.
     side = math.isqrt(int(pixels * longer / min(window)))
-    sides = [min(max(side, LEAST_SIDE), last)]
-    # Half a step more is not worth a pass of its own.
+    sides = [min(max(side, MIN_SIDE), last)]
+    # A gain of less than half a step is not worth a pass of its own.
     while sides[-1] * (_STEP + 0.5) < last:
         sides.append(sides[-1] * _STEP)
     if sides[-1] < last:
@@ -81,8 +81,15 @@ def _scaled(window: Size, scale: float) -> Size:
     return height, width
 
 
-class Turn(NamedTuple):
-    """A picture to draw: its size, how many of its kind went before, whether it is the last one."""
+class RenderRequest(NamedTuple):
+    """An image to render.
+
+    Attributes:
+      number: counts the starts of the queue.
+      size: height and width in pixels.
+      stage: the index of the pass, from coarse to sharp.
+      is_last: whether it is the sharpest.
+    """
 
     number: int
     size: Size
@@ -90,10 +97,10 @@ class Turn(NamedTuple):
     is_last: bool
 
 
-class Passes:
-    """The pictures still to be drawn of one window; a new start drops what is left of the old one.
+class ProgressiveQueue:
+    """The images still to be rendered for one window; a new start drops those of the old one.
 
-    Started from the thread that hears the browser, emptied by the one that draws.
+    Filled by the thread that handles the browser's messages, emptied by the one that renders.
     """
 
     def __init__(self) -> None:
@@ -102,21 +109,24 @@ class Passes:
         self._sizes: list[Size] = []
 
     def start(self, sizes: list[Size]) -> None:
+        """Replaces what is queued by images of these sizes."""
         with self._lock:
             self._number, self._stage, self._sizes = self._number + 1, 0, sizes
 
-    def next(self) -> Turn | None:
+    def next(self) -> RenderRequest | None:
+        """Returns the next image to render, if any; it stays queued until `done`."""
         with self._lock:
             if self._stage == len(self._sizes):
                 return None
             is_last = self._stage + 1 == len(self._sizes)
-            return Turn(self._number, self._sizes[self._stage], self._stage, is_last)
+            return RenderRequest(self._number, self._sizes[self._stage], self._stage, is_last)
 
-    def is_current(self, turn: Turn) -> bool:
-        return turn.number == self._number
+    def is_current(self, request: RenderRequest) -> bool:
+        """Returns whether there was no new start since the request."""
+        return request.number == self._number
 
-    def done(self, turn: Turn) -> None:
-        """The next size is due, unless there was a new start meanwhile."""
+    def done(self, request: RenderRequest) -> None:
+        """Advances to the next size, unless there was a new start meanwhile."""
         with self._lock:
-            if turn.number == self._number:
-                self._stage = turn.stage + 1
+            if request.number == self._number:
+                self._stage = request.stage + 1

@@ -2,7 +2,7 @@
 
   python -m tests.benchmarks.gradients --output=workdir/gradients
 
-At each t, latents that the prior itself drew are noised many times. Printed and plotted: the
+At each t, samples of the prior are noised many times. Printed and plotted: the
 variance of SDS with its baseline eps and without it (over the same noise), how far the full
 gradient's direction is from SDS's, and what one step of each costs. The table is written as JSON,
 too.
@@ -70,14 +70,14 @@ def main(_: list[str]) -> None:
 
 
 def spread() -> list[dict[str, float]]:
-    """One row a t: mean variance of a latent's element over the noise, w = 1, no guidance."""
+    """Returns a row for each t: mean variance of a latent's element, w = 1, no guidance."""
     prior, prior_params = load_prior(TOYBOX)
     text, empty = prior.encode_text(PROMPTS), prior.encode_text([""])
     draw = jax.jit(lambda params, key: ddim_sample(prior, params, text, empty, key, 25, 4.0))
     z = draw(prior_params, jax.random.key(0))
     names = {"with": "sds", "without": "sds_without_baseline", "full": "full"}
     functions = {
-        key: gradient_of(prior, DistillationOptions(1.0, weighting="one", gradient=name))
+        key: gradient_of(prior, DistillationOptions(1.0, weighting="one", objective=name))
         for key, name in names.items()
     }
     rows = []
@@ -118,16 +118,16 @@ def spread() -> list[dict[str, float]]:
 def gradient_of(
     prior: Prior, options: DistillationOptions
 ) -> Callable[[PriorParams, Batch], jax.Array]:
-    """Compiles the gradient [B, h, w, c] of an objective that trains nothing of its own."""
+    """Compiles the gradient [B, h, w, c] of an objective without params of its own."""
     objective = make_objective(prior, options)
     return jax.jit(lambda params, batch: objective.gradient({}, params, batch)[0])
 
 
 def cost(name: str) -> dict[str, float]:
-    """Median seconds of one gradient for BATCH latents, guided, and the process's peak memory."""
+    """Returns the median seconds of one guided gradient for BATCH latents, and peak memory."""
     prior, prior_params = load_prior(TOYBOX)
     text, empty = prior.encode_text([PROMPTS[0]] * BATCH), prior.encode_text([""])
-    step = gradient_of(prior, DistillationOptions(6.0, gradient=name))
+    step = gradient_of(prior, DistillationOptions(6.0, objective=name))
     z_key, noise_key = jax.random.split(jax.random.key(0))
     z = jax.random.normal(z_key, (BATCH, *prior.latent_shape))
     keys = jax.random.split(noise_key, BATCH)
@@ -142,14 +142,14 @@ def cost(name: str) -> dict[str, float]:
 
 
 def measure_apart(name: str) -> dict[str, float]:
-    """`cost` in a process of its own, since peak memory never falls again."""
+    """Runs `cost` in a process of its own, because peak memory never falls."""
     command = [sys.executable, "-m", MODULE, f"--only={name}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def plot(rows: list[dict[str, float]], path: Path) -> None:
-    """Variance over t on a logarithmic axis."""
+    """Plots the variance over t on a logarithmic axis."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""How time and memory of the toybox's step grow with what it is asked for.
+"""How time and memory of the toybox's step grow with its settings.
 
   python -m tests.benchmarks.growth --output=workdir/growth
 
@@ -45,14 +45,14 @@ LABELS = {
 
 
 def measure_here() -> dict[str, float]:
-    """The step as the flags have it."""
+    """Measures the step with the settings of the flags."""
     run = loop.prepare(configs.config_from_flags(), SCHEMES)
     times = whole_step(run, flags.FLAGS.repeats)
     return {"ms": 1e3 * statistics.fmean(times), "gb": measure.peak_gigabytes()}
 
 
 def measure_apart(axis: str, value: int) -> dict[str, float]:
-    """The step with one setting changed, in a process of its own."""
+    """Measures the step with one setting changed, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = [f"--{axis}={value}"]
         if axis == "latent_size":  # the same weights, the same render
@@ -65,7 +65,7 @@ def measure_apart(axis: str, value: int) -> dict[str, float]:
 
 
 def prior_of_size(folder: Path, latent_size: int) -> Path:
-    """A copy of the toybox that calls another latent its own."""
+    """Copies the toybox with another latent size in its config."""
     shutil.copytree(TOYBOX, folder)
     path = folder / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": latent_size}))
@@ -73,6 +73,7 @@ def prior_of_size(folder: Path, latent_size: int) -> Path:
 
 
 def plot(curves: Mapping[str, list[dict[str, float]]], path: Path) -> None:
+    """Plots time and memory over each setting."""
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, the machine's ceilings, XLA's counts, tables, JSON."""
+"""Utilities of the benchmarks: clocks, the machine's ceilings, XLA's costs, tables, JSON."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dreamfusion_jax.nerf import ray_chunks
 
 
 class Ceilings(NamedTuple):
-    """What this machine reaches now: GFLOP/s of a large product, GB/s of a large copy."""
+    """The measured limits of this machine: GFLOP/s of a large product, GB/s of a large copy."""
 
     gflops: float
     gbytes: float
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Wall time of each of `repeats` calls, after one that compiles, to the result."""
+    """Returns the wall time of each of `repeats` calls, after one that compiles."""
     jax.block_until_ready(run())
     times = []
     for _ in range(repeats):
@@ -37,12 +37,12 @@ def seconds(run: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def median_ms(run: Callable[[], Any], repeats: int) -> float:
-    """The median of `seconds`, in milliseconds."""
+    """Returns the median of `seconds`, in milliseconds."""
     return 1e3 * statistics.median(seconds(run, repeats))
 
 
 def ceilings(dtype: Any = jnp.float32, side: int = 0, megabytes: int = 0) -> Ceilings:
-    """The best of ten of each, in the process that measures: machines vary from hour to hour.
+    """Measures the ceilings, best of ten, in this process: machines vary from hour to hour.
 
     On a CPU a product of 2048 x 2048 and a copy of 256 MB, elsewhere 8192 x 8192 and 2 GB.
     """
@@ -57,7 +57,7 @@ def ceilings(dtype: Any = jnp.float32, side: int = 0, megabytes: int = 0) -> Cei
 
 
 def peak_gigabytes() -> float:
-    """The accelerator's peak, or on a CPU this process's peak resident size so far."""
+    """Returns the accelerator's peak memory, or on a CPU this process's peak resident size."""
     statistics_of_device = jax.local_devices()[0].memory_stats()
     if statistics_of_device:
         return statistics_of_device["peak_bytes_in_use"] / 1e9
@@ -66,12 +66,12 @@ def peak_gigabytes() -> float:
 
 
 def xla_cost(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
-    """What XLA counts of a program: {"gflop", "gbyte"}; of a `lax.cond` the dearer branch.
+    """Returns XLA's cost of a program, {"gflop", "gbyte"}; of a `lax.cond` the costlier branch.
 
-    A loop's body is counted once, so the scene is lowered as one block. Bytes are those that all
-    instructions ask for, caches or not, recomputation left out.
+    A loop's body is counted once, so the scene is lowered as one chunk. Bytes are those that all
+    instructions access, cached or not, without recomputation.
     """
-    with mock.patch.multiple(ray_chunks, _BLOCK_POINTS=2**40, _BLOCK_POINTS_CPU=2**40):
+    with mock.patch.multiple(ray_chunks, _CHUNK_POINTS=2**40, _CHUNK_POINTS_CPU=2**40):
         compiled = jax.jit(lambda *args: function(*args)).lower(*arguments).compile()
     counts = compiled.cost_analysis()
     counts = counts[0] if isinstance(counts, list) else counts
@@ -79,7 +79,7 @@ def xla_cost(function: Callable[..., Any], *arguments: Any) -> dict[str, float]:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns in plain text; floats to three digits."""
+    """Formats columns as plain text; floats to three digits."""
     text = [list(headers)] + [[_number(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in text) for i in range(len(headers))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in text]
@@ -87,13 +87,13 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on."""
+    """Returns the device and version measured on."""
     device = jax.local_devices()[0]
     return {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
 
 
 def write_json(path: str, numbers: dict[str, Any]) -> None:
-    """Writes the numbers, unless no file is named."""
+    """Writes the numbers; does nothing where `path` is empty."""
     if path:
         Path(path).write_text(json.dumps({**machine(), **numbers}, indent=2) + "\n")
 

@@ -1,11 +1,12 @@
-"""What a step and its parts hold beside their arguments, by XLA's account of the programs for this
-machine. Nothing runs, and no weights are read: shapes are enough.
+"""Temporary memory of a step and its parts, from XLA's analysis of the programs for this machine.
+
+Nothing runs, and no weights are read: shapes are enough.
 
   python -m tests.benchmarks.memory --model=sd --preset=sd --prior=toybox --variant=
   python -m tests.benchmarks.memory --model=toybox --views_per_device=4 --whole
 
-All flags of dreamfusion_jax.main are there, but the networks are those that `--model` names, of
-random shapes alone. `--whole` compiles the whole step, which takes minutes for Stable Diffusion.
+It takes all flags of dreamfusion_jax.main, but `--model` names the networks, as shapes alone.
+`--whole` compiles the whole step, which takes minutes for Stable Diffusion.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ Shape = jax.ShapeDtypeStruct
 
 
 def temporary_bytes(program: jax.stages.Lowered) -> int:
-    """What a program holds at most beside its arguments and results."""
+    """Returns the memory of a program beyond its arguments and results."""
     return program.compile().memory_analysis().temp_size_in_bytes
 
 
 def encoder(prior: Prior, prior_params: PriorParams, views: int) -> int:
-    """Encoding the views' pictures, and pulling a residual back to them."""
+    """Returns the memory to encode the views' images and to pull a residual back to them."""
 
     def pull_back(params: PriorParams, image: jax.Array, residual: jax.Array) -> Any:
         z, pull = jax.vjp(lambda x: prior.encode(params, x, None).astype(jnp.float32), image)
@@ -46,7 +47,7 @@ def encoder(prior: Prior, prior_params: PriorParams, views: int) -> int:
 
 
 def unet(prior: Prior, prior_params: PriorParams, views: int) -> int:
-    """Two predictions a view, with and without the text."""
+    """Returns the memory of two predictions for each view, with and without the text."""
     z, t = Shape((2 * views, *prior.latent_shape), jnp.float32), Shape((2 * views,), jnp.float32)
     text = jax.eval_shape(lambda: prior.encode_text([""] * 2 * views))
     return temporary_bytes(jax.jit(prior.predict).lower(prior_params, z, t, text))

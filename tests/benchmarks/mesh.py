@@ -1,12 +1,11 @@
-"""How much of a finished scene its mesh keeps: silhouettes, colours, and what it costs.
+"""The fidelity of a finished scene's mesh in silhouettes and colors, and its cost.
 
   python -m tests.benchmarks.mesh --workdir=workdir/a-red-chair
 
-From 16 views, of which the automatic threshold has seen none: intersection over union of the mesh's
-silhouettes with what the NeRF shows with an opacity above one half; PSNR of the mesh's colours on
-the pixels that both cover, against the albedo's render without the background that shines through,
-and against the render over black and white as it is, which the mist at the edges of a NeRF dims or
-brightens.
+From 16 views that the automatic threshold does not use: intersection over union of the mesh's
+silhouettes with the NeRF's pixels of opacity above one half; PSNR of the mesh's colors on the
+pixels that both cover, against the rendered albedo without its background, and against the render
+over black and over white, which the low density at a NeRF's edges dims or brightens.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ _FLAGS = ("workdir", "mesh_resolution", "mesh_threshold", "mesh_faces", "texture
 def compare(
     mesh: mesh_files.Mesh, scene: Scene, params: Any, step: int, orbit: images.Orbit
 ) -> str:
-    """IoU and PSNR in words."""
+    """Returns IoU and PSNR as text."""
     overlaps, errors = [], {"alone": [], "over black": [], "over white": []}
     for angles in VIEWS_DEG:
         camera = orbit.camera(*angles)
-        seen = images.render_image(scene, params, albedo_view(camera, jnp.zeros(3)), SIZE, step)
+        render = images.render_image(scene, params, albedo_view(camera, jnp.zeros(3)), SIZE, step)
         drawing = draw(mesh.textured, camera, SIZE)
-        opaque = seen.opacity > OPAQUE
+        opaque = render.opacity > OPAQUE
         overlaps.append((drawing.covered & opaque).sum() / (drawing.covered | opaque).sum())
-        both, colour = drawing.covered & opaque, np.zeros((SIZE, SIZE, 3))
-        colour[drawing.covered] = drawing.albedo
-        black, opacity = seen.image[both], seen.opacity[both][:, None]
-        for name, wanted in (
+        both, color = drawing.covered & opaque, np.zeros((SIZE, SIZE, 3))
+        color[drawing.covered] = drawing.albedo
+        black, opacity = render.image[both], render.opacity[both][:, None]
+        for name, target in (
             ("alone", black / opacity),
             ("over black", black),
             ("over white", black + 1.0 - opacity),
         ):
-            errors[name].append((colour[both] - wanted) ** 2)
+            errors[name].append((color[both] - target) ** 2)
     psnr = {name: -10.0 * np.log10(np.concatenate(e).mean()) for name, e in errors.items()}
     return (
         f"IoU mean {np.mean(overlaps):.3f}, least {np.min(overlaps):.3f}; PSNR in dB "

@@ -1,4 +1,4 @@
-"""What a preset does to a scene within its first steps: what to run before renting a GPU.
+"""The effect of a preset on a scene within its first steps: to run before renting a GPU.
 
   python -m tests.benchmarks.preset --preset=sd --prior=toybox
   python -m tests.benchmarks.preset --preset=paper --seeds=0 --observe=500
@@ -51,7 +51,7 @@ SHARE_DRAWS = 8
 
 
 class Observed(NamedTuple):
-    """What became of one scene.
+    """The history and the final state of one scene.
 
     Attributes:
       opacity: [N] mean opacity of the views that each step drew.
@@ -73,7 +73,7 @@ class Observed(NamedTuple):
 
 
 def short_config(config: Config, size: int, lit_from: int, seed: int) -> Config:
-    """The run's configuration with small renders, early light and another seed."""
+    """Returns the run's configuration with small renders, early light and another seed."""
     train = dataclasses.replace(
         config.train,
         render_size=size,
@@ -84,7 +84,7 @@ def short_config(config: Config, size: int, lit_from: int, seed: int) -> Config:
 
 
 def observe(config: Config, run: loop.Run, steps: int) -> Observed:
-    """Takes the first `steps` steps of a run, then looks at the scene."""
+    """Takes the first `steps` steps of a run, then renders the scene."""
     setup = run.setup._replace(config=config)
     train_step = step.make_train_step(setup, run.optimizer, run.devices)
     device, state, *frozen = step_arguments(run._replace(setup=setup), 0)
@@ -94,7 +94,7 @@ def observe(config: Config, run: loop.Run, steps: int) -> Observed:
         history.append((metrics["opacity_mean"], metrics["gradient_norm/field"]))
     opacity, gradient = np.array(jax.device_get(history)).T
     params = jax.device_get(state.params)
-    images, opacities = _look(config, run.scene, params["scene"], steps)
+    images, opacities = _render_sides(config, run.scene, params["scene"], steps)
     edges = [opacities[:, 0], opacities[:, -1], opacities[:, :, 0], opacities[:, :, -1]]
     return Observed(
         opacity,
@@ -107,7 +107,9 @@ def observe(config: Config, run: loop.Run, steps: int) -> Observed:
     )
 
 
-def _look(config: Config, scene: Scene, params: Any, at: int) -> tuple[np.ndarray, np.ndarray]:
+def _render_sides(
+    config: Config, scene: Scene, params: Any, at: int
+) -> tuple[np.ndarray, np.ndarray]:
     orbit = images.training_orbit(config.camera)
     drawn = [
         images.render_image(
@@ -119,7 +121,7 @@ def _look(config: Config, scene: Scene, params: Any, at: int) -> tuple[np.ndarra
 
 
 def raw_change(config: Config, scene: Scene) -> float:
-    """Mean change of the raw density over ten steps on random cotangents of points and colors."""
+    """Returns the raw density's mean change over ten steps on random cotangents."""
     optimizer_config = dataclasses.replace(config.optimizer, warmup_steps=0)
     optimizer = make_optimizer(optimizer_config, config.train.steps)
     key = jax.random.key(0)
@@ -149,7 +151,7 @@ def raw_change(config: Config, scene: Scene) -> float:
 
 
 def raw_density(config: SceneOptions, density: jax.Array) -> jax.Array:
-    """Undoes the density's activation (not its blob, which a difference takes out)."""
+    """Inverts the density's activation (not its blob, which cancels in a difference)."""
     activated = jnp.maximum(density / config.density_scale, 1e-30)
     if config.density_activation == "exp":
         return jnp.log(activated)
@@ -164,7 +166,7 @@ def _points_in_ball(key: jax.Array) -> jax.Array:
 
 
 def gradient_shares(config: Config, run: loop.Run, params: Any, at: int) -> dict[str, float]:
-    """|gradient of each loss| / |gradient of the residual| in the field at step `at`.
+    """Returns |gradient of each loss| / |gradient of the residual| in the field at step `at`.
 
     Norms are root mean squares over `SHARE_DRAWS` steps' draws. "residual" is that norm itself.
 
@@ -189,7 +191,7 @@ def _with_this_term_alone(config: Config, term: str) -> Config:
 
 
 def _gradient_norm(config: Config, run: loop.Run, params: Any, at: int, of_residual: bool) -> float:
-    """The field's gradient by the residual alone, or by the weighted regularizers alone."""
+    """Returns the norm of the field's gradient by the residual, or by the regularizers, alone."""
     setup, now, count = (
         run.setup._replace(config=config),
         jnp.int32(at),
@@ -198,7 +200,7 @@ def _gradient_norm(config: Config, run: loop.Run, params: Any, at: int, of_resid
 
     @jax.jit
     def norm(params: Any, prior_params: PriorParams, number: jax.Array) -> jax.Array:
-        # Those of one device's step; other numbers look at other views.
+        # The views of one device's step; another number gives other views.
         draws = step.draw_views(setup, now, number * count + jnp.arange(count))
         forward = step.make_forward(setup, prior_params, now, draws)
         (z, penalty), pull, _ = jax.vjp(forward, params["scene"], has_aux=True)
@@ -209,14 +211,14 @@ def _gradient_norm(config: Config, run: loop.Run, params: Any, at: int, of_resid
         (gradient,) = pull((residual / len(z), jnp.full_like(penalty, not of_residual)))
         return optax.global_norm(gradient["field"])
 
-    found = [float(norm(params, run.prior_params, jnp.int32(n))) for n in range(SHARE_DRAWS)]
-    return float(np.sqrt(np.mean(np.square(found))))
+    norms = [float(norm(params, run.prior_params, jnp.int32(n))) for n in range(SHARE_DRAWS)]
+    return float(np.sqrt(np.mean(np.square(norms))))
 
 
 def main(_: list[str]) -> None:
     values = flags.FLAGS
     given = {}
-    if values.prior == "toybox":  # whose words a preset for real weights does not name
+    if values.prior == "toybox":  # a preset for real weights has other view words
         given = {"variant": "", "view_words": "toybox"}
     config = configs.config_from_flags(**given)
     folder = Path(values.output)
@@ -228,21 +230,22 @@ def main(_: list[str]) -> None:
     rows, strips = [], []
     for seed in map(int, values.seeds):
         short = short_config(config, values.size, values.lit_from, seed)
-        seen = observe(short, run, values.observe)
-        strips.append(np.concatenate(list(seen.images), axis=1))
-        rows.append((seed, seen.mean, seen.border, float(seen.gradient[-10:].mean()), seen.skipped))
+        observed = observe(short, run, values.observe)
+        strips.append(np.concatenate(list(observed.images), axis=1))
+        gradient = float(observed.gradient[-10:].mean())
+        rows.append((seed, observed.mean, observed.border, gradient, observed.skipped))
         report["seeds"][seed] = {
-            "opacity": seen.opacity.tolist(),
-            "field_gradient": seen.gradient.tolist(),
-            "mean_opacity": seen.mean,
-            "border_opacity": seen.border,
-            "skipped": seen.skipped,
+            "opacity": observed.opacity.tolist(),
+            "field_gradient": observed.gradient.tolist(),
+            "mean_opacity": observed.mean,
+            "border_opacity": observed.border,
+            "skipped": observed.skipped,
         }
         print(measure.table(("seed", "opacity", "border", "gradient", "skipped"), rows), flush=True)
     untrained = init_state(run.scene, run.optimizer, short.train.seed, run.setup.objective).params
     for name, params, at in (
         ("first step", untrained, 0),
-        (f"step {values.observe}", seen.params, values.observe),
+        (f"step {values.observe}", observed.params, values.observe),
     ):
         shares = gradient_shares(short, run, params, at)
         report[f"shares, {name}"] = shares

@@ -5,16 +5,15 @@
   python -m tests.benchmarks.prior_precision --prior=sd --side=32   Stable Diffusion 1.5's U-Net
   python -m tests.benchmarks.prior_precision --prior=small          the same, an eighth as wide
 
-Guidance multiplies d by up to 100, and d is a small difference of two large predictions: what
-rounding adds to each of them is told beside d, not beside eps. `sd` and `small` have random
-weights, in which text says little or much by chance, so that text' = empty + s (text - empty) is
-set to make |d| a given share of |eps|, the TARGETS: 0.15 and 0.03 are what Stable Diffusion has at
-large and at small t.
+Guidance multiplies d by up to 100, and d is a small difference of two large predictions: the
+rounding errors of both are compared with d, not with eps. `sd` and `small` have random weights, in
+which the effect of text is random, so text' = empty + s (text - empty) is set to make |d| a given
+share of |eps|, the TARGETS: 0.15 and 0.03 are Stable Diffusion's at large and at small t.
 
-All formats are computed on whatever runs this. Half precision is the program's own, with nothing
-kept beyond its digits; what only accelerators have is emulated by rounding what goes into each
-product: to 10 bits of mantissa as TF32 does, or into two bfloat16 parts, of which three products
-are summed, as a TPU does for JAX's precision "high". All products are summed in float32.
+All formats are computed on the local device. Half precision is the program's own, without excess
+precision; formats of accelerators are emulated by rounding the factors of each product: to 10 bits
+of mantissa as TF32 does, or into two bfloat16 parts, of which three products are summed, as a TPU
+does for JAX's precision "high". All products are summed in float32.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Format(NamedTuple):
-    """How a U-Net computes.
+    """The number formats of a U-Net.
 
     Attributes:
       dtype: of its weights and its arithmetic.
@@ -81,11 +80,11 @@ class Format(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A U-Net in float32, and what it is asked.
+    """A U-Net in float32, and its inputs.
 
     Attributes:
       unet, params: the network.
-      schedule: its own.
+      schedule: of the network.
       z_t: [B, h, w, c].
       t: [B].
       text, empty: [B, L, D] embeddings.
@@ -101,7 +100,7 @@ class Subject(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Of one format, against float32, for each of B latents.
+    """The errors of one format against float32, for each of B latents.
 
     Attributes:
       of_eps: |eps' - eps| / |eps|, without text.
@@ -115,18 +114,18 @@ class Errors(NamedTuple):
 
 
 def tf32(product: Product, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Both factors rounded to the 10 bits of mantissa that TF32 has."""
+    """Rounds both factors to the 10 bits of mantissa that TF32 has."""
     return product(*(jax.lax.reduce_precision(x, 8, 10) for x in (a, b)))
 
 
 def three_bfloat16(product: Product, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Both factors as two bfloat16 numbers each, without the product of the two lower parts."""
+    """Splits factors into two bfloat16 numbers, and omits the product of the lower ones."""
     (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
     return product(a_high, b_high) + (product(a_high, b_low) + product(a_low, b_high))
 
 
 def one_bfloat16(product: Product, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Both factors rounded to bfloat16: float32 on a TPU where nobody asks for more."""
+    """Rounds both factors to bfloat16, as a TPU does to float32 by default."""
     return product(*(jax.lax.reduce_precision(x, 8, 7) for x in (a, b)))
 
 
@@ -147,14 +146,14 @@ FORMATS: Mapping[str, Format] = {
 
 
 def with_products(function: Callable[..., Any], products: Any) -> Callable[..., Any]:
-    """`function`, with `products` in the place of every product: its jaxpr evaluated anew."""
+    """Returns `function` with every product replaced by `products`, by evaluating its jaxpr."""
 
-    def evaluated(*arguments: Any) -> Any:
+    def evaluate(*arguments: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         outputs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(arguments), products)
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
-    return evaluated
+    return evaluate
 
 
 def _evaluate(jaxpr: Jaxpr, consts: Any, arguments: Any, products: Any) -> list[Any]:
@@ -179,18 +178,18 @@ Predict = Callable[[Subject], np.ndarray]
 
 
 def predictor(network: Subject, form: Format) -> Predict:
-    """Compiles a network in a format: a subject -> the noise [B, h, w, c] seen with its text."""
+    """Compiles a network in a format: a subject -> predicted noise [B, h, w, c]."""
     unet, schedule = dataclasses.replace(network.unet, dtype=form.dtype), network.schedule
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, form.dtype), network.params)
 
     def predict(params: Any, z_t: jax.Array, t: jax.Array, text: jax.Array) -> jax.Array:
-        said = unet.apply({"params": params}, z_t, time_index(schedule, t), text)
+        prediction = unet.apply({"params": params}, z_t, time_index(schedule, t), text)
         coefficients = alpha_sigma(schedule, t)
-        said = said.astype(jnp.float32)
-        return to_epsilon(said, z_t, *coefficients, schedule.prediction_type)
+        prediction = prediction.astype(jnp.float32)
+        return to_epsilon(prediction, z_t, *coefficients, schedule.prediction_type)
 
     function = with_products(predict, form.products) if form.products else predict
-    # Else XLA leaves out the rounding between two operations that it fuses.
+    # Otherwise XLA omits the rounding between two operations that it fuses.
     program = jax.jit(function, compiler_options={"xla_allow_excess_precision": False})
 
     def run(subject: Subject) -> np.ndarray:
@@ -204,26 +203,26 @@ def predictor(network: Subject, form: Format) -> Predict:
 
 
 def with_and_without(predict: Predict, subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """The noise seen with the subject's text, and with the empty one."""
+    """Returns the noise predicted with the subject's text, and with the empty one."""
     return predict(subject), predict(subject._replace(text=subject.empty))
 
 
-def errors(said: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]) -> Errors:
-    """Of what a format says, with text and without, against the same in float32."""
+def errors(noise: tuple[np.ndarray, np.ndarray], truth: tuple[np.ndarray, np.ndarray]) -> Errors:
+    """Compares a format's noise, with text and without, with that in float32."""
     (text, empty), size = truth, _norm(truth[1])
-    off = _norm((said[0] - said[1]) - (text - empty))
-    return Errors(_norm(said[1] - empty) / size, off / size, off / _norm(text - empty))
+    off = _norm((noise[0] - noise[1]) - (text - empty))
+    return Errors(_norm(noise[1] - empty) / size, off / size, off / _norm(text - empty))
 
 
 def ratio_of(truth: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """|d| / |eps| of each latent."""
+    """Returns |d| / |eps| of each latent."""
     return _norm(truth[0] - truth[1]) / _norm(truth[1])
 
 
 def at_ratio(predict: Predict, subject: Subject, target: float) -> Subject:
-    """`subject` with texts moved towards, or away from, the empty one until |d| / |eps| = target.
+    """Moves the subject's texts towards or away from the empty one until |d| / |eps| = target.
 
-    d is all but linear in a small step, so that a few corrections are enough.
+    d is nearly linear in a small step, so a few corrections suffice.
     """
     empty, away = predict(subject._replace(text=subject.empty)), subject.text - subject.empty
     scale, moved = np.ones(len(empty), np.float32), subject
@@ -234,13 +233,13 @@ def at_ratio(predict: Predict, subject: Subject, target: float) -> Subject:
 
 
 def _norm(x: np.ndarray) -> np.ndarray:
-    """[B, ...] -> [B]."""
+    """Returns the norms [B] of [B, ...]."""
     return np.linalg.norm(x.reshape(len(x), -1), axis=1)
 
 
 def loaded(directory: Path) -> Subject:
-    """A prior's U-Net with real texts, and latents that the prior itself drew for them."""
-    prior, weights = load_prior(directory)
+    """Loads a prior's U-Net, encodes texts, and draws latents for them from the prior."""
+    prior, prior_params = load_prior(directory)
     unet, params = load_module(
         directory / "unet", UNet2DConditionModel, np.float32, "", jnp.asarray
     )
@@ -248,7 +247,7 @@ def loaded(directory: Path) -> Subject:
     empty = prior.encode_text([""] * len(PROMPTS))
     draw = jax.jit(lambda w, key: ddim_sample(prior, w, text, empty, key, 25, 6.0))
     times, texts = (np.ravel(x) for x in np.meshgrid(TIMES, np.arange(len(PROMPTS))))
-    z, t = draw(weights, jax.random.key(0))[texts], jnp.asarray(times, jnp.float32)
+    z, t = draw(prior_params, jax.random.key(0))[texts], jnp.asarray(times, jnp.float32)
     eps = jax.random.normal(jax.random.key(1), z.shape)
     z_t = add_noise(z, eps, *alpha_sigma(prior.schedule, t))
     tokens, none = text.tokens[texts], empty.tokens[texts]
@@ -256,10 +255,10 @@ def loaded(directory: Path) -> Subject:
 
 
 def random(config: Mapping[str, Any], side: int, seed: int = 0) -> Subject:
-    """A U-Net of random weights with random texts, which see noise of `side` x `side`.
+    """Makes a U-Net of random weights with random texts, for noise of `side` x `side`.
 
-    Matrices keep the scale that carries a signal through (variance 1 / fan_in), norms and biases
-    are drawn, too.
+    Matrices have the variance 1 / fan_in, which preserves the signal's scale; norms and biases are
+    random, too.
     """
     unet = UNet2DConditionModel.from_config(config)
     rng = np.random.default_rng(seed)
@@ -267,12 +266,12 @@ def random(config: Mapping[str, Any], side: int, seed: int = 0) -> Subject:
 
     normal = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
 
-    def drawn(path: Any, leaf: Any) -> jax.Array:
+    def draw(path: Any, leaf: Any) -> jax.Array:
         if leaf.ndim > 1:
             return normal(*leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
         return 0.3 * normal(*leaf.shape) + (path[-1].key == "scale")
 
-    params, count = jax.tree_util.tree_map_with_path(drawn, shapes), len(TIMES)
+    params, count = jax.tree_util.tree_map_with_path(draw, shapes), len(TIMES)
     text, empty = (normal(count, 77, unet.cross_attention_dim) for _ in range(2))
     z_t, schedule = normal(count, side, side, unet.in_channels), pipelines.SCHEDULER
     t = jnp.asarray(TIMES, jnp.float32)
@@ -280,28 +279,28 @@ def random(config: Mapping[str, Any], side: int, seed: int = 0) -> Subject:
 
 
 def subject_of(name: str, side: int) -> Subject:
-    """What `--prior` and `--side` name."""
+    """Returns the subject that `--prior` and `--side` name."""
     shapes = {"sd": pipelines.SD15_UNET, "small": SMALL}
     if name in shapes:
         return random(shapes[name], side or shapes[name]["sample_size"])
     return loaded(TOYBOX if name == "toybox" else Path(name))
 
 
-def row(network: Subject, form: Format, found: Errors) -> dict[str, Any]:
-    """All that is told of a format: root mean squares over all latents, and the share by t."""
+def row(network: Subject, form: Format, error: Errors) -> dict[str, Any]:
+    """Summarizes a format: root mean squares over all latents, and the share by t."""
     count = sum(leaf.size for leaf in jax.tree.leaves(network.params))
-    shares = {t: _rms(found.share[np.isclose(network.t, t)]) for t in TIMES}
+    shares = {t: _rms(error.share[np.isclose(network.t, t)]) for t in TIMES}
     return {
         "gigabytes": count * np.dtype(form.dtype).itemsize / 1e9,
-        "of_eps": _rms(found.of_eps),
-        "of_d": _rms(found.of_d),
-        "share": _rms(found.share),
+        "of_eps": _rms(error.of_eps),
+        "of_d": _rms(error.of_d),
+        "share": _rms(error.share),
         "share_by_t": shares,
     }
 
 
 def measured(network: Subject, formats: Mapping[str, Format]) -> dict[str, dict[str, Any]]:
-    """Tables by what |d| / |eps| is, of rows by format."""
+    """Returns a table for each ratio |d| / |eps|, with a row for each format."""
     predict = predictor(network, Format())
     ratio = ratio_of(with_and_without(predict, network))
     subjects = {f"|d|/|eps| from {ratio.min():.3f} to {ratio.max():.3f}, as it is": network}
@@ -311,12 +310,12 @@ def measured(network: Subject, formats: Mapping[str, Format]) -> dict[str, dict[
     tables: dict[str, dict[str, Any]] = {title: {} for title in subjects}
     for name, form in formats.items():
         del predict
-        jax.clear_caches()  # or a full-size network's would fill the memory, format by format
+        jax.clear_caches()  # or the programs of a full-size network would fill the memory
         predict = predictor(network, form)
         for title, subject in subjects.items():
-            found = errors(with_and_without(predict, subject), truths[title])
-            tables[title][name] = row(network, form, found)
-            print(f"{title}, {name}: {_rms(found.share):.3%}", file=sys.stderr, flush=True)
+            error = errors(with_and_without(predict, subject), truths[title])
+            tables[title][name] = row(network, form, error)
+            print(f"{title}, {name}: {_rms(error.share):.3%}", file=sys.stderr, flush=True)
     return tables
 
 
@@ -324,8 +323,8 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def told(title: str, numbers: dict[str, dict[str, Any]]) -> str:
-    """A table, in percent."""
+def format_table(title: str, numbers: dict[str, dict[str, Any]]) -> str:
+    """Formats a table, in percent."""
     headers = ["format", "GB", "eps", "d, of |eps|", "d", *(f"t={t}" for t in TIMES)]
     lines = [
         [name, row["gigabytes"]]
@@ -338,11 +337,11 @@ def told(title: str, numbers: dict[str, dict[str, Any]]) -> str:
 
 def main() -> int:
     formats = {name: FORMATS[name] for name in flags.FLAGS.format}
-    found = measured(subject_of(flags.FLAGS.prior, flags.FLAGS.side), formats)
+    tables = measured(subject_of(flags.FLAGS.prior, flags.FLAGS.side), formats)
     print("Errors in percent:\n")
-    for title, rows in found.items():
-        print(told(title, rows))
-    measure.write_json(flags.FLAGS.json, {"prior": flags.FLAGS.prior, "errors": found})
+    for title, rows in tables.items():
+        print(format_table(title, rows))
+    measure.write_json(flags.FLAGS.json, {"prior": flags.FLAGS.prior, "errors": tables})
     return 0
 
 

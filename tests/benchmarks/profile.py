@@ -1,4 +1,4 @@
-"""Where a step's time goes: what jax.profiler says of XLA's instructions, by the code they are of.
+"""The time of a step's XLA instructions by jax.profiler, grouped by the code they come from.
 
   python -m tests.benchmarks.profile                     the toybox
   taskset -c 0 python -m tests.benchmarks.profile        the work alone, without waiting for threads
@@ -25,20 +25,20 @@ from tests.benchmarks import measure
 from tests.benchmarks.step import first_dear_step, step_arguments
 
 _INSTRUCTION = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = (.*?op_name="([^"]*)"|.*)', re.MULTILINE)
-# They hold other instructions, whose time would count twice.
+# They contain other instructions, whose time would count twice.
 _CONTAINERS = ("while", "conditional", "cond", "call")
 # Layers of jit and loops, the same for all.
 _WRAPPING = re.compile(r"jit\(\w*\)/|(?:while/body/)?closed_call/|shard_map/|checkpoint/")
 
 
 def instruction_names(program: str) -> dict[str, str]:
-    """Each instruction's name in an HLO text -> the code that it is of."""
-    found = ((m[1], m[3] or "") for m in _INSTRUCTION.finditer(program))
-    return {name: _WRAPPING.sub("", code) for name, code in found}
+    """Maps each instruction's name in an HLO text to the code that it comes from."""
+    matches = ((m[1], m[3] or "") for m in _INSTRUCTION.finditer(program))
+    return {name: _WRAPPING.sub("", code) for name, code in matches}
 
 
 def milliseconds(folder: Path, names: dict[str, str]) -> collections.Counter[str]:
-    """The time of each instruction in the newest trace under `folder`, all threads together."""
+    """Returns each instruction's time in the newest trace under `folder`, over all threads."""
     trace = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     spent: collections.Counter[str] = collections.Counter()
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:

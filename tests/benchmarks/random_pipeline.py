@@ -1,8 +1,8 @@
-"""Writes a full-size Stable Diffusion of random weights, where the real ones cannot be had.
+"""Writes a full-size Stable Diffusion of random weights, where real ones are not available.
 
   python -m tests.benchmarks.random_pipeline --model=1.5 --output=workdir/random-1.5
 
-What it draws is noise; what it costs, in time and memory, is the real thing.
+Its samples are noise; its time and memory are those of the real model.
 """
 
 from __future__ import annotations

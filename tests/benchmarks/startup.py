@@ -1,4 +1,4 @@
-"""From the command to the first step and the first preview: nothing compiled yet, and again.
+"""The time from the command to the first step and preview, with a cold and a warm cache.
 
 python -m tests.benchmarks.startup --json=startup.json
 """
@@ -15,17 +15,17 @@ from absl import app, flags
 
 from tests.benchmarks import measure
 
-# What the program shows when its first step is done, and when the first preview is written.
-SIGNS = {"first_step_s": b"optimising", "first_preview_s": b"First preview"}
+# The program's output when its first step is done, and when the first preview is written.
+SIGNS = {"first_step_s": b"optimizing", "first_preview_s": b"First preview"}
 
 _JSON = flags.DEFINE_string("json", "", "Also write the numbers to this file.")
 
 
 def start(cache: Path, workdir: Path) -> dict[str, float]:
-    """Seconds from the start of a new process until each of the signs; then it is stopped."""
+    """Returns the seconds from a new process's start until each of the signs; then stops it."""
     command = [sys.executable, "-m", "dreamfusion_jax.main", "--prompt=a red chair"]
     arguments = [f"--compilation_cache={cache}", f"--workdir={workdir}"]
-    began, said, seen = time.perf_counter(), b"", {}
+    began, output, seen = time.perf_counter(), b"", {}
     with subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as process:
@@ -33,17 +33,17 @@ def start(cache: Path, workdir: Path) -> dict[str, float]:
         while len(seen) < len(SIGNS):
             piece = process.stdout.read(4096)
             if not piece:
-                raise RuntimeError(f"It ended too soon: {said.decode()}")
-            said += piece
+                raise RuntimeError(f"It ended too soon: {output.decode()}")
+            output += piece
             for name, sign in SIGNS.items():
-                if sign in said:
+                if sign in output:
                     seen.setdefault(name, time.perf_counter() - began)
         process.kill()
     return seen
 
 
 def imports() -> float:
-    """Seconds that Python and all imports take."""
+    """Returns the seconds that Python and all imports take."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import dreamfusion_jax.main"], check=True)
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""One training step and its parts: time, what XLA counts, share of the machine's ceiling, memory.
+"""One training step and its parts: time, XLA's cost, share of the machine's ceiling, memory.
 
   python -m tests.benchmarks.step                                   the toybox
   python -m tests.benchmarks.step --preset=sd --prior=DIR --variant= --repeats=2
@@ -31,19 +31,19 @@ HEADERS = ("part", "ms", "GFLOP", "GB", "% of matmul", "% of copy")
 
 
 class Part(NamedTuple):
-    """A program and what it is called with."""
+    """A program and its arguments."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
 
 
 def first_dear_step(config: Config) -> int:
-    """From here views may be lit and are rendered at their whole size."""
+    """Returns the first step whose views may be lit and are rendered at full size."""
     return max(config.train.shading_start_step, config.train.half_size_steps)
 
 
 def parts(run: loop.Run) -> dict[str, Part]:
-    """The pieces of a step, for one view, each compiled by itself."""
+    """Returns the parts of a step, for one view, each to be compiled by itself."""
     setup, prior_params = run.setup, run.prior_params
     config, scene, prior, objective, _ = setup
     size, now = step.render_size(config, prior), jnp.int32(first_dear_step(config))
@@ -52,43 +52,52 @@ def parts(run: loop.Run) -> dict[str, Part]:
     draws = step.draw_views(setup, now, jnp.arange(1))
     draw = jax.tree.map(lambda x: x[0], draws)
 
-    def rendered(params: Any, view: View) -> jax.Array:
-        return scene.render(params, view, size, size, now, draw.render_key).image
+    def render(params: Any, view: View, half_size: jax.Array) -> jax.Array:
+        return scene.render(params, view, size, size, now, draw.render_key, half_size).image
 
-    def encoded(prior_params: PriorParams, rgb: jax.Array) -> jax.Array:
+    def encode(prior_params: PriorParams, rgb: jax.Array) -> jax.Array:
         return prior.encode(prior_params, rgb, None)
 
-    def pulled(params: Any, prior_params: PriorParams, view: View, residual: jax.Array) -> Any:
-        latent = lambda params: encoded(prior_params, rendered(params, view)[None])  # noqa: E731
+    def pull_back(
+        params: Any,
+        prior_params: PriorParams,
+        view: View,
+        half_size: jax.Array,
+        residual: jax.Array,
+    ) -> Any:
+        def latent(params: Any) -> jax.Array:
+            return encode(prior_params, render(params, view, half_size)[None])
+
         return jax.vjp(latent, params)[1](residual)
 
-    whole = draw.view._replace(half_size=jnp.asarray(False))
-    unlit = whole._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
-    lit = whole._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
-    half = unlit._replace(half_size=jnp.asarray(True))
-    image = jax.jit(rendered)(params, unlit)[None]
-    z = jax.jit(encoded)(prior_params, image)
+    full, half = jnp.asarray(False), jnp.asarray(True)
+    unlit = draw.view._replace(ambient=jnp.float32(1.0), diffuse=jnp.float32(0.0))
+    lit = draw.view._replace(ambient=jnp.float32(0.3), diffuse=jnp.float32(0.7))
+    image = jax.jit(render)(params, unlit, full)[None]
+    z = jax.jit(encode)(prior_params, image)
     batch = step.make_batch(setup, run.table, draws, z.astype(jnp.float32), now)
 
     def update(params: Any, grads: Any, opt_state: Any) -> Any:
         return run.optimizer.update(grads, opt_state, params)
 
     return {
-        "render, unlit": Part(rendered, (params, unlit)),
-        "render, lit": Part(rendered, (params, lit)),
-        "encode": Part(encoded, (prior_params, image)),
+        "render, unlit": Part(render, (params, unlit, full)),
+        "render, lit": Part(render, (params, lit, full)),
+        "encode": Part(encode, (prior_params, image)),
         "U-Net, guided": Part(objective.gradient, (own, prior_params, batch)),
-        "render + encode + pull-back, unlit": Part(pulled, (params, prior_params, unlit, z)),
-        "render + encode + pull-back, lit": Part(pulled, (params, prior_params, lit, z)),
-        "the same of half the side, unlit": Part(pulled, (params, prior_params, half, z)),
-        "optimiser": Part(update, (state.params, state.params, state.opt_state)),
+        "render + encode + pull-back, unlit": Part(
+            pull_back, (params, prior_params, unlit, full, z)
+        ),
+        "render + encode + pull-back, lit": Part(pull_back, (params, prior_params, lit, full, z)),
+        "the same of half the side, unlit": Part(pull_back, (params, prior_params, unlit, half, z)),
+        "optimizer": Part(update, (state.params, state.params, state.opt_state)),
     }
 
 
 def step_arguments(
     run: loop.Run, first: int
 ) -> tuple[step.DeviceInput, TrainState, PriorParams, TextTable]:
-    """What `run.step` takes at step `first` of an untrained scene, on the run's devices."""
+    """Returns the arguments of `run.step` at step `first` of an untrained scene."""
     config, scene, _, objective, _ = run.setup
     state = init_state(scene, run.optimizer, config.train.seed, objective)
     state = state._replace(step=jnp.int32(first))
@@ -97,7 +106,7 @@ def step_arguments(
 
 
 def training(run: loop.Run, first: int) -> Callable[[], TrainState]:
-    """The training's own program from step `first` on: each call takes one step."""
+    """Returns the run's compiled step from step `first` on; each call takes one step."""
     device, state, *frozen = step_arguments(run, first)
 
     def advance() -> TrainState:
@@ -109,7 +118,7 @@ def training(run: loop.Run, first: int) -> Callable[[], TrainState]:
 
 
 def whole_step(run: loop.Run, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` of the dearest steps."""
+    """Returns the seconds of each of `repeats` of the costliest steps."""
     return measure.seconds(training(run, first_dear_step(run.setup.config)), repeats)
 
 

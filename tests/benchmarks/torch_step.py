@@ -1,4 +1,4 @@
-"""The training step as a careful torch user would write it: the other side of versus_torch.
+"""The training step in careful torch, for comparison in versus_torch.
 
 The same mathematics as dreamfusion_jax's step for one view: proposal grid, 32 + 20 samples,
 integrated positional encoding, MLP, light, compositing, diffusers' AutoencoderKL and U-Net, the SDS
@@ -26,7 +26,7 @@ PROPOSAL_GAIN = 10.0
 
 
 class TorchView(NamedTuple):
-    """One view and all that is random about it, as tensors.
+    """One view with all its random choices, as tensors.
 
     Attributes:
       origin, direction, radius: [N, 3], [N, 3], [N, 1] rays of the picture's pixels.
@@ -88,13 +88,13 @@ class Renderer(torch.nn.Module):
             normals = -F.normalize(slope, dim=-1, eps=1e-6)
             to_light = F.normalize(view.light - mean, dim=-1, eps=1e-6)
             cosine = (normals * to_light).sum(-1, keepdim=True).clamp_min(0.0)
-            colour = rho * (view.diffuse * cosine + view.ambient)
+            color = rho * (view.diffuse * cosine + view.ambient)
         else:
             tau, rho = self.query(mean, covariance + view.blur, view.sharpening)
-            colour = rho * view.ambient
+            color = rho * view.ambient
         weights = weights_of(tau, edges)
         opacity = weights.sum(-1, keepdim=True)
-        image = (weights[..., None] * colour).sum(-2) + (1.0 - opacity) * view.background
+        image = (weights[..., None] * color).sum(-2) + (1.0 - opacity) * view.background
         return image, interlevel(edges, weights.detach(), proposal_edges, proposal)
 
     def bounds(self, view: TorchView) -> tuple[Tensor, Tensor]:
@@ -142,10 +142,10 @@ def resample(edges: Tensor, weights: Tensor, samples: int) -> Tensor:
     above = torch.searchsorted(cdf, u, right=True).clamp(1, cdf.shape[-1] - 1)
     c0, c1 = cdf.gather(-1, above - 1), cdf.gather(-1, above)
     s0, s1 = edges.gather(-1, above - 1), edges.gather(-1, above)
-    centre = s0 + (s1 - s0) * ((u - c0) / (c1 - c0)).clamp(0.0, 1.0)
-    middle = 0.5 * (centre[:, 1:] + centre[:, :-1])
-    first = torch.maximum(2.0 * centre[:, :1] - middle[:, :1], edges[:, :1])
-    last = torch.minimum(2.0 * centre[:, -1:] - middle[:, -1:], edges[:, -1:])
+    center = s0 + (s1 - s0) * ((u - c0) / (c1 - c0)).clamp(0.0, 1.0)
+    middle = 0.5 * (center[:, 1:] + center[:, :-1])
+    first = torch.maximum(2.0 * center[:, :1] - middle[:, :1], edges[:, :1])
+    last = torch.minimum(2.0 * center[:, -1:] - middle[:, -1:], edges[:, -1:])
     return torch.cat([first, middle, last], dim=-1)
 
 
@@ -225,14 +225,14 @@ class TorchStep:
         self.encoder, self.unet = compile(self.encode), compile(unet)
 
     def encode(self, image: Tensor) -> Tensor:
-        """[1, 3, H, W] in [0, 1] -> the mean latent."""
+        """Encodes [1, 3, H, W] in [0, 1] to the mean latent."""
         if image.shape[-1] != self.image_size:
             image = F.interpolate(image, (self.image_size,) * 2, mode="bilinear")
         image = (2.0 * image - 1.0).to(self.dtype)
         return self._vae.encode(image).latent_dist.mean.float() * self.scaling
 
     def gradient(self, view: TorchView) -> None:
-        """Leaves the step's gradient in the parameters."""
+        """Accumulates the step's gradient in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
         image, penalty = (self.render_lit if view.lit else self.render_unlit)(view)
         side = int(len(image) ** 0.5)
@@ -240,8 +240,8 @@ class TorchStep:
         with torch.no_grad():
             z_t = view.alpha * z + view.sigma * view.eps
             twice, text = torch.cat([z_t, z_t]).to(self.dtype), view.text.to(self.dtype)
-            said = self.unet(twice, view.index.expand(2), encoder_hidden_states=text).sample.float()
-            without, with_text = said.chunk(2)
+            noise = self.unet(twice, view.index.expand(2), encoder_hidden_states=text).sample
+            without, with_text = noise.float().chunk(2)
             eps_hat = without + self.scale * (with_text - without)
             if self.says_velocity:
                 eps_hat = view.alpha * eps_hat + view.sigma * z_t
@@ -253,15 +253,15 @@ class TorchStep:
         self.optimizer.step()
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """The gradients by dreamfusion_jax's names and shapes."""
+        """Returns the gradients by dreamfusion_jax's names and shapes."""
         *trunk, last = self.renderer.layers
         layers = {f"trunk_{i}": layer for i, layer in enumerate(trunk)}
         layers["density_and_albedo"] = last
-        found = {"proposal/grid": self.renderer.grid.grad[0].permute(1, 2, 3, 0)}
+        gradients = {"proposal/grid": self.renderer.grid.grad[0].permute(1, 2, 3, 0)}
         for name, layer in layers.items():
-            found[f"field/{name}/kernel"] = layer.weight.grad.T
-            found[f"field/{name}/bias"] = layer.bias.grad
-        return {name: gradient.detach().cpu().numpy() for name, gradient in found.items()}
+            gradients[f"field/{name}/kernel"] = layer.weight.grad.T
+            gradients[f"field/{name}/bias"] = layer.bias.grad
+        return {name: gradient.detach().cpu().numpy() for name, gradient in gradients.items()}
 
 
 def _linear(layer: Mapping[str, Any]) -> torch.nn.Linear:

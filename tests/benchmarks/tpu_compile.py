@@ -1,4 +1,4 @@
-"""The training step as XLA compiles it for TPUs that are not there: memory, arithmetic, traffic.
+"""The training step compiled for TPUs, without one: memory, arithmetic, traffic.
 
   python -m tests.benchmarks.tpu_compile --json=tpu.json
   python -m tests.benchmarks.tpu_compile --topology=v5e:2x2 --step=sd
@@ -29,7 +29,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.loading.weights import read_config
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.runs.open_prior import TOYBOX
 from dreamfusion_jax.runtime.errors import UserError
 from tests import pipelines, tpu
@@ -43,16 +43,20 @@ HEADERS = (
 
 
 def config_of(step: str) -> Config:
-    """The settings of a preset."""
+    """Returns the settings of a preset."""
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    asked = [f"--preset={step}", "--prompt=a red chair", f"--prior_dtype={flags.FLAGS.prior_dtype}"]
-    configs.parse_flags(["", *asked], values)
+    arguments = [
+        f"--preset={step}",
+        "--prompt=a red chair",
+        f"--prior_dtype={flags.FLAGS.prior_dtype}",
+    ]
+    configs.parse_flags(["", *arguments], values)
     return configs.config_from_flags(values)
 
 
 def networks_of(step: str) -> tpu.Networks:
-    """The configurations of the preset's prior."""
+    """Returns the network configurations of the preset's prior."""
     if step == "toybox":
         return tpu.Networks(
             *(read_config(TOYBOX / name) for name in ("unet", "vae", "text_encoder")),
@@ -64,7 +68,7 @@ def networks_of(step: str) -> tpu.Networks:
 
 
 def measured(step: str, topology: str) -> dict[str, float]:
-    """All that is told of a step's program."""
+    """Returns the costs of a step's program."""
     compiled = tpu.compile_step(config_of(step), networks_of(step), topology)
     return {
         "devices": compiled.devices,
@@ -74,7 +78,7 @@ def measured(step: str, topology: str) -> dict[str, float]:
 
 
 def row(step: str, topology: str, numbers: dict[str, float]) -> tuple[Any, ...]:
-    """The line of the table, in the order of `HEADERS`."""
+    """Returns a row of the table, in the order of `HEADERS`."""
     data, code = numbers["hbm_bytes"] / 1e9, numbers["code_bytes"] / 1e9
     return (
         step,
@@ -93,7 +97,7 @@ def row(step: str, topology: str, numbers: dict[str, float]) -> tuple[Any, ...]:
 def main() -> int:
     steps, path = flags.FLAGS.step, flags.FLAGS.json
     if not Path(path).parent.is_dir():
-        raise UserError(f"--json={path} is in no folder that exists.")
+        raise UserError(f"--json={path} is not in an existing folder.")
     tpu.require_libtpu()
     versions = {"jax": jax.__version__, "libtpu": importlib.metadata.version("libtpu")}
     numbers: dict[str, Any] = {step: {} for step in steps}
@@ -102,7 +106,7 @@ def main() -> int:
         for topology in flags.FLAGS.topology:
             numbers[step][topology] = measured(step, topology)
             rows.append(row(step, topology, numbers[step][topology]))
-            # Each is minutes of work: what is known is kept.
+            # Each takes minutes: results so far are written.
             if path:
                 Path(path).write_text(json.dumps({**versions, **numbers}, indent=2) + "\n")
     print(versions)

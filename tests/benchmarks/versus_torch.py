@@ -5,7 +5,7 @@
 
 Both sides get the same weights (a scene's after --scene_steps steps), cameras, samples, noise and
 text. First their gradients are compared; then blocks of steps are timed, ours and theirs in turn,
-each block with the default's share of lit views, and the median of the blocks' ratios is told.
+each block with the default's share of lit views, and the median of the blocks' ratios is printed.
 
 The second command takes a full-size Stable Diffusion (tests.benchmarks.random_pipeline). Where JAX
 and torch both have a GPU, both use it, with the prior in bfloat16.
@@ -26,7 +26,7 @@ from absl import app, flags
 
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.loading.hub import locate
+from dreamfusion_jax.diffusion.loading.hub import resolve_model
 from dreamfusion_jax.diffusion.priors.prior import PriorParams
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation.objective import draw_noise
@@ -34,7 +34,7 @@ from dreamfusion_jax.distillation.view_prompts import TextTable
 from dreamfusion_jax.distillation.weighting import timestep_weight
 from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.fields.density import Sharpening
-from dreamfusion_jax.nerf.fields.mip import Blur
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing
 from dreamfusion_jax.runs import loop
 from dreamfusion_jax.runs.open_prior import TOYBOX
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
@@ -50,15 +50,15 @@ LIT = (False, True, False, True, False)
 
 
 def draw(setup: step.Setup, now: jax.Array, index: int, lit: bool) -> Draw:
-    """One view, [1] a leaf; without a key its samples lie in the middle of their strata."""
+    """Draws one view, leaves [1]; without a key, samples lie in the middle of their strata."""
     drawn = step.draw_views(setup, now, jnp.array([index]))
     diffuse, no = jnp.full(1, 0.7 if lit else 0.0), jnp.zeros(1, bool)
-    view = drawn.view._replace(ambient=1.0 - diffuse, diffuse=diffuse, textureless=no, half_size=no)
-    return drawn._replace(view=view, render_key=None)
+    view = drawn.view._replace(ambient=1.0 - diffuse, diffuse=diffuse, textureless=no)
+    return drawn._replace(view=view, render_key=None, half_size=no)
 
 
 def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:
-    """The same view as tensors."""
+    """Converts a view to tensors."""
     config, prior = run.setup.config, run.prior
     size = step.render_size(config, prior)
     view = jax.tree.map(lambda x: x[0], drawn.view)
@@ -72,7 +72,7 @@ def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:
     tensor = lambda x: torch.from_numpy(np.array(x))  # noqa: E731
     rays = (tensor(x).reshape(size * size, -1) for x in pixel_rays(view.camera, size, size))
     scene = config.scene
-    blur = Blur(scene.blur_start, scene.blur_end, scene.blur_steps)
+    blur = CovarianceAnnealing(scene.blur_start, scene.blur_end, scene.blur_steps)
     sharpening = Sharpening(
         scene.sharpening, scene.sharpening_density, scene.sharpening_start, scene.sharpening_steps
     )
@@ -95,7 +95,7 @@ def as_torch(run: loop.Run, drawn: Draw, now: jax.Array) -> TorchView:
 
 
 def make_step(run: loop.Run) -> Callable[..., Any]:
-    """state, prior params, table, draws -> next state, gradient: the step without its drawing.
+    """Makes the step without its drawing: state, prior params, table, draws -> state, gradient.
 
     All of them are the same step of the schedules.
     """
@@ -109,7 +109,7 @@ def make_step(run: loop.Run) -> Callable[..., Any]:
 
 
 def trained_state(run: loop.Run, steps: int) -> TrainState:
-    """The scene after some steps of training: from its start it would be a mere ball."""
+    """Returns the state after some steps: at its start the scene is only a ball."""
     advance = training(run, first=0)
     for _ in range(steps):
         state = advance()
@@ -117,7 +117,7 @@ def trained_state(run: loop.Run, steps: int) -> TrainState:
 
 
 def gradient_error(ours: Any, theirs: dict[str, np.ndarray]) -> float:
-    """The norm of the difference of all gradients over the norm of ours."""
+    """Returns the norm of the gradients' difference over the norm of ours."""
     flat = {
         "/".join(part.key for part in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(ours)
@@ -136,7 +136,7 @@ def timed(run: Callable[[], Any]) -> float:
 def pairs(
     ours: Callable[[], Any], theirs: Callable[[], Any], count: int
 ) -> Iterator[tuple[float, float]]:
-    """Seconds of each, in turn, after one of each that compiles."""
+    """Returns the seconds of each, alternating, after one of each that compiles."""
     ours(), theirs()
     for _ in range(count):
         yield timed(ours), timed(theirs)
@@ -168,11 +168,11 @@ def main(_: list[str]) -> None:
 
 
 def torch_side(config: Config, run: loop.Run) -> dict[str, Any]:
-    """Where and in what torch is to compute: as JAX does."""
+    """Returns torch's device and dtype: those of JAX."""
     if config.prior.prior == "toybox":
         weights = TOYBOX
     else:
-        weights = locate(config.prior.prior, config.prior.revision, config.prior.variant)
+        weights = resolve_model(config.prior.prior, config.prior.revision, config.prior.variant)
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, jax.tree.leaves(run.prior_params["unet"])[0].dtype.name)
     return {"weights": weights, "dtype": dtype, "device": device}

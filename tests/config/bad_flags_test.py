@@ -1,4 +1,4 @@
-"""Every flag has a range or choices; what is beyond is refused in one sentence that names it."""
+"""Every flag has bounds or choices; other values are refused in one sentence that names it."""
 
 import collections
 import contextlib
@@ -79,8 +79,8 @@ def beyond(setting: dataclasses.Field, side: str) -> str:
 @pytest.mark.parametrize("side", ["minimum", "maximum"])
 @pytest.mark.parametrize("setting", NUMBERS, ids=names)
 def test_a_number_just_beyond_its_bound_is_refused_by_name(setting, side):
-    words = {"minimum": "at least", "maximum": "at most"}[side]
-    with pytest.raises(UserError, match=f"^--{setting.name} must be {words} "):
+    relation = {"minimum": "at least", "maximum": "at most"}[side]
+    with pytest.raises(UserError, match=f"^--{setting.name} must be {relation} "):
         parse("--prompt=x", f"--{setting.name}={beyond(setting, side)}")
 
 
@@ -93,7 +93,7 @@ def test_the_bounds_themselves_are_accepted(setting):
 
 
 @pytest.mark.parametrize("setting", NUMBERS, ids=names)
-def test_no_number_is_refused_by_name_however_long(setting):
+def test_what_is_not_a_number_is_refused_by_name(setting):
     for value in ("", "many", "nan", "inf", "-inf", "1e999", "9" * 400, "-0x" + "f" * 9000, "1,x"):
         with pytest.raises((UserError, flags.Error), match=f"--{setting.name}\\b"):
             parse("--prompt=x", f"--{setting.name}={value}")
@@ -102,14 +102,14 @@ def test_no_number_is_refused_by_name_however_long(setting):
 @pytest.mark.parametrize(
     "setting", [s for s in SETTINGS.values() if s.metadata["choices"]], ids=names
 )
-def test_no_choice_but_those_that_there_are(setting):
+def test_unknown_choices_are_refused_by_name(setting):
     for value in ("", "nothing", setting.default.upper(), setting.default + " "):
         with pytest.raises(flags.Error, match=f"--{setting.name}=.*should be one of"):
             parse("--prompt=x", f"--{setting.name}={value}")
 
 
 @pytest.mark.parametrize("name", sorted(FREE_TEXT))
-def test_no_text_holds_what_cannot_be_written(name):
+def test_text_that_cannot_be_written_is_refused(name):
     for value in ("a\0b", "\udcff", "a\ud83d"):
         with pytest.raises(UserError, match=f"^--{name} must"):
             parse("--prompt=x", f"--{name}={value}")
@@ -131,9 +131,9 @@ CONFLICTS = {
 
 @pytest.mark.parametrize("arguments", CONFLICTS, ids=" ".join)
 def test_flags_that_contradict_each_other_are_both_named(arguments):
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         parse("--prompt=x", *arguments)
-    assert all(name in str(told.value) for name in CONFLICTS[arguments])
+    assert all(name in str(raised.value) for name in CONFLICTS[arguments])
 
 
 # Any command line: it works, or ends in one sentence.
@@ -204,35 +204,35 @@ def command():
         program.define_flags()
 
     def run(arguments: list[str]) -> tuple[int, str, configs.Config | None]:
-        made: list[configs.Config] = []
+        configurations: list[configs.Config] = []
 
         def main() -> int:
-            made.append(configs.config_from_flags())
+            configurations.append(configs.config_from_flags())
             return 0
 
         flags.FLAGS.unparse_flags()
-        argv, sys.argv, said = sys.argv, ["main", *arguments], io.StringIO()
+        argv, sys.argv, stderr = sys.argv, ["main", *arguments], io.StringIO()
         try:
-            with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as ended:
+            with contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as raised:
                 cli.run(main)
         finally:
             sys.argv = argv
-        return ended.value.code, said.getvalue(), made[0] if made else None
+        return raised.value.code, stderr.getvalue(), configurations[0] if configurations else None
 
     return run
 
 
-def assert_one_sentence(code: int, said: str) -> None:
-    lines = [line for line in said.splitlines() if not line.startswith("Warning: Hit circular")]
-    assert code in (1, 2) and len(lines) == 1, said
+def assert_one_sentence(code: int, stderr: str) -> None:
+    lines = [line for line in stderr.splitlines() if not line.startswith("Warning: Hit circular")]
+    assert code in (1, 2) and len(lines) == 1, stderr
     assert lines[0].startswith("Error: ") and len(lines[0]) > 15 and lines[0].isprintable()
 
 
 def assert_works(config: configs.Config, folder: Path) -> None:
-    """What a run makes of a configuration before it looks at its prior."""
+    """Takes the steps of a run before its prior is loaded."""
     (folder / "config.json").write_text(json.dumps(configs.to_dict(config)))
     assert configs.read_config(folder / "config.json") == config
-    assert configs.differing_flags(config, config) == []
+    assert configs.conflicting_settings(config, config) == []
     assert make_optimizer(config.optimizer, config.train.steps)
     scheme = SCHEMES.get(config.view_prompts.view_words, view_prompts.PAPER)
     assert all(view_prompts.table_prompts(config.train.prompt, scheme))
@@ -245,20 +245,22 @@ def assert_works(config: configs.Config, folder: Path) -> None:
 def test_any_command_line_works_or_is_refused_in_one_sentence(
     count, command, tmp_path, record_property
 ):
-    came = collections.Counter()
+    outcomes = collections.Counter()
 
     @hypothesis.settings(max_examples=count, **REPEATED)
     @hypothesis.given(COMMAND_LINES)
-    def look(arguments):
-        code, said, config = command(["--prompt=a cup", *arguments])
-        came["worked" if config else "told"] += 1
+    def check(arguments):
+        code, stderr, config = command(["--prompt=a cup", *arguments])
+        outcomes["worked" if config else "refused"] += 1
         if config:
-            assert (code, said) == (0, "")
+            assert (code, stderr) == (0, "")
             assert_works(config, tmp_path)
         else:
-            assert_one_sentence(code, said)
+            assert_one_sentence(code, stderr)
 
-    look()
-    record_property("outcomes", dict(came))
-    print(dict(came))
-    assert sum(came.values()) >= count and min(came["worked"], came["told"]) > count / 5
+    check()
+    record_property("outcomes", dict(outcomes))
+    print(dict(outcomes))
+    assert (
+        sum(outcomes.values()) >= count and min(outcomes["worked"], outcomes["refused"]) > count / 5
+    )

@@ -30,17 +30,24 @@ def test_flags_without_values_give_the_defaults():
     assert config == configs.Config(train=train, optimizer=optimizer, run=run)
 
 
-def test_every_field_is_a_flag_with_a_help_text_and_no_two_share_a_name():
-    names = [
-        setting.name
-        for section in configs.SECTIONS.values()
-        for setting in dataclasses.fields(section)
-    ]
-    assert len(names) == len(set(names))
+def test_every_setting_is_a_flag_with_help_and_a_name_of_its_own():
+    settings = [s for section in configs.SECTIONS.values() for s in dataclasses.fields(section)]
+    names = [setting.name for setting in settings]
+    former = {setting.metadata["former_name"] for setting in settings} - {None}
+    assert len(names) == len(set(names)) and not former & set(names)
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    assert {*names, "preset"} == set(values)
+    assert {*names, "preset", *former} == set(values)
     assert all(len(values[name].help) > 15 for name in names)
+
+
+def test_a_renamed_flag_keeps_its_old_name():
+    config = parse("--prompt=x", "--preset=paper", "--area_share=0.25", "--normal_spacing=0.01")
+    assert parse("--prompt=x", "--gradient=full").distillation.objective == "full"
+    assert (config.camera.uniform_area_prob, config.scene.fd_epsilon) == (0.25, 0.01)
+    settings = {"prompt": "x", "area_share": 0.25}
+    assert configs.config_from_settings("paper", settings).camera.uniform_area_prob == 0.25
+    assert parse("--prompt=x", "--preset=paper").camera.uniform_area_prob == 0.5
 
 
 def test_values_survive_flags_and_json():
@@ -85,7 +92,7 @@ EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.cfg"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_flagfile_is_accepted_and_its_prompt_can_be_overruled(path):
+def test_flagfiles_parse_and_their_prompts_can_be_overridden(path):
     assert parse(f"--flagfile={path}").train.prompt
     assert parse(f"--flagfile={path}", "--prompt=a blue mug").train.prompt == "a blue mug"
 
@@ -98,7 +105,7 @@ def preset_settings(name: str) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_the_toybox_preset_is_what_there_is_without_one():
+def test_the_toybox_preset_is_the_default():
     assert parse("--prompt=x", "--preset=toybox") == parse("--prompt=x")
 
 
@@ -109,10 +116,12 @@ def test_presets_are_whole_and_set_the_same_flags():
         assert other.keys() == toybox.keys()
 
 
-def test_every_number_of_the_paper_stands_in_the_help_of_its_flag():
+def test_help_texts_hold_the_papers_values():
     values = flags.FlagValues()
     configs.define_flags(flag_values=values)
-    differing = configs.differing_flags(parse("--prompt=x"), parse("--prompt=x", "--preset=paper"))
+    differing = configs.conflicting_settings(
+        parse("--prompt=x"), parse("--prompt=x", "--preset=paper")
+    )
     assert len(differing) > 40
     for name in differing:
         assert "paper" in values[name].help, name
@@ -139,11 +148,11 @@ def test_other_flags_overrule_a_preset_wherever_it_stands(name, tmp_path):
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_a_rate_left_open_is_what_the_field_bears(field, rates):
+def test_an_open_rate_is_chosen_by_the_field(field, rates):
     open_rates = ["--learning_rate=0", "--learning_rate_final=0", "--warmup_steps=-1"]
     optimizer = parse("--prompt=x", *field, *open_rates).optimizer
-    found = (optimizer.learning_rate, optimizer.learning_rate_final, optimizer.warmup_steps)
-    assert found == pytest.approx(rates)
+    actual = (optimizer.learning_rate, optimizer.learning_rate_final, optimizer.warmup_steps)
+    assert actual == pytest.approx(rates)
     given = parse("--prompt=x", *field, *open_rates, "--learning_rate=0.1").optimizer
     assert given.learning_rate == 0.1
     assert given.learning_rate_final == pytest.approx(0.1 * rates[1] / rates[0])
@@ -161,18 +170,20 @@ def test_the_sd_preset_has_threestudios_field_and_rates():
     assert (residual.learning_rate, residual.warmup_steps) == (3e-4, 100)
 
 
-def test_a_flat_picture_is_judged_by_the_prompt_as_it_stands():
+def test_a_flat_image_takes_the_plain_prompt():
     assert parse("--prompt=x", "--field=image").view_prompts.view_words == "none"
     with pytest.raises(UserError, match="--perp_neg"):
         parse("--prompt=x", "--field=image", "--view_words=paper", "--perp_neg")
 
 
-def test_only_what_makes_another_run_counts_as_different():
+def test_conflicting_settings_are_those_of_another_run():
     config = parse("--prompt=x", "--steps=10")
-    assert configs.differing_flags(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
-    assert configs.differing_flags(config, with_train(config, steps=5)) == ["steps"]
+    assert (
+        configs.conflicting_settings(config, parse("--prompt=x", "--steps=20", "--devices=1")) == []
+    )
+    assert configs.conflicting_settings(config, with_train(config, steps=5)) == ["steps"]
     other = parse("--prompt=y", "--steps=10", "--width=8", "--guidance_scale=7")
-    assert configs.differing_flags(config, other) == ["width", "guidance_scale", "prompt"]
+    assert configs.conflicting_settings(config, other) == ["width", "guidance_scale", "prompt"]
 
 
 def test_a_broken_config_file_is_named(tmp_path):
@@ -187,4 +198,4 @@ def test_a_broken_config_file_is_named(tmp_path):
 
 def test_slugs_are_safe_folder_names():
     assert parse("--prompt=A Red/Chair, ../please!").run.workdir == "workdir/a-red-chair-please"
-    assert parse("--prompt=???").run.workdir == "workdir/untitled"
+    assert parse("--prompt=???").run.workdir.startswith("workdir/untitled-")

@@ -8,7 +8,7 @@ from dreamfusion_jax.config.flags import PRESETS, Config
 from tests.config.flags_test import parse
 
 
-def again(config: Config) -> Config:
+def parse_arguments(config: Config) -> Config:
     return parse(*reproduce.arguments(config))
 
 
@@ -23,13 +23,13 @@ def again(config: Config) -> Config:
         ("--interpolate_views=true", "--max_skipped_steps=3", "--prior=some/model"),
     ],
 )
-def test_the_command_makes_the_same_run_again(preset, changes):
+def test_the_command_reproduces_the_run(preset, changes):
     config = parse('--prompt=it\'s a "red" chair, 100 %', f"--preset={preset}", *changes)
-    assert again(config) == config
-    assert shlex.split(reproduce.quoted(config))[3:] == reproduce.arguments(config)
+    assert parse_arguments(config) == config
+    assert shlex.split(reproduce.shell_command(config))[3:] == reproduce.arguments(config)
 
 
-def test_it_says_no_more_than_needed():
+def test_the_command_is_as_short_as_possible():
     assert reproduce.arguments(parse("--prompt=a mug")) == ["--prompt=a mug"]
     assert reproduce.arguments(parse("--prompt=a mug", "--preset=sd", "--steps=5")) == [
         "--prompt=a mug",
@@ -38,7 +38,7 @@ def test_it_says_no_more_than_needed():
     ]
 
 
-def test_a_process_of_many_is_not_repeated():
+def test_settings_of_one_process_are_left_out():
     config = parse("--prompt=a mug")
     run = dataclasses.replace(config.run, coordinator="host:1", processes=4, process_index=2)
-    assert again(dataclasses.replace(config, run=run)) == config
+    assert parse_arguments(dataclasses.replace(config, run=run)) == config

@@ -126,18 +126,18 @@ def pipeline_dir(redraw, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(pipeline_dir: Path) -> StableDiffusionPipeline:
-    """It, as diffusers loads it."""
+    """The tiny pipeline, as diffusers loads it."""
     return StableDiffusionPipeline.from_pretrained(pipeline_dir, safety_checker=None)
 
 
 @pytest.fixture(scope="module")
 def loaded(pipeline_dir: Path) -> tuple[Prior, Any]:
-    """It, as we load it: the prior and its weights."""
+    """The tiny pipeline, as `load_prior` loads it: the prior and its params."""
     return load_prior(pipeline_dir)
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The smallest CLIP vocabulary: letters, letters at a word's end, one merge, two marks."""
+    """Writes a minimal CLIP vocabulary: letters, letters at a word's end, a merge, two marks."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [","]
     pieces = [*letters, *(letter + "</w>" for letter in letters), "ed</w>", START, END]
     folder.mkdir(parents=True)

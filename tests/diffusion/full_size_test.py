@@ -14,7 +14,11 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.loading.weights import check_params, modern_names, params_from_torch
+from dreamfusion_jax.diffusion.loading.weights import (
+    check_params,
+    params_from_torch,
+    upgrade_legacy_keys,
+)
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
@@ -68,7 +72,7 @@ def test_unet_in_bfloat16(config, relative_error, record_property):
 def test_vae(redraw, arrays, channels_first, channels_last, relative_error):
     oracle = redraw(diffusers.AutoencoderKL(**VAE))
     vae = AutoencoderKL.from_config(dict(oracle.config))
-    params = {"params": params_from_torch(modern_names(arrays(oracle)))}
+    params = {"params": params_from_torch(upgrade_legacy_keys(arrays(oracle)))}
     check_params(vae, params["params"], "the test")
     rgb = np.random.default_rng(0).uniform(-1, 1, (1, 128, 128, 3)).astype(np.float32)
     theirs = oracle.encode(channels_first(rgb)).latent_dist
@@ -84,7 +88,7 @@ def test_vae(redraw, arrays, channels_first, channels_last, relative_error):
 def test_text_encoder(config, redraw, arrays, relative_error):
     oracle = redraw(transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)))
     model = CLIPTextModel.from_config(oracle.config.to_dict())
-    params = params_from_torch(modern_names(arrays(oracle)))
+    params = params_from_torch(upgrade_legacy_keys(arrays(oracle)))
     check_params(model, params, "the test")
     ids = np.random.default_rng(0).integers(0, 49400, (2, 77))
     ids[:, 0], ids[0, 9:], ids[1, 40:] = 49406, 49407, 49407
@@ -98,7 +102,7 @@ def test_text_encoder(config, redraw, arrays, relative_error):
 def test_clip(config, redraw, arrays, channels_first, relative_error):
     oracle = redraw(transformers.CLIPModel(transformers.CLIPConfig(**config)))
     model = CLIPModel.from_config(oracle.config.to_dict())
-    params = params_from_torch(modern_names(arrays(oracle)))
+    params = params_from_torch(upgrade_legacy_keys(arrays(oracle)))
     check_params(model, params, "the test")
     pixels = np.random.default_rng(0).standard_normal((2, 224, 224, 3)).astype(np.float32)
     ids = np.random.default_rng(0).integers(0, 49400, (2, 77))

@@ -1,4 +1,4 @@
-"""Loads a prior, and looks into a run's folder, again and again with one file of them spoilt.
+"""Loads a prior and reads a run's folder, repeatedly, each time with one corrupted file.
 
   python -m tests.diffusion.fuzz --pipeline=DIR --workspace=EMPTY_DIR --count=2000 --fuzz_seed=0
 
@@ -40,10 +40,10 @@ from dreamfusion_jax.training.options import TrainOptions
 
 PIPELINE = flags.DEFINE_string("pipeline", None, "a small pipeline, as diffusers saves it")
 WORKSPACE = flags.DEFINE_string("workspace", None, "an empty folder")
-COUNT = flags.DEFINE_integer("count", 100, "files to spoil")
+COUNT = flags.DEFINE_integer("count", 100, "files to corrupt")
 SEED = flags.DEFINE_integer("fuzz_seed", 0, "decides all that is done to them")
 
-SECONDS = 20  # after which a file is said to hang
+SECONDS = 20  # after which a file counts as hanging
 MEMORY = 2**30
 LENGTH = 12  # of the small pipeline's texts
 PROMPTS = ("a red chair", "", "\U0001f984 \u6771\u4eac \0 <|endoftext|>", "very " * 200)
@@ -52,7 +52,7 @@ SECRET = "secret"  # a folder beside the prior, into which nothing may lead
 
 
 class Hung(BaseException):
-    """A file was not done with in time."""
+    """Raised where a file takes too long."""
 
 
 # What is done to a file. Every function takes a source of chance and the bytes of the file.
@@ -72,7 +72,7 @@ def flip_bits(rng: random.Random, data: bytes) -> bytes:
 
 
 def splice(rng: random.Random, data: bytes) -> bytes:
-    """A piece of the file again, elsewhere, in place of what was there or before it."""
+    """Copies a piece of the file to another place, over or before the bytes there."""
     first, length = rng.randrange(len(data) + 1), rng.choice((1, 8, 100, 1000))
     at, over = rng.randrange(len(data) + 1), rng.choice((0, length))
     return data[:at] + data[first : first + length] + data[at + over :]
@@ -144,18 +144,17 @@ STRANGE_KEYS = (
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container in a JSON value with each of its keys."""
-    found = []
-    pairs = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, part in pairs:
-        found.append((value, key))
+    """Returns every container in a JSON value with each of its keys."""
+    pairs = []
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        pairs.append((value, key))
         if isinstance(part, dict | list) and part:
-            found += places(part)
-    return found
+            pairs += places(part)
+    return pairs
 
 
 def change_value(rng: random.Random, value: Any) -> Any:
-    """One to three strange values or keys somewhere in a JSON value, or one of them less."""
+    """Sets one to three strange values or keys somewhere in a JSON value, or removes one."""
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         there = places(value) if isinstance(value, dict | list) else []
         if not there or rng.random() < 0.02:
@@ -213,14 +212,14 @@ NAMES = (
 
 
 def strange_offsets(rng: random.Random, begin: int, end: int) -> Any:
-    """Where a tensor does not lie, and what is no place at all."""
+    """Returns wrong places of a tensor, and values that are no places."""
     no_place: tuple[Any, ...] = ([begin], [2**64, 2**64], [0, 0], "0", [])
     beside = ([begin, end + 1], [begin + 1, end + 1], [-1, end], [end, begin], [begin, 2**63])
     return rng.choice((*beside, *no_place))
 
 
 def change_header(rng: random.Random, data: bytes) -> bytes:
-    """What a safetensors file says of its tensors: their types, shapes, places and names."""
+    """Changes the header of a safetensors file: types, shapes, places, names."""
     length = int.from_bytes(data[:8], "little")
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     true = json.loads(data[8 : 8 + length])
@@ -256,14 +255,14 @@ def change_header(rng: random.Random, data: bytes) -> bytes:
             case 11:
                 header = change_value(rng, header)
                 break
-    said = json.dumps(header).encode()
+    text = json.dumps(header).encode()
     if rng.random() < 0.1:  # a name twice
-        said = b'{"x": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, ' * 2 + said[1:]
-    said += b" " * rng.choice((0, 1, 7, 10_000))
+        text = b'{"x": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, ' * 2 + text[1:]
+    text += b" " * rng.choice((0, 1, 7, 10_000))
     size = rng.choice(
-        (len(said),) * 8 + (len(said) - 1, len(said) + 1, 0, 2**63, 2**64 - 1, 99_999_999)
+        (len(text),) * 8 + (len(text) - 1, len(text) + 1, 0, 2**63, 2**64 - 1, 99_999_999)
     )
-    return size.to_bytes(8, "little") + said + body
+    return size.to_bytes(8, "little") + text + body
 
 
 # What may lie in a file's place.
@@ -298,7 +297,7 @@ INSTEAD = (put_folder, put_pipe, put_sparse, put_link, put_link, put_nothing)
 
 
 def changes(path: Path) -> tuple[Callable[[random.Random, bytes], bytes], ...]:
-    """What is done to a file of this name; what is made for its format counts most."""
+    """Returns the changes for a file of this name, mostly those for its format."""
     if path.suffix == ".json":
         return (*RAW, *(change_json,) * 24)
     if path.suffix == ".safetensors":
@@ -310,7 +309,7 @@ def changes(path: Path) -> tuple[Callable[[random.Random, bytes], bytes], ...]:
 
 
 def lay_out(pipeline: Path, folder: Path) -> list[Path]:
-    """Two priors, which hold every kind of file between them, and a run; returns the folders."""
+    """Writes a run and two priors, which have every kind of file; returns the folders."""
     whole, parts, run = folder / "whole", folder / "parts", folder / "run"
     for copy in (whole, parts):
         shutil.copytree(pipeline, copy, ignore=shutil.ignore_patterns("words"))
@@ -331,7 +330,7 @@ def lay_out(pipeline: Path, folder: Path) -> list[Path]:
 
 
 def divide(network: Path) -> None:
-    """One file of weights becomes two with an index."""
+    """Splits a file of weights into two with an index."""
     name = "diffusion_pytorch_model"
     tensors = load_file(network / f"{name}.safetensors")
     names = sorted(tensors)
@@ -346,7 +345,7 @@ def divide(network: Path) -> None:
 
 
 def spell_out(tokenizer: Path) -> None:
-    """A tokenizer.json becomes the files that older versions of transformers wrote."""
+    """Replaces a tokenizer.json by the files of older versions of transformers."""
     model = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
     (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
@@ -368,7 +367,7 @@ def read_prior(folder: Path) -> None:
 def read_run(folder: Path) -> None:
     check_places(folder)
     config = read_config(folder / "config.json")
-    outputs.outputs_made(folder, config)
+    outputs.missing_outputs(folder, config, 3)
     _drop_lines_after(folder / "metrics.jsonl", 10)
 
 
@@ -397,8 +396,8 @@ class Watch:
 
 
 @contextlib.contextmanager
-def spoilt(rng: random.Random, path: Path) -> Iterator[str]:
-    """A file of which something is changed, and which is itself again afterwards."""
+def corrupted(rng: random.Random, path: Path) -> Iterator[str]:
+    """Changes a file, and restores it afterwards."""
     data = path.read_bytes()
     try:
         if rng.random() < 0.06:
@@ -419,17 +418,17 @@ def spoilt(rng: random.Random, path: Path) -> Iterator[str]:
 
 
 def outcome(read: Callable[[Path], None], folder: Path, path: Path) -> str:
-    """ "worked", "told", or what went wrong."""
-    said = io.StringIO()
+    """Returns "worked", "refused", or what went wrong."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(output):
             read(folder)
     except UserError as error:
         right = PriorError if read is read_prior else UserError
         named = path.name in str(error) or path.parent.name in str(error)
         if type(error) is right and named:
-            return "told"
-        return f"told badly: {type(error).__name__}: {error}"[:500]
+            return "refused"
+        return f"refused badly: {type(error).__name__}: {error}"[:500]
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -454,7 +453,7 @@ def hang(*_: Any) -> None:
 
 
 def to_spoil(folders: Sequence[Path]) -> list[Path]:
-    """The files in them, the more often the more is made of what they say."""
+    """Returns the folders' files, those with more influence more often."""
     there = [path for folder in folders for path in sorted(folder.rglob("*"))]
     files = [path for path in there if path.is_file() and path.stat().st_size]
     texts = [path for path in files if path.suffix != ".safetensors"]
@@ -463,7 +462,7 @@ def to_spoil(folders: Sequence[Path]) -> list[Path]:
 
 
 def bound_memory() -> None:
-    """From here on, one more gigabyte."""
+    """Limits the process to one more gigabyte from here on."""
     held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, held + MEMORY))
 
@@ -493,7 +492,7 @@ def main(_: list[str]) -> None:
         rng = random.Random(f"{SEED.value} {number}")
         path = rng.choice(files)
         folder = next(folder for folder in folders if path.is_relative_to(folder))
-        with spoilt(rng, path) as change:
+        with corrupted(rng, path) as change:
             began = time.monotonic()
             with in_time():
                 came = outcome(readers[folder], folder, path)
@@ -504,7 +503,7 @@ def main(_: list[str]) -> None:
         if watch.seen:
             came = f"{came}, but {'; '.join(watch.seen)}"
             watch.seen.clear()
-        if came not in ("worked", "told"):
+        if came not in ("worked", "refused"):
             findings.append(f"{what}: {came}")
             came = "wrong"
         counts.update((came, f"{change} {came}"))

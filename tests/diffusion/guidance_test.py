@@ -21,7 +21,7 @@ def test_scale_goes_from_the_empty_text_through_the_text_and_on():
         )
 
 
-def test_rescaling_gives_back_the_spread_of_the_prediction_with_text():
+def test_rescaling_restores_the_conditional_prediction_s_spread():
     guided, with_text = jax.random.normal(jax.random.key(0), (2, 3, 4, 4, 2))
     guided = 5.0 * guided
     axes = (1, 2, 3)
@@ -51,7 +51,7 @@ def test_both_texts_are_asked_in_one_call():
     chex.assert_trees_all_close(out, expected, rtol=1e-5)
 
 
-def test_perp_neg_takes_the_part_of_the_unwanted_that_is_across_the_wanted():
+def test_perp_neg_subtracts_only_the_perpendicular_part():
     keys = jax.random.split(jax.random.key(0), 3)
     towards = jax.random.normal(keys[0], (2, 4, 4, 3))
     away = jax.random.normal(keys[1], (2, 3, 4, 4, 3))
@@ -72,7 +72,7 @@ def test_perp_neg_takes_the_part_of_the_unwanted_that_is_across_the_wanted():
     chex.assert_tree_all_finite(nothing)
 
 
-def test_guidance_leads_away_from_the_unwanted_texts_of_each_view():
+def test_guidance_leads_away_from_each_view_s_negative_texts():
     """A prior that draws its text's two numbers, one to the left and one to the right."""
     calls = []
 

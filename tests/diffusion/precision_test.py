@@ -1,4 +1,4 @@
-"""What is lost to number formats: little of the direction of guidance, and never the range."""
+"""Number formats: they keep the direction of guidance nearly, and the range always."""
 
 import shutil
 from pathlib import Path
@@ -15,6 +15,8 @@ from dreamfusion_jax.diffusion.loading.weights import load_module
 from dreamfusion_jax.diffusion.models.layers import ResnetBlock2D
 from dreamfusion_jax.diffusion.models.transformer import Transformer2DModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.runs import open_prior
 from dreamfusion_jax.runtime.device import compiling_for
 from dreamfusion_jax.runtime.errors import PriorError
 from tests.benchmarks import prior_precision
@@ -24,7 +26,7 @@ HIGH, HIGHEST = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
 
 
 def products(function, *arguments) -> list:
-    """The equations of all matrix products and convolutions in what is traced of a function."""
+    """Returns the equations of all matrix products and convolutions in a function's jaxpr."""
 
     def walk(jaxpr):
         for eqn in jaxpr.eqns:
@@ -38,91 +40,98 @@ def products(function, *arguments) -> list:
 
 
 def precisions(function, *arguments) -> set:
-    """What its products ask for."""
+    """Returns the precisions of a function's products."""
     return {eqn.params["precision"] for eqn in products(function, *arguments)}
 
 
 @pytest.fixture(scope="module")
-def asked(loaded) -> dict:
+def inputs(loaded) -> dict:
     """Arguments of each function of the tiny pipeline's prior."""
-    prior, weights = loaded
+    prior, params = loaded
     z, rgb = jnp.zeros((2, *prior.latent_shape)), jnp.zeros((2, 16, 16, 3))
     return {
-        "predict": (weights, z, jnp.array([0.3, 0.8]), prior.encode_text(["a", "b"])),
-        "encode": (weights, rgb, None),
-        "decode": (weights, z),
+        "predict": (params, z, jnp.array([0.3, 0.8]), prior.encode_text(["a", "b"])),
+        "encode": (params, rgb, None),
+        "decode": (params, z),
     }
 
 
 @pytest.mark.parametrize("name", ["predict", "encode", "decode"])
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-def test_float32_networks_multiply_in_more_than_an_accelerators_own_bits(
-    name, platform, loaded, asked
-):
+def test_float32_networks_raise_an_accelerators_precision(name, platform, loaded, inputs):
     """At "high" a TPU adds three products of bfloat16 parts, a GPU rounds to TF32."""
     prior, _ = loaded
     with compiling_for(platform):
-        assert precisions(getattr(prior, name), *asked[name]) == {(HIGH, HIGH)}
+        assert precisions(getattr(prior, name), *inputs[name]) == {(HIGH, HIGH)}
 
 
 @pytest.mark.parametrize("name", ["predict", "encode", "decode"])
-def test_nothing_is_asked_of_a_cpu(name, loaded, asked):
+def test_a_cpu_keeps_its_default_precision(name, loaded, inputs):
     prior, _ = loaded
-    assert precisions(getattr(prior, name), *asked[name]) == {None}
+    assert precisions(getattr(prior, name), *inputs[name]) == {None}
 
 
-def test_half_precision_has_no_more_bits_to_multiply(pipeline_dir, asked):
+def test_half_precision_has_no_more_bits_to_multiply(pipeline_dir, inputs):
     prior, _ = load_prior(pipeline_dir, jnp.float16, jnp.bfloat16)
     with compiling_for("gpu"):
-        for name, arguments in asked.items():
+        for name, arguments in inputs.items():
             assert precisions(getattr(prior, name), *arguments) == {None}
         kinds = {
-            v.aval.dtype for eqn in products(prior.predict, *asked["predict"]) for v in eqn.invars
+            v.aval.dtype for eqn in products(prior.predict, *inputs["predict"]) for v in eqn.invars
         }
     assert kinds >= {jnp.dtype("float16")} and jnp.dtype("bfloat16") not in kinds
 
 
-def test_texts_are_encoded_in_float32_whatever_the_prior_computes_in(pipeline_dir, loaded):
+def test_texts_are_encoded_in_float32_in_every_format(pipeline_dir, loaded):
     prompts = ["a red chair", ""]
     for dtype in (jnp.float16, jnp.bfloat16):
         half, _ = load_prior(pipeline_dir, dtype)
-        said = half.encode_text(prompts).tokens
+        tokens = half.encode_text(prompts).tokens
         expected = loaded[0].encode_text(prompts).tokens
-        assert said.dtype == jnp.float32
-        np.testing.assert_array_equal(said, expected)
+        assert tokens.dtype == jnp.float32
+        np.testing.assert_array_equal(tokens, expected)
     with compiling_for("tpu"):
         assert precisions(lambda: half.encode_text(prompts)) == {(HIGHEST, HIGHEST)}
 
 
 @pytest.fixture
-def spoilt_unet(pipeline_dir, tmp_path):
+def corrupted_unet(pipeline_dir, tmp_path):
     """Writes a U-Net with one number replaced, in a tensor whose name it returns; its folder."""
     folder = Path(shutil.copytree(pipeline_dir / "unet", tmp_path / "unet"))
 
-    def spoil(number: float) -> tuple[Path, str]:
+    def corrupt(number: float) -> tuple[Path, str]:
         (path,) = folder.glob("*.safetensors")
         tensors = load_file(path)
         tensors["conv_in.bias"][3] = number
         save_file(tensors, path, metadata={"format": "pt"})
         return folder, "conv_in.bias"
 
-    return spoil
+    return corrupt
 
 
-def test_weights_beyond_float16_end_in_one_sentence(spoilt_unet):
-    folder, name = spoilt_unet(-7e4)
+def test_weights_beyond_float16_end_in_one_sentence(corrupted_unet):
+    folder, name = corrupted_unet(-7e4)
     for dtype in (jnp.float32, jnp.bfloat16):
         load_module(folder, UNet2DConditionModel, dtype)
-    with pytest.raises(PriorError) as told:
+    with pytest.raises(PriorError) as error:
         load_module(folder, UNet2DConditionModel, jnp.float16)
-    said = str(told.value)
-    assert said.startswith(str(folder)) and name in said and "65504" in said
-    assert "--prior_dtype=float32" in said and said.count("\n") == 0
+    message = str(error.value)
+    assert message.startswith(str(folder)) and name in message and "65504" in message
+    assert "--" not in message and message.count("\n") == 0
+
+
+def test_the_flag_that_mends_weights_beyond_float16_is_named(corrupted_unet, monkeypatch):
+    folder, _ = corrupted_unet(-7e4)
+    monkeypatch.setattr(open_prior, "resolve_model", lambda *_: folder)
+    load = lambda *_: load_module(folder, UNet2DConditionModel, jnp.float16)  # noqa: E731
+    monkeypatch.setattr(open_prior, "load_prior", load)
+    with pytest.raises(PriorError, match="float16 ends. Give --prior_dtype=float32"):
+        open_prior.open_prior(PriorOptions(prior=str(folder)))
 
 
 @pytest.mark.parametrize("number", [65504.0, np.inf, np.nan])
-def test_float16_is_not_blamed_for_what_the_file_says(number, spoilt_unet):
-    folder, _ = spoilt_unet(number)
+def test_numbers_infinite_in_the_file_are_no_error(number, corrupted_unet):
+    folder, _ = corrupted_unet(number)
     _, params = load_module(folder, UNet2DConditionModel, jnp.float16)
     np.testing.assert_equal(params["conv_in"]["bias"][3], np.float16(number))
 
@@ -159,7 +168,7 @@ SMALL_UNET = {
 }
 
 
-def test_float16_keeps_the_direction_of_guidance_where_bfloat16_does_not():
+def test_float16_keeps_guidance_direction_bfloat16_does_not():
     """Where text changes 3 % of the noise, float16 is off by less than 6 % of that change.
 
     The U-Net of Stable Diffusion 1.5 itself: see tests/benchmarks/prior_precision.py.
@@ -172,8 +181,8 @@ def test_float16_keeps_the_direction_of_guidance_where_bfloat16_does_not():
 
     def share(dtype) -> np.ndarray:
         half = prior_precision.predictor(network, Format(dtype))
-        said = prior_precision.with_and_without(half, subject)
-        return prior_precision.errors(said, truth).share
+        noise = prior_precision.with_and_without(half, subject)
+        return prior_precision.errors(noise, truth).share
 
     assert share(jnp.float16).max() < 0.06
     assert share(jnp.bfloat16).min() > 0.12

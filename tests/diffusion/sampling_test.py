@@ -92,7 +92,7 @@ def test_the_pictures_are_those_of_stable_diffusion_pipeline(
     pipeline.scheduler = diffusers.DDIMScheduler.from_config(
         pipeline.scheduler.config, **SCHEDULERS[name]
     )
-    prior, weights = load_prior(pipeline_dir)
+    prior, params = load_prior(pipeline_dir)
     prior = prior._replace(schedule=schedule_from_config(dict(pipeline.scheduler.config)))
     prompt, negative, steps, scale = "a red chair, back view", "blue", 10, 7.5
     noise = np.random.default_rng(0).standard_normal((2, *prior.latent_shape)).astype(np.float32)
@@ -107,15 +107,15 @@ def test_the_pictures_are_those_of_stable_diffusion_pipeline(
     ).images
 
     @jax.jit
-    def draw(weights, text, empty):
+    def draw(params, text, empty):
         scales = scale, guidance_rescale
-        z = ddim_sample(prior, weights, text, empty, jnp.asarray(noise), steps, *scales)
-        return prior.decode(weights, z)
+        z = ddim_sample(prior, params, text, empty, jnp.asarray(noise), steps, *scales)
+        return prior.decode(params, z)
 
     def ours(prompt: str) -> jax.Array:
-        return draw(weights, prior.encode_text([prompt] * 2), prior.encode_text([negative]))
+        return draw(params, prior.encode_text([prompt] * 2), prior.encode_text([negative]))
 
     assert theirs.shape == (2, prior.image_size, prior.image_size, 3)
-    assert theirs.std() > 0.1, "a saturated picture would compare nothing"
+    assert theirs.std() > 0.1, "a saturated image would compare nothing"
     assert np.abs(ours(prompt) - theirs).mean() < 1e-3
     assert np.abs(ours("x") - theirs).mean() > 1e-2

@@ -72,7 +72,7 @@ SCHEDULERS = [
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS, ids=lambda scheduler: scheduler.__name__)
-def test_every_scheduler_of_the_process_gives_the_same_noise_levels(scheduler):
+def test_every_scheduler_class_gives_the_same_noise_levels(scheduler):
     config = scheduler(**SD, beta_schedule="scaled_linear").config
     schedule = schedules.schedule_from_config({**config, "_class_name": scheduler.__name__})
     expected = schedules.schedule_from_config({**SD, "beta_schedule": "scaled_linear"})

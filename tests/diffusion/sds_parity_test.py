@@ -18,22 +18,23 @@ RENDER = 6  # pixels; not the prior's 16
 def test_the_residual_is_torchs(
     guidance_rescale, pipeline, loaded, channels_first, channels_last, relative_error
 ):
-    prior, weights = loaded
+    prior, params = loaded
     draw = np.random.default_rng(0).standard_normal
     z = draw((2, *prior.latent_shape)).astype(np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
     index, scale = torch.tensor([120, 870]), 7.5
-    text, empty_text = prior.encode_text(["a red chair", "a blue car"]), prior.encode_text([""])
+    text, uncond = prior.encode_text(["a red chair", "a blue car"]), prior.encode_text([""])
 
     eps = draw_noise(make_batch(jnp.asarray(z), jnp.zeros(2), keys))
     noise = channels_first(eps)
     z_t = pipeline.scheduler.add_noise(channels_first(z), noise, index)
-    said = [
+    predictions = [
         pipeline.unet(z_t, index, torch.from_numpy(np.array(words))).sample
-        for words in (jnp.broadcast_to(empty_text.tokens, text.tokens.shape), text.tokens)
+        for words in (jnp.broadcast_to(uncond.tokens, text.tokens.shape), text.tokens)
     ]
-    guided = said[0] + scale * (said[1] - said[0])
-    rescaled = guided * said[1].std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+    guided = predictions[0] + scale * (predictions[1] - predictions[0])
+    spread = predictions[1].std((1, 2, 3), keepdim=True)
+    rescaled = guided * spread / guided.std((1, 2, 3), keepdim=True)
     velocity = guidance_rescale * rescaled + (1 - guidance_rescale) * guided
     alpha_squared = pipeline.scheduler.alphas_cumprod[index][:, None, None, None]
     sigma_squared = 1 - alpha_squared
@@ -46,8 +47,8 @@ def test_the_residual_is_torchs(
 
     @jax.jit
     def ours(keys):
-        batch = make_batch(jnp.asarray(z), t, keys, cond=text, negative=empty_text)
-        return objective.gradient({}, weights, batch)[0]
+        batch = make_batch(jnp.asarray(z), t, keys, cond=text, negative=uncond)
+        return objective.gradient({}, params, batch)[0]
 
     assert relative_error(ours(keys), theirs) < 1e-4
     assert relative_error(ours(keys[::-1]), theirs) > 1e-2
@@ -57,18 +58,18 @@ def test_the_residual_is_torchs(
 def test_the_gradient_that_reaches_the_render_is_torchs(
     size, pipeline, loaded, channels_first, channels_last, relative_error
 ):
-    prior, weights = loaded
+    prior, params = loaded
     rng = np.random.default_rng(0)
     rgb = rng.uniform(size=(2, size, size, 3)).astype(np.float32)
     residual = rng.standard_normal((2, *prior.latent_shape)).astype(np.float32)
 
-    picture = channels_first(rgb).requires_grad_()
+    image = channels_first(rgb).requires_grad_()
     with torch.enable_grad():
-        large = torch.nn.functional.interpolate(picture, prior.image_size, mode="bilinear")
+        large = torch.nn.functional.interpolate(image, prior.image_size, mode="bilinear")
         latent = pipeline.vae.encode(2 * large - 1).latent_dist.mean
         (latent * pipeline.vae.config.scaling_factor).backward(channels_first(residual))
 
-    z, pull = jax.vjp(jax.jit(lambda rgb: prior.encode(weights, rgb, None)), rgb)
+    z, pull = jax.vjp(jax.jit(lambda rgb: prior.encode(params, rgb, None)), rgb)
     (ours,) = pull(jnp.asarray(residual))
-    assert relative_error(ours, channels_last(picture.grad)) < 1e-3
-    assert relative_error(pull(z)[0], channels_last(picture.grad)) > 1e-2
+    assert relative_error(ours, channels_last(image.grad)) < 1e-3
+    assert relative_error(pull(z)[0], channels_last(image.grad)) > 1e-2

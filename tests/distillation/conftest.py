@@ -1,4 +1,4 @@
-"""A batch of latents without words, as the tests of objectives need it."""
+"""A batch of latents without text, for tests of objectives."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from dreamfusion_jax.distillation.objective import Batch
 
 
 def make_batch(z: jax.Array, t: jax.Array, key: jax.Array, **given: Any) -> Batch:
-    """A batch of z [B, h, w, c] at t [B] with the keys [B]; no text unless it is given."""
+    """Makes a batch of z [B, h, w, c] at t [B] with keys [B]; without text by default."""
     count = len(z)
     none = Condition(jnp.zeros((count, 1, 1)))
     pose = Pose(jnp.zeros((count, 3, 4)), *(jnp.zeros(count) for _ in range(4)))

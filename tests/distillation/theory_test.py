@@ -40,7 +40,7 @@ def _batch(t):
 @functools.cache
 def _draws(t, gradient, weighting="alpha_over_sigma"):
     """[N, 2, 2, 3] float64, and alpha, sigma, V."""
-    options = DistillationOptions(1.0, weighting=weighting, gradient=gradient)
+    options = DistillationOptions(1.0, weighting=weighting, objective=gradient)
     objective = make_objective(_PRIOR, options)
     gradients, _ = jax.jit(lambda: objective.gradient({}, {}, _batch(t)))()
     alpha, sigma = map(float, alpha_sigma(_PRIOR.schedule, jnp.float32(t)))
@@ -119,7 +119,7 @@ def test_the_mean_of_the_full_gradient_is_its_closed_form(t):
 
 def test_the_full_gradient_is_that_of_the_diffusion_loss():
     """By finite differences of the loss in one coordinate, under the same noise."""
-    t, options = 0.4, DistillationOptions(1.0, weighting="sigma2", gradient="full")
+    t, options = 0.4, DistillationOptions(1.0, weighting="sigma2", objective="full")
 
     @jax.jit
     def mean_loss(z):

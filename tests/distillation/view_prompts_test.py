@@ -70,7 +70,7 @@ def test_a_view_has_the_prompt_with_the_words_of_its_camera(scheme):
             assert mix == {expected: 1.0}
 
 
-def test_textureless_toybox_views_are_described_without_colour():
+def test_textureless_toybox_views_are_described_without_color():
     (words,) = _mix(0.0, textureless=True, scheme="toybox", interpolate_views=False)
     assert words == "a chair, front view, low angle"
     (words,) = _mix(0.0, textureless=True, scheme="paper", interpolate_views=False)
@@ -138,14 +138,14 @@ def test_perp_neg_weighs_the_neighbors_as_threestudio_does(azimuth_deg, weights)
         (-9, {"front": 0.8, "front right": 0.2}),
     ],
 )
-def test_toybox_words_are_mixed_between_neighbouring_azimuths(azimuth_deg, mix):
+def test_toybox_words_are_mixed_between_neighboring_azimuths(azimuth_deg, mix):
     expected = {f"a red chair, {name} view, high angle": share for name, share in mix.items()}
     assert _mix(azimuth_deg, 50.0, scheme="toybox") == expected
     without = {key.replace("red ", ""): share for key, share in expected.items()}
     assert _mix(azimuth_deg, 50.0, textureless=True, scheme="toybox") == without
 
 
-def test_perp_neg_leads_away_from_the_neighbours_and_never_from_the_view_itself():
+def test_perp_neg_leads_away_from_neighbors_never_from_the_view():
     """Weights of front and side are continuous all around, and 0 where that is the view."""
     azimuth_deg = jnp.linspace(-180.0, 180.0, 721)
     text = jax.vmap(lambda a: _view_text(a, scheme="paper", perp_neg=True))(azimuth_deg)
@@ -177,18 +177,18 @@ def test_negative_prompts_list_the_other_views():
     assert _view_text(180.0, scheme="paper").negative == 0
 
 
-def test_the_table_embeds_every_prompt_once_and_views_mix_its_rows():
-    asked = []
+def test_the_table_embeds_prompts_once_and_views_mix_rows():
+    encoded = []
 
     def encode_text(texts):
-        asked.append(list(texts))
+        encoded.append(list(texts))
         return Condition(jnp.asarray([[[float(len(text))]] for text in texts]))
 
     prior = analytic_prior(0.5, 0.1)._replace(encode_text=encode_text)
     options = ViewPromptOptions(negative_prompt="blurry", interpolate_views=True, perp_neg=True)
     table = view_prompts.text_table(prior, "a cup", options, view_prompts.PAPER)
     completed = view_prompts.table_prompts("a cup", view_prompts.PAPER)
-    assert asked == [completed, ["blurry"], ["a cup"], [""]]
+    assert encoded == [completed, ["blurry"], ["a cup"], [""]]
     chex.assert_shape(table.rows.tokens, (4, 1, 1))
     angles = jnp.array([0.0, 30.0]), jnp.zeros(2)
     views = view_prompts.view_text(options, view_prompts.PAPER, *angles, jnp.zeros(2, bool))

@@ -1,4 +1,4 @@
-"""Another process makes the assets: what it is asked, how its end is told, who hears Ctrl-C."""
+"""The process that makes the assets: its arguments, its exit codes, and Ctrl-C."""
 
 import os
 import signal
@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 
 from dreamfusion_jax.evaluation import benchmark_runner
+from dreamfusion_jax.runs.outputs_record import OutputsRecord, write_record
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
 PROMPTS = ["a red chair", "a blue car"]
 
 
 def test_one_process_makes_all_assets_of_a_seed(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(benchmark_runner, "_run", lambda command: asked.append(command) or 0)
+    commands = []
+    monkeypatch.setattr(benchmark_runner, "_run", lambda command: commands.append(command) or 0)
     first = benchmark_runner.make_assets(PROMPTS, tmp_path, 0, ["--steps=3"])
     second = benchmark_runner.make_assets(PROMPTS, tmp_path, 7)
     assert first == [tmp_path / "a-red-chair", tmp_path / "a-blue-car"]
     assert second == [tmp_path / "seed_7" / name for name in ("a-red-chair", "a-blue-car")]
     for command, root, rest in zip(
-        asked, (tmp_path, tmp_path / "seed_7"), (["--steps=3"], []), strict=True
+        commands, (tmp_path, tmp_path / "seed_7"), (["--steps=3"], []), strict=True
     ):
         assert command[1:3] == ["-m", "dreamfusion_jax.main"]
         prompts_file = root / "prompts_made.txt"
@@ -48,9 +49,9 @@ def test_what_a_file_of_prompts_cannot_hold_is_refused(prompt, tmp_path, monkeyp
 def test_what_is_kept_is_told_however_the_process_ended(
     code, raised, tmp_path, monkeypatch, capsys
 ):
-    made = tmp_path / "a-blue-car"
-    made.mkdir()
-    (made / "outputs.json").touch()
+    finished = tmp_path / "a-blue-car"
+    finished.mkdir()
+    write_record(finished, OutputsRecord(2))
     monkeypatch.setattr(benchmark_runner, "_run", lambda command: code)
     with pytest.raises(raised) as error:
         benchmark_runner.make_assets(PROMPTS, tmp_path)
@@ -59,26 +60,28 @@ def test_what_is_kept_is_told_however_the_process_ended(
 
 
 def test_flags_of_the_runs_are_read_as_a_shell_reads_them():
-    words = benchmark_runner.check_run_flags("--steps=3 --negative_prompt='a b'", PROMPTS, [0, 1])
-    assert words == ["--steps=3", "--negative_prompt=a b"]
+    arguments = benchmark_runner.check_run_flags(
+        "--steps=3 --negative_prompt='a b'", PROMPTS, [0, 1]
+    )
+    assert arguments == ["--steps=3", "--negative_prompt=a b"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("--steps=0", "--steps must be at least 1"),
         ("--steps=many", "--run_flags=.*steps"),
         ("--no_such=1", "--run_flags=.*no_such"),
         ("steps", "steps is not a flag"),
         ("--steps='3", "--run_flags=.*quotation"),
-        ("--seed=1", "must not hold --seed"),
-        ("--prompt=x", "must not hold --prompt"),
-        ("--workdir=x", "must not hold --workdir"),
+        ("--seed=1", "must not contain --seed"),
+        ("--prompt=x", "must not contain --prompt"),
+        ("--workdir=x", "must not contain --workdir"),
         ("--flagfile=/no/such", "--run_flags="),
     ],
 )
-def test_flags_that_no_run_would_take_are_refused_before_any_starts(text, told):
-    with pytest.raises(UserError, match=told):
+def test_bad_run_flags_are_refused_before_any_run(text, message):
+    with pytest.raises(UserError, match=message):
         benchmark_runner.check_run_flags(text, PROMPTS, [0])
 
 
@@ -106,9 +109,7 @@ sys.exit(100 + len(heard))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_of_the_whole_group_reaches_the_program_once_and_is_waited_for(
-    number, tmp_path
-):
+def test_an_interruption_is_forwarded_once_and_awaited(number, tmp_path):
     started = tmp_path / "started"
     command = [sys.executable, "-c", PARENT, CHILD, str(started)]
     with subprocess.Popen(command, start_new_session=True) as parent:

@@ -25,7 +25,7 @@ STANDARD = {
 }
 
 
-def picture(height, width):
+def make_image(height, width):
     """Noise over a gradient: sharp edges for the filter, and a place for every pixel."""
     rng = np.random.default_rng(height * width)
     ramp = np.linspace(0, 200, height * width * 3).reshape(height, width, 3)
@@ -38,14 +38,17 @@ def test_pictures_are_made_ready_as_transformers_does(shape, size):
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": size}, crop_size={"height": size, "width": size}
     )
-    theirs = processor(picture(*shape), return_tensors="np")["pixel_values"][0]
-    ours = Preprocessing(size)(picture(*shape))
+    theirs = processor(make_image(*shape), return_tensors="np")["pixel_values"][0]
+    ours = Preprocessing(size)(make_image(*shape))
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, theirs.transpose(1, 2, 0), atol=1e-5)
 
 
 def test_vectors_and_their_cosines_are_those_of_transformers(clip_folder, clip_model):
-    rgb = np.stack([picture(40, 40), picture(40, 40)[::-1], picture(40, 40)[:, ::-1] // 2]) / 255.0
+    rgb = (
+        np.stack([make_image(40, 40), make_image(40, 40)[::-1], make_image(40, 40)[:, ::-1] // 2])
+        / 255.0
+    )
     texts = ["a red chair", "a chair", "a red chair " * 30, ""]
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
@@ -59,10 +62,10 @@ def test_vectors_and_their_cosines_are_those_of_transformers(clip_folder, clip_m
     theirs = clip_model(ids, torch.from_numpy(pixels))
 
     clip = load_clip(clip_folder)
-    pictures, captions = clip.embed_pictures(rgb), clip.embed_texts(clip.tokenize(texts))
-    np.testing.assert_allclose(pictures, theirs.image_embeds.numpy(), atol=1e-5)
+    image_embeds, captions = clip.embed_images(rgb), clip.embed_texts(clip.tokenize(texts))
+    np.testing.assert_allclose(image_embeds, theirs.image_embeds.numpy(), atol=1e-5)
     np.testing.assert_allclose(captions, theirs.text_embeds.numpy(), atol=1e-5)
-    assert np.linalg.norm(pictures[0] - pictures[1]) > 1e-2, "pictures matter"
+    assert np.linalg.norm(image_embeds[0] - image_embeds[1]) > 1e-2, "pictures matter"
     assert np.linalg.norm(captions[0] - captions[1]) > 1e-2, "words matter"
 
 
@@ -77,8 +80,8 @@ def test_an_old_name_of_a_towers_config_still_holds(tower, clip_folder, tmp_path
 
 
 def test_other_means_are_read_from_beside_the_weights(tmp_path):
-    asked = STANDARD | {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(asked))
+    config = STANDARD | {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
     preprocess = read_preprocessing(tmp_path, SIZE)
     white = preprocess(np.full((SIZE, SIZE, 3), 255, np.uint8))
     np.testing.assert_allclose(white[0, 0], [0.5 / 0.2, 0.6 / 0.3, 0.7 / 0.4], rtol=1e-6)
@@ -92,13 +95,13 @@ def test_other_means_are_read_from_beside_the_weights(tmp_path):
         ("crop_size", {"height": 28, "width": 32}),
         ("do_center_crop", False),
         ("image_std", [0.2, 0.0, 0.2]),
-        ("image_mean", "grey"),
+        ("image_mean", "gray"),
     ],
 )
-def test_pictures_that_would_be_made_otherwise_are_refused_by_name(key, value, tmp_path):
+def test_unsupported_preprocessing_is_refused_by_name(key, value, tmp_path):
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(STANDARD | {key: value}))
-    with pytest.raises(PriorError, match=f"^{path}.*" + ("" if value == "grey" else key)):
+    with pytest.raises(PriorError, match=f"^{path}.*" + ("" if value == "gray" else key)):
         read_preprocessing(tmp_path, SIZE)
 
 
@@ -106,7 +109,7 @@ def test_what_is_no_clip_model_is_told_in_one_sentence(clip_folder, tmp_path):
     with pytest.raises(PriorError, match="holds no config.json; it must hold a CLIPModel"):
         load_clip(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "clip_text_model"}')
-    with pytest.raises(PriorError, match="'clip_text_model', where 'clip' is wanted"):
+    with pytest.raises(PriorError, match="'clip_text_model', where 'clip' is needed"):
         load_clip(tmp_path)
     shutil.copy(clip_folder / "config.json", tmp_path)
     with pytest.raises(PriorError, match="holds no weights"):

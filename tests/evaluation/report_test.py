@@ -1,4 +1,4 @@
-"""What is told of scores: groups, names, settings, tables; and the gallery."""
+"""Reports of scores: groups, names, settings, tables; and the gallery."""
 
 import json
 
@@ -73,18 +73,18 @@ def test_the_table_of_assets_has_a_row_an_asset():
 @pytest.mark.parametrize("count", [1, 8, 11])
 def test_the_gallery_shows_every_asset_above_its_prompt(count):
     plain = [np.full((SIZE, SIZE, 3), (8 + 9 * i) / 255) for i in range(2 * count)]
-    shown = [Shown("a cup", plain[2 * i], plain[2 * i + 1]) for i in range(count)]
-    picture = gallery.gallery(shown)
+    assets = [Shown("a cup", plain[2 * i], plain[2 * i + 1]) for i in range(count)]
+    image = gallery.gallery(assets)
     columns, rows = min(count, 8), -(-count // 8)
-    width, height = picture.shape[1] // columns, picture.shape[0] // rows
+    width, height = image.shape[1] // columns, image.shape[0] // rows
     for i in range(count):
         top, left = i // 8 * height, i % 8 * width
-        cell = picture[top : top + height, left : left + width]
+        cell = image[top : top + height, left : left + width]
         for side, level in enumerate((8 + 18 * i, 17 + 18 * i)):
             assert (cell == level).all(-1).sum() >= SIZE * SIZE
             assert (cell[SIZE // 2, SIZE // 2 + side * SIZE] == level).all()
         assert (cell[SIZE:].min(-1) < 100).any(), "the prompt"
-    assert columns < 8 or picture.shape[1] == 1600
+    assert columns < 8 or image.shape[1] == 1600
 
 
 def test_long_prompts_are_broken_and_the_longest_cut():

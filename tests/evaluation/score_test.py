@@ -1,4 +1,4 @@
-"""What is measured on an asset, with a judge that says what it is told."""
+"""The scores of an asset, with a judge whose answers are set."""
 
 import chex
 import jax
@@ -22,8 +22,8 @@ from dreamfusion_jax.training.state import TrainState
 PAIRS, KINDS = captions.all_pairs(), captions.KINDS
 
 
-def judge(name_side=lambda *_: pytest.fail("no side is asked for")):
-    """Each picture's first pixel says as which pair, and as which kind, it is to be named."""
+def judge(classify_azimuth=lambda *_: pytest.fail("no side is asked for")):
+    """A judge that names the pair and the kind in the first pixel of each image."""
 
     def embed(rgb):
         pair, kind = rgb[:, 0, 0, 0].astype(int), rgb[:, 0, 0, 1].astype(int)
@@ -36,11 +36,11 @@ def judge(name_side=lambda *_: pytest.fail("no side is asked for")):
         np.eye(len(KINDS), both, len(PAIRS)),
         lambda p: KINDS.index(prompt_pair(p)[1]),
     )
-    return Judge("parrot", "0" * 64, 2, embed, pairs, kinds, name_side)
+    return Judge("parrot", "0" * 64, 2, embed, pairs, kinds, classify_azimuth)
 
 
 def named_as(pair, kind, right):
-    """Eight pictures, `right` of them named right and the others as something else."""
+    """Eight images, of which `right` are named correctly."""
     views = np.zeros((8, 2, 2, 3))
     views[:right, 0, 0, :2] = PAIRS.index((pair, kind)), KINDS.index(kind)
     return views
@@ -50,11 +50,11 @@ def test_each_number_counts_its_own_views():
     views = AssetViews(*(named_as("blue", "robot", right) for right in (6, 4, 1)))
     asked_of = []
 
-    def name_side(rgb, kind):
+    def classify_azimuth(rgb, kind):
         asked_of.append((rgb is views.albedo, set(kind.tolist())))
         return np.array([0, 1, 0, 3, 4, 0, 6, 7])
 
-    scored = score.score_views(judge(name_side), "a blue robot, please", views)
+    scored = score.score_views(judge(classify_azimuth), "a blue robot, please", views)
     assert scored == Score(0.75, 0.5, 0.125, 3)
     assert asked_of == [(True, {KINDS.index("robot")})]
 
@@ -72,8 +72,8 @@ def scored_run(prompt, seed, albedo, fronts=None):
     return ScoredRun(prompt, seed, "w", False, 2, 1.0, {}, Score(albedo, 0.5, 0.0, fronts))
 
 
-def test_standard_errors_are_over_prompts_of_which_seeds_are_no_more():
-    """Prompt means 0.25, 0.75, 0.5: their standard deviation is 0.25, its root-of-three-th told."""
+def test_standard_errors_are_over_prompts_after_seeds():
+    """Prompt means 0.25, 0.75, 0.5: of standard deviation 0.25; the error is that over sqrt(3)."""
     runs = [scored_run(*run) for run in (("a", 0, 0.0), ("a", 1, 0.5), ("b", 0, 0.75, 1))]
     runs.append(scored_run("c", 0, 0.5))
     errors = score.standard_errors(runs)
@@ -86,16 +86,16 @@ def tiny_scene():
     return scene, scene.init(jax.random.key(0))
 
 
-def test_the_three_views_of_an_asset_differ_in_light_and_texture_alone():
+def test_an_assets_views_differ_only_in_light_and_texture():
     views = asset_views(*tiny_scene(), 0, size=12)
     chex.assert_shape(views, (8, 12, 12, 3))
     for kind in views:
         np.testing.assert_allclose(kind[:, 0, 0], np.full((8, 3), BACKGROUND), atol=1e-5)
     albedo, shaded, textureless = (kind[:, 6, 6] for kind in views)
     assert (shaded < albedo - 0.01).all(), "some light is always lost"
-    grey = np.array(captions.GRAY)
-    # The field begins middle grey: under the same light, white times GREY is that times 2 GREY.
-    np.testing.assert_allclose(textureless, shaded / albedo * grey, rtol=0.02)
+    gray = np.array(captions.GRAY)
+    # The field begins middle gray: under the same light, white times GRAY is that times 2 GRAY.
+    np.testing.assert_allclose(textureless, shaded / albedo * gray, rtol=0.02)
     assert jnp.isfinite(textureless).all()
 
 
@@ -111,7 +111,7 @@ def test_a_run_is_seen_from_where_it_was_trained():
     chex.assert_trees_all_equal(default, asset_views(scene, params, 0, 12))
 
 
-def test_the_floor_is_the_scene_before_its_first_step_over_all_prompts(monkeypatch):
+def test_the_untrained_scene_is_scored_over_all_prompts(monkeypatch):
     scene, params = tiny_scene()
     seen = []
 

@@ -5,17 +5,17 @@ import trimesh
 from dreamfusion_jax.mesh import texture
 
 RADIUS = 0.5
-SHARP = 1e4  # density of what nobody sees into
+SHARP = 1e4  # density of an opaque solid
 
 
-def coloured(points: np.ndarray) -> np.ndarray:
-    """Each place has its own colour, of which no channel is darker than 0.4."""
+def colored(points: np.ndarray) -> np.ndarray:
+    """Each place has its own color, of which no channel is darker than 0.4."""
     return 0.7 + 0.3 * np.clip(points / RADIUS, -1.0, 1.0)
 
 
 def ball(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A field: density and albedo of a ball with a hard edge."""
-    return SHARP * (np.linalg.norm(points, axis=-1) < RADIUS), coloured(points)
+    return SHARP * (np.linalg.norm(points, axis=-1) < RADIUS), colored(points)
 
 
 @pytest.fixture(scope="session")

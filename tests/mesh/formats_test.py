@@ -11,7 +11,7 @@ import trimesh
 from PIL import Image
 
 from dreamfusion_jax.mesh import formats, texture
-from tests.mesh.conftest import RADIUS, coloured
+from tests.mesh.conftest import RADIUS, colored
 
 _VALIDATE = """
 const data = new Uint8Array(require('fs').readFileSync(process.argv[1]));
@@ -37,8 +37,8 @@ def written(textured, surface, tmp_path_factory):
     (folder / "mesh.glb").write_bytes(formats.glb_bytes(textured))
     for name, data in formats.obj_files(textured).items():
         (folder / name).write_bytes(data)
-    colour = np.round(255 * coloured(surface.vertices)).astype(np.uint8)
-    (folder / "mesh.ply").write_bytes(formats.ply_bytes(surface, colour))
+    color = np.round(255 * colored(surface.vertices)).astype(np.uint8)
+    (folder / "mesh.ply").write_bytes(formats.ply_bytes(surface, color))
     return folder
 
 
@@ -87,13 +87,13 @@ def test_the_texture_comes_with_it_the_right_way_up(written, textured, name):
     image = material.baseColorTexture if name == "mesh.glb" else material.image
     np.testing.assert_array_equal(np.asarray(image), textured.texture)
     shown = texture.read_texture(np.asarray(image), mesh.visual.uv)
-    np.testing.assert_allclose(shown, coloured(world(mesh)), atol=0.02)
+    np.testing.assert_allclose(shown, colored(world(mesh)), atol=0.02)
 
 
-def test_the_ply_has_the_colours_at_its_vertices(written):
+def test_the_ply_has_the_colors_at_its_vertices(written):
     mesh = trimesh.load(written / "mesh.ply")
     shown = mesh.visual.vertex_colors[:, :3] / 255
-    np.testing.assert_allclose(shown, coloured(world(mesh)), atol=0.01)
+    np.testing.assert_allclose(shown, colored(world(mesh)), atol=0.01)
 
 
 def test_the_front_of_the_world_is_the_front_of_the_files():

@@ -6,7 +6,7 @@ from scipy import ndimage
 from dreamfusion_jax.mesh import surface
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 
-CENTRE = np.array([0.2, 0.0, -0.1])
+CENTER = np.array([0.2, 0.0, -0.1])
 BALL = 4 / 3 * np.pi * 0.5**3
 
 
@@ -15,13 +15,13 @@ def grid(density, resolution: int = 40) -> np.ndarray:
     return surface.density_grid(lambda points: (density(points), None), 1.0, resolution)
 
 
-def from_centre(points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(points - CENTRE, axis=-1)
+def from_center(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points - CENTER, axis=-1)
 
 
 def ball(points: np.ndarray) -> np.ndarray:
-    """Density 10 at a distance of 0.5 from the centre, rising inwards by 100 a unit."""
-    return np.maximum(60.0 - 100.0 * from_centre(points), 0.0)
+    """Density 10 at a distance of 0.5 from the center, rising inwards by 100 a unit."""
+    return np.maximum(60.0 - 100.0 * from_center(points), 0.0)
 
 
 def assert_closed(mesh: trimesh.Trimesh) -> None:
@@ -34,7 +34,7 @@ def noise(seed: int, width: float, resolution: int = 16) -> np.ndarray:
     return np.maximum(ndimage.gaussian_filter(values, width), 0.0).astype(np.float32)
 
 
-def test_the_grid_holds_the_field_inside_the_sphere_and_nothing_outside():
+def test_grid_is_the_field_inside_the_sphere_and_0_outside():
     density = grid(lambda points: points @ [1.0, 10.0, 100.0] + 200.0, 9)
     np.testing.assert_allclose(density[4, 4, 4], 200.0)
     np.testing.assert_allclose(
@@ -46,7 +46,7 @@ def test_the_grid_holds_the_field_inside_the_sphere_and_nothing_outside():
 def test_the_surface_lies_where_the_density_is_the_threshold():
     for level, radius in ((10.0, 0.5), (30.0, 0.3)):
         mesh = surface.extract_surface(grid(ball), 1.0, level)
-        np.testing.assert_allclose(from_centre(mesh.vertices), radius, atol=0.01)
+        np.testing.assert_allclose(from_center(mesh.vertices), radius, atol=0.01)
         assert_closed(mesh)
         np.testing.assert_allclose(mesh.volume, 4 / 3 * np.pi * radius**3, rtol=0.05)
 
@@ -54,9 +54,9 @@ def test_the_surface_lies_where_the_density_is_the_threshold():
 def test_between_nodes_a_density_changes_by_factors():
     """An edge that is thinner than a cell: each cell has twenty times the density of the next."""
     mesh = surface.extract_surface(
-        grid(lambda points: 5.0 * np.exp(60.0 * (0.5 - from_centre(points)))), 1.0, 5.0
+        grid(lambda points: 5.0 * np.exp(60.0 * (0.5 - from_center(points)))), 1.0, 5.0
     )
-    np.testing.assert_allclose(from_centre(mesh.vertices), 0.5, atol=1e-3)
+    np.testing.assert_allclose(from_center(mesh.vertices), 0.5, atol=1e-3)
 
 
 def test_a_box_has_its_volume():
@@ -75,7 +75,7 @@ def test_a_scene_that_fills_the_sphere_is_closed_at_its_border():
 
 def test_cavities_are_filled():
     def shell(points):
-        return ball(points) * (from_centre(points) > 0.35)
+        return ball(points) * (from_center(points) > 0.35)
 
     mesh = surface.extract_surface(grid(shell), 1.0, 10.0)
     assert mesh.body_count == 1
@@ -96,7 +96,7 @@ def test_floaters_are_dropped_and_of_dust_one_grain_stays():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_the_density_the_surface_is_closed_and_has_no_degenerate_faces(seed):
+def test_surface_of_any_density_is_closed_and_nondegenerate(seed):
     density = noise(seed, (0.0, 0.7, 1.5)[seed % 3])
     assert_closed(surface.extract_surface(density, 1.0, 0.4 * float(density.max())))
     # Many nodes exactly at the threshold, or next to it: triangles would shrink to a point there.
@@ -106,16 +106,16 @@ def test_whatever_the_density_the_surface_is_closed_and_has_no_degenerate_faces(
 
 
 def disc(radius: float, camera, size: int) -> np.ndarray:
-    """[size, size] opacity: 0.9 on the rays that pass the centre within `radius`, 0.2 elsewhere."""
+    """[size, size] opacity: 0.9 on the rays that pass the center within `radius`, 0.2 elsewhere."""
     rays = pixel_rays(camera, size, size)
-    away = CENTRE - np.asarray(rays.origin)
+    away = CENTER - np.asarray(rays.origin)
     along = np.sum(away * rays.direction, axis=-1, keepdims=True)
     missed = np.linalg.norm(away - along * rays.direction, axis=-1)
     return np.where(missed < radius, 0.9, 0.2)
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.5])
-def test_the_automatic_threshold_has_the_silhouettes_of_what_is_opaque(radius):
+def test_automatic_threshold_matches_opaque_silhouettes(radius):
     cameras = [orbit_camera(azimuth_deg, 20.0, 2.5, 50.0) for azimuth_deg in (0.0, 100.0, 200.0)]
     opacity = [disc(radius, camera, 48) for camera in cameras]
     level = surface.silhouette_threshold(grid(ball), 1.0, cameras, opacity)

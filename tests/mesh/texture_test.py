@@ -3,10 +3,10 @@ import trimesh
 
 from dreamfusion_jax.mesh import texture
 from dreamfusion_jax.mesh.raster import rasterize
-from tests.mesh.conftest import RADIUS, coloured
+from tests.mesh.conftest import RADIUS, colored
 
 
-def test_the_texture_shows_the_colour_of_each_place_up_to_and_on_the_seams(textured):
+def test_texture_has_the_local_color_up_to_the_seams(textured):
     rng = np.random.default_rng(0)
     weights = rng.dirichlet(np.ones(3), len(textured.faces))
     on_an_edge = weights * [1.0, 1.0, 0.0]
@@ -17,7 +17,7 @@ def test_the_texture_shows_the_colour_of_each_place_up_to_and_on_the_seams(textu
             for values in (textured.uv, textured.vertices)
         )
         shown = texture.read_texture(textured.texture, uv)
-        np.testing.assert_allclose(shown, coloured(points), atol=0.02)
+        np.testing.assert_allclose(shown, colored(points), atol=0.02)
 
 
 def test_no_texel_is_left_blank(textured):
@@ -63,15 +63,15 @@ def open_square() -> trimesh.Trimesh:
     return trimesh.Trimesh(vertices, np.concatenate(faces, axis=1).T, process=False)
 
 
-def test_mist_shows_the_mean_of_what_is_behind():
-    """Density tau, albedo a + b s at depth s: the composited colour is a + b / tau."""
-    tau, slab = 20.0, open_square()
+def test_haze_shows_the_composited_albedo():
+    """Density tau, albedo a + b s at depth s: the composited color is a + b / tau."""
+    density, slab = 20.0, open_square()
 
-    def mist(points):
+    def haze(points):
         depth = 0.5 - points[:, 2]
-        return np.where(depth > 0.0, tau, 0.0), np.stack([0.2 + 4.0 * depth] * 3, axis=-1)
+        return np.where(depth > 0.0, density, 0.0), np.stack([0.2 + 4.0 * depth] * 3, axis=-1)
 
-    below = texture.layers(slab, mist, 1.0)
+    below = texture.layers(slab, haze, 1.0)
     assert below.shape == (texture.LAYERS, len(slab.vertices), 3)
-    # Four layers for an integral, and edges of depth's intervals that miss the mist's own.
-    np.testing.assert_allclose(texture.mean_albedo(below, mist), 0.2 + 4.0 / tau, atol=0.04)
+    # Four layers for an integral, and edges of depth's intervals that miss the haze's own.
+    np.testing.assert_allclose(texture.mean_albedo(below, haze), 0.2 + 4.0 / density, atol=0.04)

@@ -36,7 +36,7 @@ def test_pose_is_a_rotation_that_looks_at_the_target():
     np.testing.assert_allclose(jnp.linalg.det(rotation), 1.0, atol=1e-6)
     towards = (target - position) / jnp.linalg.norm(target - position)
     chex.assert_trees_all_close(-rotation[:, 2], towards, atol=1e-6)
-    assert pose[2, 1] > 0.0, "the picture's up is the world's up"
+    assert pose[2, 1] > 0.0, "the image's up is the world's up"
 
 
 def test_overhead_view_has_the_front_at_the_lower_edge():
@@ -45,7 +45,7 @@ def test_overhead_view_has_the_front_at_the_lower_edge():
 
 
 @pytest.mark.parametrize("azimuth, elevation", [(30.0, -10.0), (200.0, 75.0)])
-def test_centre_ray_meets_the_origin(azimuth, elevation):
+def test_center_ray_meets_the_origin(azimuth, elevation):
     rays = pixel_rays(orbit_camera(azimuth, elevation, 2.5, 40.0), 5, 7)
     at_origin = rays.origin[2, 3] + 2.5 * rays.direction[2, 3]
     chex.assert_trees_all_close(at_origin, jnp.zeros(3), atol=1e-6)
@@ -60,7 +60,7 @@ def test_rows_go_down_and_columns_go_right():
 
 
 def test_field_of_view_spans_the_width():
-    """Outermost pixel centres lie half a pixel inside the field of view."""
+    """Outermost pixel centers lie half a pixel inside the field of view."""
     width = 8
     direction = pixel_rays(orbit_camera(0.0, 0.0, 2.0, 60.0), 1, width).direction[0]
     slope = direction[-1, 1] / -direction[-1, 0]
@@ -111,7 +111,7 @@ def test_samples_fill_their_ranges_and_nothing_else():
 _PAPER = CameraRanges(
     distance=(1.0, 1.5),
     elevation_deg=(-10.0, 90.0),
-    area_share=0.5,
+    uniform_area_prob=0.5,
     focal_multiplier=(0.7, 1.35),
     position_jitter=0.1,
     look_at_std=0.2,
@@ -175,7 +175,7 @@ def test_the_mixture_is_told_from_either_of_its_parts():
 @pytest.mark.parametrize(("low", "high"), [(-10.0, 45.0), (-90.0, 90.0), (60.0, 90.0), (0.0, 1.0)])
 def test_cameras_by_area_keep_to_their_bounds_with_a_uniform_sine(low, high):
     """Equal heights of a sphere's band have equal areas (Archimedes)."""
-    ranges = CameraRanges(elevation_deg=(low, high), area_share=1.0)
+    ranges = CameraRanges(elevation_deg=(low, high), uniform_area_prob=1.0)
     draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
     elevation_deg = np.asarray(draw(jax.random.split(jax.random.key(4), _COUNT)))
     assert low <= elevation_deg.min() and elevation_deg.max() <= high
@@ -187,15 +187,15 @@ def test_cameras_by_area_keep_to_their_bounds_with_a_uniform_sine(low, high):
 
 @pytest.mark.parametrize("angle", [-10.0, 30.0])
 def test_bounds_that_are_one_angle_are_that_angle(angle):
-    ranges = CameraRanges(elevation_deg=(angle, angle), area_share=0.5)
+    ranges = CameraRanges(elevation_deg=(angle, angle), uniform_area_prob=0.5)
     draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
     elevation_deg = draw(jax.random.split(jax.random.key(5), 50))
     chex.assert_trees_all_equal(elevation_deg, jnp.full(50, angle))
 
 
-def test_the_share_by_area_leaves_the_cameras_by_angle_as_they_are():
+def test_cameras_by_area_leave_those_by_angle_unchanged():
     def elevations(share):
-        ranges = CameraRanges(area_share=share)
+        ranges = CameraRanges(uniform_area_prob=share)
         draw = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges).elevation_deg))
         return draw(jax.random.split(jax.random.key(6), 100))
 
@@ -220,7 +220,7 @@ def test_the_look_at_point_and_the_up_vector_are_normal():
     draws = _paper_draws()
     assert np.abs(draws.target.mean(0)).max() < 5 * 0.2 / np.sqrt(_COUNT)
     np.testing.assert_allclose(np.cov(draws.target.T), 0.04 * np.eye(3), atol=2e-3)
-    # Pictures lean by the part of the up vector that is across the line of sight and level.
+    # Images lean by the part of the up vector that is across the line of sight and level.
     level = np.cross([0.0, 0.0, 1.0], draws.camera.pose[:, :, 2])
     slope = np.linalg.norm(level, axis=-1)
     low = slope > 0.9  # where the camera looks nearly level, a lean is a lean of the up vector
@@ -228,7 +228,7 @@ def test_the_look_at_point_and_the_up_vector_are_normal():
     np.testing.assert_allclose(lean.std(), 0.02, rtol=0.1)
 
 
-def test_the_centre_pixels_ray_meets_the_look_at_point():
+def test_the_center_pixels_ray_meets_the_look_at_point():
     def miss(draw):
         rays = pixel_rays(draw.camera, 3, 3)
         towards = draw.target - rays.origin[1, 1]

@@ -54,7 +54,7 @@ def test_thin_distant_and_empty_frusta_stay_positive_and_finite():
     np.testing.assert_allclose(thin[0, 0], 0.25**2 / 12.0, rtol=1e-3)
 
 
-def test_encoding_of_a_point_is_sines_and_cosines_of_doubling_frequencies():
+def test_encoding_of_a_point_is_sines_of_doubling_frequencies():
     x = jnp.array([[0.7, -0.2, 0.05], [-1.0, 0.9, 0.4]])
     encoded = positional_encoding(x, 1, 8).reshape(2, 7, 2, 3)
     angles = np.asarray(x, np.float64)[:, None] * 2.0 ** np.arange(1, 8)[:, None]
@@ -72,7 +72,7 @@ def test_integrated_encoding_is_the_expectation_of_the_encoding():
     np.testing.assert_allclose(encoded, expected, atol=6e-3)
 
 
-def test_encoding_gradients_are_right_and_vanish_in_wide_gaussians():
+def test_encoding_gradients_vanish_in_wide_gaussians():
     mean, variance = jnp.array([0.4, -0.3, 0.1]), jnp.array([0.01, 0.1, 0.3])
     chex.assert_numerical_grads(
         jax.jit(lambda m, v: jnp.sum(integrated_positional_encoding(m, v, 0, 3) ** 2)),

@@ -30,11 +30,11 @@ def test_weights_are_opacity_times_transmittance(scale):
     for ray in range(200):
         light = 1.0
         for i in range(32):
-            kept = np.exp(
+            transmitted = np.exp(
                 -np.float64(density[ray, i]) * (np.float64(edges[ray, i + 1]) - edges[ray, i])
             )
-            expected[ray, i] = light * (1.0 - kept)
-            light *= kept
+            expected[ray, i] = light * (1.0 - transmitted)
+            light *= transmitted
     assert _relative_error(jax.jit(compositing_weights)(density, edges), expected) < 1e-5
 
 

@@ -22,7 +22,7 @@ def _shifts(seed, *shape):
 @pytest.mark.parametrize(
     "origin, near, far",
     [
-        ((3.0, 0.0, 0.0), 1.5, 4.5),  # through the centre
+        ((3.0, 0.0, 0.0), 1.5, 4.5),  # through the center
         ((3.0, 0.9, 1.2), 3.0, 3.0),  # just touching: nothing inside
         ((3.0, 0.0, 0.9), 1.8, 4.2),  # a chord: 1.5^2 = 0.9^2 + 1.2^2
         ((0.5, 0.0, 0.0), 0.0, 2.0),  # from inside
@@ -30,8 +30,8 @@ def _shifts(seed, *shape):
 )
 def test_sphere_bounds(origin, near, far):
     rays = Rays(jnp.array(origin), jnp.array([-1.0, 0.0, 0.0]), jnp.array([0.01]))
-    got = sphere_bounds(rays, 1.5)
-    chex.assert_trees_all_close(got, (jnp.array([near]), jnp.array([far])), atol=2e-3)
+    result = sphere_bounds(rays, 1.5)
+    chex.assert_trees_all_close(result, (jnp.array([near]), jnp.array([far])), atol=2e-3)
 
 
 @pytest.mark.parametrize("origin", [(3.0, 2.0, 0.0), (-3.0, 0.0, 0.0)])
@@ -45,7 +45,7 @@ def test_a_ray_that_misses_has_no_length(origin):
     chex.assert_trees_all_equal(fine, jnp.broadcast_to(near, (4,)))
 
 
-def test_uniform_edges_are_even_and_jitter_keeps_them_in_order():
+def test_uniform_edges_are_even_and_ordered_under_jitter():
     near, far = jnp.full((500, 1), 2.0), jnp.full((500, 1), 4.0)
     even = jnp.linspace(2.0, 4.0, 9)
     chex.assert_trees_all_close(uniform_edges(near, far, 8, None)[0], even, atol=1e-6)
@@ -62,10 +62,10 @@ def test_inverse_cdf_is_numpys_interpolation():
     edges = np.sort(rng.uniform(size=(5, 9)), -1).astype(np.float32)
     probability = rng.dirichlet(np.ones(8), 5).astype(np.float32)
     u = np.sort(rng.uniform(size=(5, 7)), -1).astype(np.float32)
-    got = inverse_cdf(jnp.asarray(edges), jnp.asarray(probability), jnp.asarray(u))
+    result = inverse_cdf(jnp.asarray(edges), jnp.asarray(probability), jnp.asarray(u))
     for i in range(5):
         cdf = np.concatenate([[0.0], np.cumsum(probability[i])])
-        np.testing.assert_allclose(got[i], np.interp(u[i], cdf, edges[i]), atol=1e-5)
+        np.testing.assert_allclose(result[i], np.interp(u[i], cdf, edges[i]), atol=1e-5)
 
 
 @pytest.mark.parametrize("place", [None, jax.random.uniform(jax.random.key(0), (2000,))])
@@ -99,7 +99,7 @@ def test_padding_keeps_a_share_for_what_the_proposal_thinks_empty():
     np.testing.assert_allclose(share[:7], 0.01 / 1.1, atol=2e-3)
 
 
-def test_space_before_and_behind_is_left_out():
+def test_empty_space_around_an_object_is_left_out():
     """A narrow object gets narrow intervals: none reaches from it to the ends of the ray."""
     edges = jnp.linspace(0.0, 4.0, 41)
     weights = jnp.zeros(40).at[20].set(1.0)  # between 2.0 and 2.1

@@ -1,4 +1,4 @@
-"""Closed forms of the regularisers, and who learns from them."""
+"""Closed forms of the regularizers, and who learns from them."""
 
 import chex
 import jax
@@ -16,8 +16,8 @@ from dreamfusion_jax.nerf.regularizers import (
 
 
 def test_opacity():
-    got = opacity_loss(jnp.array([0.0, 1.0]))
-    np.testing.assert_allclose(got, [0.1, np.sqrt(1.01)], rtol=1e-6)
+    result = opacity_loss(jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(result, [0.1, np.sqrt(1.01)], rtol=1e-6)
 
 
 def test_entropy_is_largest_in_doubt_and_finite_at_the_ends():
@@ -60,11 +60,11 @@ def test_distortion_is_the_double_sum():
     apart = np.abs(middle[:, :, None] - middle[:, None, :])
     expected = np.einsum("ri,rj,rij->r", weights, weights, apart)
     expected = expected + np.sum(weights**2 * np.diff(edges), -1) / 3.0
-    got = distortion_loss(jnp.asarray(weights), jnp.asarray(edges))
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    result = distortion_loss(jnp.asarray(weights), jnp.asarray(edges))
+    np.testing.assert_allclose(result, expected, rtol=1e-4)
 
 
-def test_interlevel_is_zero_where_the_proposal_bounds_the_fine_weights():
+def test_interlevel_is_zero_where_the_proposal_is_a_bound():
     edges, weights = jnp.array([0.5, 1.5, 2.0]), jnp.array([0.4, 0.2])
     proposal_edges = jnp.array([0.0, 1.0, 2.0, 3.0])
     # The first fine interval overlaps bins 0 and 1, the second only bin 1 (it ends where 2 begins).
@@ -72,11 +72,11 @@ def test_interlevel_is_zero_where_the_proposal_bounds_the_fine_weights():
     assert interlevel_loss(edges, weights, proposal_edges, enough) == 0.0
     lacking = jnp.array([0.2, 0.1, 9.0])
     expected = 0.1**2 / 0.4 + 0.1**2 / 0.2
-    got = interlevel_loss(edges, weights, proposal_edges, lacking)
-    np.testing.assert_allclose(got, expected, rtol=1e-3)
+    result = interlevel_loss(edges, weights, proposal_edges, lacking)
+    np.testing.assert_allclose(result, expected, rtol=1e-3)
 
 
-def test_only_the_proposal_learns_from_interlevel_and_it_learns_to_rise():
+def test_interlevel_raises_the_proposal_alone():
     edges, proposal_edges = jnp.array([0.5, 1.5, 2.0]), jnp.array([0.0, 1.0, 2.0, 3.0])
     weights, lacking = jnp.array([0.4, 0.2]), jnp.array([0.2, 0.1, 0.1])
     fine, proposal = jax.grad(interlevel_loss, (1, 3))(edges, weights, proposal_edges, lacking)

@@ -1,4 +1,4 @@
-"""The whole renderer: orientation, closed forms, light, blocks, and who learns from what."""
+"""The whole renderer: orientation, closed forms, light, chunks, and which losses train what."""
 
 import dataclasses
 import functools
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from dreamfusion_jax.nerf import ray_chunks
-from dreamfusion_jax.nerf import scene as scene_module
+from dreamfusion_jax.nerf import ray_chunks, view_rays
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 from dreamfusion_jax.nerf.fields.density import Density
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
@@ -43,23 +42,23 @@ def _init(options):
     return jax.jit(make_scene(options).init)(jax.random.key(0))
 
 
-def _draw(options, params, view, size=9, key=None):
-    return _renderer(options)(params, view, size, size, jnp.int32(0), key)
+def _draw(options, params, view, size=9, key=None, half_size=None):
+    return _renderer(options)(params, view, size, size, jnp.int32(0), key, half_size)
 
 
 @functools.cache
-def _learner(options, block_points=2**20):
-    """params, view, cotangent (a Render), key -> the Render and its pull-back to the params."""
+def _learner(options, chunk_points=2**20):
+    """params, view, cotangent (a Render), key -> the Render and its gradient of the params."""
 
-    def learn(params, view, cotangent, key):
+    def learn(params, view, cotangent, key, half_size=None):
         def draw(params):
-            return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key)
+            return make_scene(options).render(params, view, 9, 9, jnp.int32(0), key, half_size)
 
         with pytest.MonkeyPatch.context() as patch:  # read while tracing
-            patch.setattr(ray_chunks, "_BLOCK_POINTS_CPU", block_points)
-            patch.setattr(ray_chunks, "_BLOCK_POINTS", block_points)
-            drawn, pull = jax.vjp(draw, params)
-        return drawn, pull(cotangent)[0]
+            patch.setattr(ray_chunks, "_CHUNK_POINTS_CPU", chunk_points)
+            patch.setattr(ray_chunks, "_CHUNK_POINTS", chunk_points)
+            render, pull = jax.vjp(draw, params)
+        return render, pull(cotangent)[0]
 
     return jax.jit(learn)
 
@@ -84,10 +83,10 @@ def _empty_grids():
     }
 
 
-def _with_ball(params, x, y, z, colour):
+def _with_ball(params, x, y, z, color):
     """Marks the grid node at indices x, y, z (4 is the middle, 8 is +1) as solid."""
     return {
-        "field": {"grid": params["field"]["grid"].at[x, y, z].set(jnp.array([90.0, *colour]))},
+        "field": {"grid": params["field"]["grid"].at[x, y, z].set(jnp.array([90.0, *color]))},
         "proposal": {"grid": params["proposal"]["grid"].at[x, y, z].set(90.0)},
     }
 
@@ -115,9 +114,9 @@ def test_the_front_hides_the_back(azimuth, red, depth):
     """A red ball at +x before a green one at -x: each is seen from its own side only."""
     params = _with_ball(_empty_grids(), 6, 4, 4, (60, -60, -60))
     params = _with_ball(params, 2, 4, 4, (-60, 60, -60))
-    drawn = _draw(_GRID, params, albedo_view(_camera(azimuth, 0.0), _BACKGROUND))
-    np.testing.assert_allclose(drawn.image[4, 4], [red, 1.0 - red, 0.0], atol=0.05)
-    assert abs(drawn.depth[4, 4] - depth) < 0.25
+    render = _draw(_GRID, params, albedo_view(_camera(azimuth, 0.0), _BACKGROUND))
+    np.testing.assert_allclose(render.image[4, 4], [red, 1.0 - red, 0.0], atol=0.05)
+    assert abs(render.depth[4, 4] - depth) < 0.25
 
 
 def test_constant_density_gives_the_exponential_law_of_the_chord():
@@ -127,13 +126,13 @@ def test_constant_density_gives_the_exponential_law_of_the_chord():
     camera = _camera()
     near, far = sphere_bounds(pixel_rays(camera, 9, 9), 1.0)
     expected = 1.0 - jnp.exp(-0.5 * jnp.log(2.0) * (far - near)[..., 0])
-    drawn = _draw(options, params, albedo_view(camera, _BACKGROUND), key=jax.random.key(0))
-    chex.assert_trees_all_close(drawn.opacity, expected, atol=1e-5)
+    render = _draw(options, params, albedo_view(camera, _BACKGROUND), key=jax.random.key(0))
+    chex.assert_trees_all_close(render.opacity, expected, atol=1e-5)
     image = 0.5 * expected[..., None] + (1.0 - expected[..., None]) * _BACKGROUND
-    chex.assert_trees_all_close(drawn.image, image, atol=1e-5)
+    chex.assert_trees_all_close(render.image, image, atol=1e-5)
 
 
-def test_turning_scene_and_camera_together_leaves_the_picture():
+def test_turning_scene_and_camera_together_leaves_the_image():
     grid = jax.random.normal(jax.random.key(0), (9, 9, 9, 4)) * 2.0
     proposal = jax.random.normal(jax.random.key(1), (9, 9, 9, 1))
     params = {"field": {"grid": grid}, "proposal": {"grid": proposal}}
@@ -148,9 +147,9 @@ def test_turning_scene_and_camera_together_leaves_the_picture():
 
 def test_rays_that_miss_are_exactly_the_background():
     params = _init(_MIP)
-    drawn = _draw(_MIP, params, albedo_view(orbit_camera(0.0, 0.0, 4.0, 60.0), _BACKGROUND))
-    assert drawn.opacity[0, 0] == 0.0 and drawn.opacity[4, 4] > 0.5
-    chex.assert_trees_all_equal(drawn.image[0, 0], _BACKGROUND)
+    render = _draw(_MIP, params, albedo_view(orbit_camera(0.0, 0.0, 4.0, 60.0), _BACKGROUND))
+    assert render.opacity[0, 0] == 0.0 and render.opacity[4, 4] > 0.5
+    chex.assert_trees_all_equal(render.image[0, 0], _BACKGROUND)
 
 
 def test_an_untrained_scene_is_a_ball_with_normals_outward():
@@ -158,9 +157,7 @@ def test_an_untrained_scene_is_a_ball_with_normals_outward():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera()
     analytic, differences = (
-        _draw(
-            dataclasses.replace(_MIP, normal_spacing=spacing), params, lit_view(camera, _BACKGROUND)
-        )
+        _draw(dataclasses.replace(_MIP, fd_epsilon=spacing), params, lit_view(camera, _BACKGROUND))
         for spacing in (0.0, 1e-2)
     )
     np.testing.assert_allclose(analytic.normals[4, 4], camera.pose[:, 2], atol=0.05)
@@ -189,10 +186,11 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         )
         density = Density(blob_scale=0.0)
         proposal = proposal_grid(33, 1.0, density)
-        jitter = scene_module._draw_jitter(options, (5, 5), jax.random.key(0))
-        expected = functools.partial(proposal.density, proposal.table(params["proposal"]))
-        choose = functools.partial(scene_module._choose_intervals, options, expected)
-        chosen = jax.jit(choose)(rays, jitter)
+        noise = view_rays.draw_stratified_noise(options, (5, 5), jax.random.key(0))
+        density_fn = functools.partial(proposal.density, proposal.table(params["proposal"]))
+        choose = functools.partial(view_rays.choose_intervals, options, density_fn)
+        bounded = view_rays.BoundedRays(rays, *sphere_bounds(rays, 1.0))
+        chosen = jax.jit(choose)(bounded, noise)
         assert len(chosen.proposals) == rounds
         last.append(chosen.proposals[-1][0])
         middle = 0.5 * (chosen.edges[..., 1:] + chosen.edges[..., :-1])
@@ -200,10 +198,10 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
         distances.append(jnp.mean(jnp.abs(jnp.linalg.norm(at, axis=-1)[2, 2] - 0.6)))
         assert jnp.all(jnp.diff(chosen.edges, axis=-1) >= 0.0)
     assert distances[1] < 0.7 * distances[0], distances
-    assert jnp.abs(last[0] - last[1]).max() > 0.05, "the second round looks elsewhere"
+    assert jnp.abs(last[0] - last[1]).max() > 0.05, "the second round samples elsewhere"
 
 
-def test_a_vanishing_light_joins_the_unlit_picture():
+def test_a_vanishing_light_joins_the_unlit_image():
     """The two branches are different programs; at diffuse -> 0 they must agree, gradients too."""
     view = lit_view(_camera(), _BACKGROUND, ambient=1.0, diffuse=0.0)
     arguments = (_cotangent(image=1.0), jax.random.key(1))
@@ -216,20 +214,20 @@ def test_a_vanishing_light_joins_the_unlit_picture():
     assert unlit.regularizers["orientation"] == 0.0 and jnp.any(lit.normals != 0.0)
 
 
-def test_unlit_views_have_normals_where_the_orientation_loss_wants_them():
+def test_unlit_views_have_normals_on_request():
     """The image stays what it was, and the loss is that of the lit branch."""
     view = albedo_view(_camera(), _BACKGROUND)
-    asked = view._replace(with_normals=jnp.asarray(True))
-    plain, oriented = (_draw(_MIP, _init(_MIP), v) for v in (view, asked))
+    requested = view._replace(with_normals=jnp.asarray(True))
+    plain, oriented = (_draw(_MIP, _init(_MIP), v) for v in (view, requested))
     chex.assert_trees_all_close(oriented.image, plain.image, atol=1e-5)
-    lit = _draw(_MIP, _init(_MIP), asked._replace(diffuse=jnp.float32(0.5)))
+    lit = _draw(_MIP, _init(_MIP), requested._replace(diffuse=jnp.float32(0.5)))
     chex.assert_trees_all_close(oriented.normals, lit.normals, atol=1e-5)
     assert plain.regularizers["orientation"] == 0.0 < oriented.regularizers["orientation"]
     hit = np.mean(np.asarray(oriented.opacity) > 0.01)
     assert hit < 1.0, "the mean over the rays that hit is not that over all"
 
 
-def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
+def test_the_lit_side_is_brightest_and_textureless_is_gray():
     params = jax.tree.map(jnp.zeros_like, _init(_MIP))
     camera = _camera(0.0, 0.0)
     from_right = jnp.array([0.0, 5.0, 0.0])
@@ -241,16 +239,16 @@ def test_light_is_brightest_where_it_stands_and_textureless_is_grey():
 
 
 @pytest.mark.parametrize("distance", [2.75, 9.0])
-def test_blocks_leave_picture_and_gradients(distance):
-    """81 rays of 6 samples in blocks that do not divide them evenly; from afar most are empty."""
+def test_chunks_leave_image_and_gradients(distance):
+    """81 rays of 6 samples in chunks that do not divide them evenly; from afar most are empty."""
     view = lit_view(orbit_camera(30.0, 20.0, distance, 47.0), _BACKGROUND)
     arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
-    whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
-    chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
+    whole, in_chunks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
+    chex.assert_trees_all_close(in_chunks, whole, atol=1e-3, rtol=1e-3)
 
 
-def test_a_picture_keeps_less_for_its_gradient_than_one_layer_holds():
-    """Be it one block: what both branches keep lies in memory while the prior runs."""
+def test_residuals_of_an_image_are_smaller_than_one_layer():
+    """Even in one chunk: both branches' residuals stay in memory while the prior runs."""
     options = dataclasses.replace(_MIP, width=64, proposal_resolution=4)
     scene, view = make_scene(options), lit_view(_camera(), _BACKGROUND)
 
@@ -258,36 +256,37 @@ def test_a_picture_keeps_less_for_its_gradient_than_one_layer_holds():
         draw = lambda params: scene.render(params, view, 9, 9, jnp.int32(0), None)  # noqa: E731
         return jax.vjp(draw, params)[1]
 
-    kept = jax.tree.leaves(jax.eval_shape(pull_back, scene.init(jax.random.key(0))))
-    assert sum(leaf.size for leaf in kept) < 81 * options.fine_samples * options.width
+    residuals = jax.tree.leaves(jax.eval_shape(pull_back, scene.init(jax.random.key(0))))
+    assert sum(leaf.size for leaf in residuals) < 81 * options.fine_samples * options.width
 
 
 @pytest.mark.parametrize("lit", [False, True])
-def test_half_size_is_the_small_picture_enlarged(lit):
-    """Also for a side that is odd, where the small picture's is rounded up."""
+def test_half_size_is_the_small_image_enlarged(lit):
+    """Also for a side that is odd, where the small image's is rounded up."""
     make_view = lit_view if lit else albedo_view
     view = make_view(_camera(), _BACKGROUND)
     params = _init(_MIP)
     small = _draw(_MIP, params, view, size=5)
-    drawn = _draw(_MIP, params, view._replace(half_size=jnp.asarray(True)))
+    render = _draw(_MIP, params, view, half_size=jnp.asarray(True))
     for name in ("image", "opacity", "depth", "normals"):
         expected = getattr(small, name)
         expected = jax.image.resize(expected, (9, 9, *expected.shape[2:]), "linear")
-        chex.assert_trees_all_close(getattr(drawn, name), expected, atol=1e-5)
+        chex.assert_trees_all_close(getattr(render, name), expected, atol=1e-5)
     if lit:
         assert jnp.any(small.normals != 0.0)
 
 
-def test_blocks_leave_the_half_size_picture_and_its_gradients():
-    """In blocks only a quarter of the rays are followed: the rest are left out, not enlarged."""
-    view = lit_view(_camera(), _BACKGROUND)._replace(half_size=jnp.asarray(True))
-    arguments = (_init(_MIP), view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
-    whole, in_blocks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
-    chex.assert_trees_all_close(in_blocks, whole, atol=1e-3, rtol=1e-3)
+def test_chunks_leave_the_half_size_image_and_gradients():
+    """In chunks only a quarter of the rays are traced: the rest are skipped, not enlarged."""
+    view = lit_view(_camera(), _BACKGROUND)
+    cotangent, half_size = _cotangent(1.0, 1.0, 1.0), jnp.asarray(True)
+    arguments = (_init(_MIP), view, cotangent, jax.random.key(1), half_size)
+    whole, in_chunks = _learner(_MIP)(*arguments), _learner(_MIP, 100)(*arguments)
+    chex.assert_trees_all_close(in_chunks, whole, atol=1e-3, rtol=1e-3)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(whole[1]["field"]))
 
 
-def test_the_proposal_learns_from_interlevel_alone_and_the_field_never_does():
+def test_interlevel_trains_the_proposal_and_never_the_field():
     view, key = albedo_view(_camera(), _BACKGROUND), jax.random.key(1)
     _, from_image = _learner(_MIP)(_init(_MIP), view, _cotangent(image=1.0), key)
     _, from_interlevel = _learner(_MIP)(_init(_MIP), view, _cotangent(interlevel=1.0), key)
@@ -302,12 +301,14 @@ def test_gradients_are_finite_in_degenerate_scenes(factor):
     """Nothing but the blob; and densities of about a million beside exact zeros."""
     params = jax.tree.map(lambda p: factor * p, _init(_MIP))
     for view in (lit_view(_camera(), _BACKGROUND), albedo_view(_camera(), _BACKGROUND)):
-        drawn, gradient = _learner(_MIP)(params, view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1))
-        chex.assert_tree_all_finite((drawn, gradient))
+        render, gradient = _learner(_MIP)(
+            params, view, _cotangent(1.0, 1.0, 1.0), jax.random.key(1)
+        )
+        chex.assert_tree_all_finite((render, gradient))
 
 
 @pytest.mark.parametrize("field", ["grid", "hash"])
-def test_gradients_of_a_lit_picture_are_its_differences(field):
+def test_gradients_of_a_lit_image_are_its_differences(field):
     options = SceneOptions(
         field=field,
         grid_resolution=4,
@@ -327,21 +328,21 @@ def test_gradients_of_a_lit_picture_are_its_differences(field):
     params, *directions = jax.random.normal(jax.random.key(1), (5, *shape.shape))
 
     @jax.jit
-    def picture(moved):
-        """The picture's numbers, the parameters moved along four directions."""
-        there = unflatten(params + moved @ jnp.stack(directions))
-        drawn = scene.render(there, view, 3, 3, jnp.int32(10_000), None)
-        return jnp.concatenate([drawn.image.ravel(), drawn.opacity.ravel(), drawn.depth.ravel()])
+    def image(moved):
+        """The image's numbers, the parameters moved along four directions."""
+        params_moved = unflatten(params + moved @ jnp.stack(directions))
+        render = scene.render(params_moved, view, 3, 3, jnp.int32(10_000), None)
+        return jnp.concatenate([render.image.ravel(), render.opacity.ravel(), render.depth.ravel()])
 
     still = jnp.zeros(4)
-    slopes = (picture(still + 2e-3) - picture(still)) / 2e-3
+    slopes = (image(still + 2e-3) - image(still)) / 2e-3
     assert jnp.sqrt(jnp.mean(slopes**2)) > 0.03, "there is something to compare"
     chex.assert_numerical_grads(
-        picture, (still,), order=1, atol=2e-3, rtol=1e-2, eps=2e-3, modes=("rev",)
+        image, (still,), order=1, atol=2e-3, rtol=1e-2, eps=2e-3, modes=("rev",)
     )
 
 
-def test_pictures_depend_on_the_key_only_if_there_is_one():
+def test_images_are_random_only_with_a_key():
     params, view = _init(_MIP), albedo_view(_camera(), _BACKGROUND)
     chex.assert_trees_all_equal(_draw(_MIP, params, view), _draw(_MIP, params, view))
 

@@ -21,15 +21,15 @@ def test_constant_density_gives_the_exponential_law():
     np.testing.assert_allclose(jnp.sum(weights), 1.0 - np.exp(-0.7 * 2.5), rtol=1e-6)
 
 
-def test_splitting_an_interval_leaves_the_picture():
-    density, colour = jnp.array([0.5, 3.0, 1.0]), jax.random.uniform(jax.random.key(0), (3, 3))
-    whole = composite(compositing_weights(density, jnp.array([0.0, 1.0, 1.4, 2.0])), colour)
+def test_splitting_an_interval_leaves_the_image():
+    density, color = jnp.array([0.5, 3.0, 1.0]), jax.random.uniform(jax.random.key(0), (3, 3))
+    whole = composite(compositing_weights(density, jnp.array([0.0, 1.0, 1.4, 2.0])), color)
     again = jnp.array([0, 1, 1, 1, 2])
     weights = compositing_weights(density[again], jnp.array([0.0, 1.0, 1.1, 1.3, 1.4, 2.0]))
-    chex.assert_trees_all_close(composite(weights, colour[again]), whole, atol=1e-6)
+    chex.assert_trees_all_close(composite(weights, color[again]), whole, atol=1e-6)
 
 
-def test_a_wall_hides_what_is_behind():
+def test_a_wall_hides_the_samples_after_it():
     weights = compositing_weights(jnp.array([0.0, 1e6, 5.0]), jnp.array([1.0, 2.0, 3.0, 4.0]))
     chex.assert_trees_all_close(weights, jnp.array([0.0, 1.0, 0.0]))
     np.testing.assert_allclose(expected_depth(weights, jnp.array([1.0, 2.0, 3.0, 4.0])), 2.5)

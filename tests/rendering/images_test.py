@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,10 +13,10 @@ SIZE = 4
 
 
 def compass(params, view, height, width, step, key):
-    """A "picture" that is the direction of the camera as a colour, its lower half transparent."""
+    """An "image" of the camera's direction as a color, its lower half transparent."""
     position = view.camera.pose[:, 3]
-    colour = 0.5 + 0.5 * position / jnp.linalg.norm(position)
-    image = jnp.broadcast_to(colour, (height, width, 3))
+    color = 0.5 + 0.5 * position / jnp.linalg.norm(position)
+    image = jnp.broadcast_to(color, (height, width, 3))
     opacity = jnp.broadcast_to(jnp.arange(height)[:, None] < height // 2, (height, width))
     normals = jnp.broadcast_to(jnp.array([1.0, 0.0, -1.0]), (height, width, 3))
     return Render(image, opacity.astype(jnp.float32), opacity, normals, {})
@@ -24,9 +25,9 @@ def compass(params, view, height, width, step, key):
 SCENE = make_scene(SceneOptions())._replace(render=compass)
 
 
-def directions(picture):
-    """The camera's direction in each picture of a row: [columns, 3]."""
-    return picture[0, ::SIZE] / 127.5 - 1.0
+def directions(row):
+    """The camera's direction in each image of a row: [columns, 3]."""
+    return row[0, ::SIZE] / 127.5 - 1.0
 
 
 def around_degrees(azimuths_deg, elevation_deg=20.0):
@@ -38,39 +39,39 @@ def around_degrees(azimuths_deg, elevation_deg=20.0):
 def test_the_contact_sheet_goes_around_and_ends_overhead():
     sheet = images.contact_sheet(SCENE, {}, SIZE, 0, images.Orbit())
     assert sheet.shape == (3 * SIZE, 9 * SIZE, 3) and sheet.dtype == np.uint8
-    seen = directions(sheet)
-    np.testing.assert_allclose(seen[:8], around_degrees(np.arange(8) * 45.0), atol=0.01)
-    np.testing.assert_allclose(seen[8], [0, 0, 1], atol=0.01)
+    result = directions(sheet)
+    np.testing.assert_allclose(result[:8], around_degrees(np.arange(8) * 45.0), atol=0.01)
+    np.testing.assert_allclose(result[8], [0, 0, 1], atol=0.01)
     np.testing.assert_array_equal(sheet[SIZE, 0], [255, 128, 0])  # normals: the world's x, y, z
     opacity = sheet[2 * SIZE :, :, :]
     assert (opacity[: SIZE // 2] == 255).all() and (opacity[SIZE // 2 :] == 0).all()
 
 
-def test_the_turntable_goes_once_around_without_a_double_frame_and_renders_each_once(monkeypatch):
+def test_turntable_is_one_turn_and_renders_each_frame_once(monkeypatch):
     rendered, render_image = [], images.render_image
     monkeypatch.setattr(
         images, "render_image", lambda *given: rendered.append(1) or render_image(*given)
     )
-    around = images.turntable(SCENE, {}, SIZE, 6, 0, images.Orbit())
-    seen = directions(np.concatenate(around.colour, axis=1))
-    np.testing.assert_allclose(seen, around_degrees(np.arange(6) * 60.0), atol=0.01)
-    assert len(rendered) == len(around.depth) == len(around.normals) == 6
-    np.testing.assert_array_equal(around.normals[5][0, 0], [255, 128, 0])
+    turntable = images.turntable(SCENE, {}, SIZE, 6, 0, images.Orbit())
+    result = directions(np.concatenate(turntable.color, axis=1))
+    np.testing.assert_allclose(result, around_degrees(np.arange(6) * 60.0), atol=0.01)
+    assert len(rendered) == len(turntable.depth) == len(turntable.normals) == 6
+    np.testing.assert_array_equal(turntable.normals[5][0, 0], [255, 128, 0])
 
 
-def test_near_is_light_and_far_is_dark_over_what_is_opaque_in_all_frames():
+def test_depth_is_light_near_and_dark_far_in_a_common_range():
     near, far = np.full((2, 2), 2.0), np.full((2, 2), 3.0)
     near[0, 0], far[0, 0] = 1.0, 9.0
-    opacity = np.array([[0.4, 1.0], [0.0, 1.0]])  # what is haze does not stretch the range
-    first, second = images.depth_pictures([near, far], [opacity, opacity])
+    opacity = np.array([[0.4, 1.0], [0.0, 1.0]])  # haze does not stretch the range
+    first, second = images.depth_images([near, far], [opacity, opacity])
     assert first.shape == (2, 2, 3) and first.dtype == np.uint8
     assert (first[:, 1] == 255).all() and (first[1, 0] == 0).all(), "near; the background"
     assert (second[:, 1] == round(255 * 0.15)).all(), "far"
 
 
 def test_depths_of_nothing_are_all_background():
-    (picture,) = images.depth_pictures([np.zeros((2, 2))], [np.zeros((2, 2))])
-    assert (picture == 0).all()
+    (gray,) = images.depth_images([np.zeros((2, 2))], [np.zeros((2, 2))])
+    assert (gray == 0).all()
 
 
 def test_the_poster_is_seen_from_the_front_and_one_side():
@@ -80,11 +81,11 @@ def test_the_poster_is_seen_from_the_front_and_one_side():
 
 
 def test_the_preview_shows_four_sides():
-    seen = directions(images.preview(SCENE, {}, SIZE, 0, images.Orbit()))
-    np.testing.assert_allclose(seen, around_degrees(np.arange(4) * 90.0), atol=0.01)
+    result = directions(images.preview(SCENE, {}, SIZE, 0, images.Orbit()))
+    np.testing.assert_allclose(result, around_degrees(np.arange(4) * 90.0), atol=0.01)
 
 
-def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
+def test_images_are_from_the_middle_of_the_training_cameras():
     assert images.training_orbit(CameraRanges()) == images.Orbit()
     papers = CameraRanges(distance=(1.0, 1.5), focal_multiplier=(0.7, 1.3))
     orbit = images.training_orbit(papers)
@@ -95,8 +96,8 @@ def test_pictures_are_taken_from_the_middle_of_the_training_cameras():
     np.testing.assert_allclose(directions(far), around_degrees(np.arange(4) * 90.0), atol=0.01)
 
 
-def test_a_large_picture_is_its_tiles(monkeypatch):
-    """Side 7 in tiles of 3: the last row and column reach beyond. A flat picture stays whole.
+def test_a_large_image_is_its_tiles(monkeypatch):
+    """Side 7 in tiles of 3: the last row and column reach beyond. A flat image stays whole.
 
     One that is not square has the rays of its own height and width.
     """
@@ -107,11 +108,11 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
         return Render(rays.direction, radius, radius, rays.origin, {})
 
     scene = make_scene(SceneOptions())._replace(render=towards)
-    camera = orbit_camera(20.0, 30.0, 2.0, 50.0)._replace(centre=jnp.array([0.1, -0.2]))
+    camera = orbit_camera(20.0, 30.0, 2.0, 50.0)._replace(center=jnp.array([0.1, -0.2]))
     view = albedo_view(camera, jnp.zeros(3))
     monkeypatch.setattr(images, "_TILE_CPU", 3)
     monkeypatch.setattr(images, "_TILE", 3)
-    whole = images.Picture(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
+    whole = images.RenderedImage(*map(np.asarray, towards({}, view, 7, 7, 0, None)[:4]))
     chex.assert_trees_all_close(images.render_image(scene, {}, view, 7, 0), whole, atol=1e-6)
     done = []
     images.render_image(scene, {}, view, 7, 0, lambda: done.append(1))
@@ -119,19 +120,40 @@ def test_a_large_picture_is_its_tiles(monkeypatch):
     one = images.render_image(scene._replace(flat=True), {}, view, 7, 0)
     chex.assert_trees_all_close(one, whole, atol=1e-6)
     for height, width in ((4, 8), (8, 4)):
-        whole = images.Picture(*map(np.asarray, towards({}, view, height, width, 0, None)[:4]))
+        whole = images.RenderedImage(
+            *map(np.asarray, towards({}, view, height, width, 0, None)[:4])
+        )
         tiled = images.render_tiles(scene, {}, view, (height, width), 3, 0)
         chex.assert_trees_all_close(tiled, whole, atol=1e-6)
 
 
-def test_colours_round_to_the_nearest_byte():
+def test_colors_round_to_the_nearest_byte():
     np.testing.assert_array_equal(
         images.to_uint8(np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 1.4 / 255])), [0, 0, 128, 255, 255, 1]
     )
 
 
-def test_a_picture_is_written_whole(tmp_path):
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    write_png(tmp_path / "picture.png", picture)
-    np.testing.assert_array_equal(images.imageio.imread(tmp_path / "picture.png"), picture)
-    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+def test_an_image_is_written_whole(tmp_path):
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    write_png(tmp_path / "image.png", image)
+    np.testing.assert_array_equal(images.imageio.imread(tmp_path / "image.png"), image)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
+def test_params_are_placed_on_the_device_once_for_many_images(monkeypatch):
+    params = {"field": np.ones(3, np.float32)}
+    device_put, uploads = jax.device_put, []
+
+    def counting(tree, *args):
+        uploads.extend(leaf for leaf in jax.tree.leaves(tree) if leaf is params["field"])
+        return device_put(tree, *args)
+
+    monkeypatch.setattr(jax, "device_put", counting)
+    monkeypatch.setattr(images, "_TILE_CPU", 2)
+    monkeypatch.setattr(images, "_TILE", 2)
+    for render in (images.preview, images.contact_sheet):
+        render(SCENE, params, SIZE, 0, images.Orbit())
+        assert len(uploads) == 1
+        uploads.clear()
+    images.turntable(SCENE, params, SIZE, 3, 0, images.Orbit())
+    assert len(uploads) == 1

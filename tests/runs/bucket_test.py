@@ -70,34 +70,34 @@ def read(link):
         return answer.read()
 
 
-def test_a_run_in_a_bucket_leaves_all_there_and_goes_on_from_there(bucket, tiny_prior, tmp_path):
+def test_a_run_in_a_bucket_is_written_and_continued_there(bucket, tiny_prior, tmp_path):
     environment, objects = bucket
 
     def run(*arguments):
         command = [sys.executable, "-m", "dreamfusion_jax.main", *SETTINGS, *arguments]
         command += [f"--prior={tiny_prior}", "--workdir=gs://bucket/assets/chair"]
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             env={**os.environ, **environment, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"},
             cwd=tmp_path,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     run("--steps=10")
-    there = objects()
+    links = objects()
     for name in ("config.json", "picture.png", "comparison.png", "preview.png", "outputs.json"):
-        assert f"assets/chair/{name}" in there, sorted(there)
-    assert any(name.startswith("assets/chair/tensorboard/events") for name in there)
-    assert any(name.startswith("assets/chair/checkpoints/10/state/") for name in there)
-    assert "assets/chair/.lock" not in there, "given back"
-    assert read(there["assets/chair/picture.png"]).startswith(b"\x89PNG")
+        assert f"assets/chair/{name}" in links, sorted(links)
+    assert any(name.startswith("assets/chair/tensorboard/events") for name in links)
+    assert any(name.startswith("assets/chair/checkpoints/10/state/") for name in links)
+    assert "assets/chair/.lock" not in links, "given back"
+    assert read(links["assets/chair/picture.png"]).startswith(b"\x89PNG")
     assert not list(tmp_path.iterdir()), "nothing was left here"
 
-    said = run("--steps=20")
-    assert "Going on in gs://bucket/assets/chair after step 10." in said
+    stdout = run("--steps=20")
+    assert "Continuing in gs://bucket/assets/chair after step 10." in stdout
     lines = read(objects()["assets/chair/metrics.jsonl"]).splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
     assert "is finished" in run("--steps=20")

@@ -1,4 +1,4 @@
-"""Damaged, half-written, and unwritable checkpoints: what was whole before is used and kept."""
+"""Damaged, partial and unwritable checkpoints: intact older ones are used and kept."""
 
 import errno
 import os
@@ -83,10 +83,10 @@ def lose_the_digest(folder):
 
 
 def exchange_the_state_for_another(folder):
-    """Whole, readable, and not what the digest was made of."""
-    there = folder / "checkpoints"
-    shutil.rmtree(there / "2" / "state")
-    shutil.copytree(there / "1" / "state", there / "2" / "state")
+    """The arrays are readable, but not those of the digest."""
+    checkpoints_folder = folder / "checkpoints"
+    shutil.rmtree(checkpoints_folder / "2" / "state")
+    shutil.copytree(checkpoints_folder / "1" / "state", checkpoints_folder / "2" / "state")
 
 
 @pytest.mark.parametrize(
@@ -116,20 +116,27 @@ def test_where_none_is_whole_nothing_is_thrown_away(states, tmp_path):
     save(tmp_path, states(2))
     before = {path: path.read_bytes() for path in files_of(tmp_path, 2)[1:]}
     flip_one_bit(tmp_path)
-    with pytest.raises(UserError, match="No checkpoint in .* can be read .*delete that folder"):
+    with pytest.raises(UserError, match="No checkpoint in .* can be read .*all of it is kept"):
         restore(tmp_path, states(0))
     assert len([p for p in before if p.exists()]) == len(before)
 
 
-def test_what_a_killed_job_wrote_by_half_is_no_checkpoint(states, tmp_path):
+def test_a_partial_checkpoint_of_a_killed_job_is_removed(states, tmp_path):
     save(tmp_path, states(1))
-    there = tmp_path / "checkpoints"
-    shutil.copytree(there / "1", there / "2.orbax-checkpoint-tmp")
+    checkpoints_folder = tmp_path / "checkpoints"
+    shutil.copytree(checkpoints_folder / "1", checkpoints_folder / "2.orbax-checkpoint-tmp")
     checkpoints = Checkpoints(tmp_path, jax.local_devices()[:1])
     chex.assert_trees_all_equal(checkpoints.restore(states(0)), jax.device_get(states(1)))
     checkpoints.save(states(2))
     checkpoints.close()
-    assert sorted(path.name for path in there.iterdir()) == ["1", "2"], "cleared away"
+    assert sorted(path.name for path in checkpoints_folder.iterdir()) == ["1", "2"], "cleared away"
+
+
+def test_an_older_state_than_the_newest_is_refused(states, tmp_path):
+    save(tmp_path, states(2), states(2))
+    with pytest.raises(UserError, match=f"{tmp_path} already holds step 2, .* newer than step 1"):
+        save(tmp_path, states(1))
+    chex.assert_trees_all_equal(restore(tmp_path, states(0)), jax.device_get(states(2)))
 
 
 @pytest.fixture
@@ -144,7 +151,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_of_and_what_was_saved_is_kept(states, small_disk):
+def test_a_full_disk_is_reported_and_saved_states_are_kept(states, small_disk):
     save(small_disk, states(1))
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     (small_disk / "ballast").write_bytes(bytes(max(free - 8192, 0)))
@@ -156,10 +163,10 @@ def test_a_full_disk_is_told_of_and_what_was_saved_is_kept(states, small_disk):
     chex.assert_trees_all_equal(restore(small_disk, states(0)), jax.device_get(states(2)))
 
 
-def test_metrics_and_pictures_on_a_full_disk_end_in_one_sentence(
+def test_a_full_disk_for_metrics_or_images_is_one_sentence(
     make_config, make_run, tmp_path, monkeypatch
 ):
-    """As `cli.run` tells of it; the checkpoint of the last whole step is there."""
+    """The message is that of `cli.not_writable`; the last checkpoint is kept."""
     from dreamfusion_jax.config import cli
 
     config = make_config()
@@ -169,9 +176,9 @@ def test_metrics_and_pictures_on_a_full_disk_end_in_one_sentence(
     def full(path, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(png, "write_whole", full)
-    with pytest.raises(OSError) as told:
+    monkeypatch.setattr(png, "atomic_write", full)
+    with pytest.raises(OSError) as raised:
         loop.train(config, run, started=loop.time.monotonic())
-    sentence = str(cli.not_writable(told.value))
+    sentence = str(cli.not_writable(raised.value))
     assert "preview" in sentence or "step_" in sentence
     assert "No space left on device" in sentence and "is kept" in sentence

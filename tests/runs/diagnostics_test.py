@@ -1,4 +1,4 @@
-"""Numbers gone wrong: a step that is not finite changes nothing; many in a row end the run."""
+"""A non-finite step changes nothing; many in a row end the run."""
 
 import dataclasses
 import json
@@ -30,8 +30,8 @@ def config(make_config):
 
 
 @pytest.fixture
-def spoilt(config, make_run):
-    """A run whose prior says NaN at times t below a limit, and is off by a bias: both weights."""
+def faulty_run(config, make_run):
+    """Makes a run whose prior predicts NaN below a time `limit` and adds a `bias` elsewhere."""
 
     def make(limit=0.0, bias=0.0):
         run = make_run(config)
@@ -47,21 +47,25 @@ def spoilt(config, make_run):
     return make
 
 
-def test_steps_that_are_not_finite_change_nothing_but_the_counters(config, spoilt):
+def test_non_finite_steps_change_only_the_counters(config, faulty_run):
     times = [float(draw_view(config, jnp.int32(step), jnp.int32(0)).t) for step in range(12)]
     limit = float(np.median(times))
-    run = spoilt(limit)
+    run = faulty_run(limit)
     state = loop.init_state(run.scene, run.optimizer, 0)
     state, weights, table = replicate((state, run.prior_params, run.table), run.devices)
-    skipped = in_row = 0
+    skipped = consecutive = 0
     for step, t in enumerate(times):
         before = jax.device_get(state)
         state, metrics = run.step(place_input(run.devices), state, weights, table)
         after = jax.device_get(state)
         wrong = t < limit
-        skipped, in_row = skipped + wrong, (in_row + 1) * wrong
-        assert (after.step, after.skipped, after.skipped_in_row) == (step + 1, skipped, in_row)
-        assert (metrics["skipped_steps"], metrics["skipped_in_row"]) == (skipped, in_row)
+        skipped, consecutive = skipped + wrong, (consecutive + 1) * wrong
+        assert (after.step, after.skipped, after.consecutive_skipped) == (
+            step + 1,
+            skipped,
+            consecutive,
+        )
+        assert (metrics["skipped_steps"], metrics["consecutive_skipped"]) == (skipped, consecutive)
         chex.assert_tree_all_finite(after)
         if wrong:
             chex.assert_trees_all_equal(
@@ -78,12 +82,12 @@ def optimizer_count(state):
 
 
 def stopped(config, run):
-    """The sentence that the run ends with, and what its report says."""
-    with pytest.raises(RunError) as told:
+    """Returns the message with which the run ends, and its report."""
+    with pytest.raises(RunError) as raised:
         loop.train(config, run, started=loop.time.monotonic())
     (report,) = Path(config.run.workdir).glob("diagnostics_step_*.json")
-    assert str(report) in str(told.value)
-    return str(told.value), json.loads(report.read_text())
+    assert str(report) in str(raised.value)
+    return str(raised.value), json.loads(report.read_text())
 
 
 def saved_state(config, run):
@@ -94,13 +98,13 @@ def saved_state(config, run):
         checkpoints.close()
 
 
-def test_nans_in_the_priors_weights_stop_the_run_and_are_named(config, spoilt):
-    run = spoilt(bias=jnp.nan)
+def test_nans_in_the_prior_stop_the_run_and_are_named(config, faulty_run):
+    run = faulty_run(bias=jnp.nan)
     message, report = stopped(config, run)
     # Three are allowed; what a step tells is read while the next one runs.
     assert "4 steps in a row, up to step 4" in message and "['unet']['bias']" in message
-    assert "get its files anew" in message
-    assert report["skipped_in_row"] == 4
+    assert "check its files" in message
+    assert report["consecutive_skipped"] == 4
     assert report["prior"]["['unet']['bias']"] == {"norm": None, "not_finite": 1}
     assert report["prior"]["['unet']['limit']"] == {"norm": 0.0, "not_finite": 0}
     # The views are those that the skipped steps drew.
@@ -115,8 +119,8 @@ def test_nans_in_the_priors_weights_stop_the_run_and_are_named(config, spoilt):
     chex.assert_trees_all_equal(state.params, jax.device_get(start.params))
 
 
-def test_infinities_in_the_field_stop_the_run_and_are_named(config, spoilt):
-    run = spoilt()
+def test_infinities_in_the_field_stop_the_run_and_are_named(config, faulty_run):
+    run = faulty_run()
     start = loop.init_state(run.scene, run.optimizer, 0)
     leaves, structure = jax.tree.flatten(start.params)
     leaves = [leaf.at[(0,) * leaf.ndim].set(jnp.inf) for leaf in leaves]
@@ -129,10 +133,10 @@ def test_infinities_in_the_field_stop_the_run_and_are_named(config, spoilt):
     assert all(size["not_finite"] == 1 for size in report["scene"].values())
 
 
-def test_where_only_the_steps_go_wrong_settings_are_named_and_it_may_be_tried_again(config, spoilt):
-    message, _ = stopped(config, spoilt(limit=1.0))
+def test_non_finite_steps_alone_name_settings_and_may_be_retried(config, faulty_run):
+    message, _ = stopped(config, faulty_run(limit=1.0))
     for flag in ("--prior_dtype", "--learning_rate", "--guidance_scale"):
         assert flag in message
     # What was skipped in a row counts anew, or the first step that is skipped would end it again.
-    state = loop.train(config, spoilt(), started=loop.time.monotonic())
-    assert (int(state.step), int(state.skipped), int(state.skipped_in_row)) == (50, 4, 0)
+    state = loop.train(config, faulty_run(), started=loop.time.monotonic())
+    assert (int(state.step), int(state.skipped), int(state.consecutive_skipped)) == (50, 4, 0)

@@ -1,4 +1,4 @@
-"""Two jobs never work in one folder, and no dead one keeps the living out."""
+"""Two jobs never work in one folder, and a dead job locks nobody out."""
 
 import multiprocessing
 import threading
@@ -24,27 +24,60 @@ def test_a_second_job_is_refused_until_the_first_is_done(workdir):
         with pytest.raises(UserError, match=MESSAGE):
             with lock.locked(workdir):
                 pytest.fail("two jobs in one folder")
+        assert lock.is_held(workdir), "and has its lock still"
+    assert not (workdir / lock.LOCK).exists(), "removed"
     with lock.locked(workdir):
         pass
 
 
-def hold(workdir, taken):
+def test_a_file_removed_before_it_is_locked_is_not_a_lock(workdir, monkeypatch):
+    """The second job opens the first one's file, which is removed before the second locks it."""
+    flock, first = lock.fcntl.flock, lock.locked(workdir)
+    first.__enter__()
+
+    def late(file, operation):
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
+        first.__exit__(None, None, None)
+        flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
     with lock.locked(workdir):
-        taken.set()
+        with pytest.raises(UserError, match=MESSAGE):
+            with lock.locked(workdir):
+                pytest.fail("two jobs in one folder")
+
+
+def test_a_job_removes_no_lock_of_another_job(workdir):
+    with lock.locked(workdir):
+        workdir.rename(workdir.with_name("moved"))
+        workdir.mkdir()
+        with lock.locked(workdir):
+            (workdir / lock.LOCK).rename(workdir / "other")
+            (workdir / "other").rename(workdir / lock.LOCK)
+            assert lock.is_held(workdir)
+        assert not (workdir / lock.LOCK).exists()
+    assert (workdir.with_name("moved") / lock.LOCK).exists(), "not this path's any more"
+
+
+def hold(workdir, is_locked):
+    with lock.locked(workdir):
+        is_locked.set()
         time.sleep(600)
 
 
 def test_a_killed_job_leaves_no_lock_behind(workdir):
     spawn = multiprocessing.get_context("spawn")
-    taken = spawn.Event()
-    job = spawn.Process(target=hold, args=(workdir, taken))
+    is_locked = spawn.Event()
+    job = spawn.Process(target=hold, args=(workdir, is_locked))
     job.start()
-    assert taken.wait(60)
+    assert is_locked.wait(60)
     with pytest.raises(UserError, match=f"process {job.pid} "):
         with lock.locked(workdir):
             pytest.fail("two jobs in one folder")
+    assert lock.is_held(workdir)
     job.kill()
     job.join()
+    assert (workdir / lock.LOCK).exists() and not lock.is_held(workdir)
     with lock.locked(workdir):
         pass
 
@@ -53,7 +86,7 @@ def heartbeat(workdir, beat=0.05, silent=1.0):
     return lock.held_by_heartbeat(workdir, beat, silent)
 
 
-def test_by_heartbeat_a_living_job_is_heard_and_a_silent_one_is_dead(workdir, capsys):
+def test_a_heartbeat_keeps_others_out_and_silence_does_not(workdir, capsys):
     with heartbeat(workdir):
         with pytest.raises(UserError, match=MESSAGE):
             with heartbeat(workdir):
@@ -67,7 +100,7 @@ def test_by_heartbeat_a_living_job_is_heard_and_a_silent_one_is_dead(workdir, ca
         assert time.monotonic() - before > 1.0, "it had its time to be heard"
 
 
-def test_by_heartbeat_a_job_that_ends_while_it_is_watched_lets_the_next_one_in(workdir):
+def test_a_heartbeat_lock_that_is_removed_is_free(workdir):
     path = workdir / lock.LOCK
     path.write_text("process 7 on elsewhere, abc\n12\n")
     threading.Timer(0.3, path.unlink).start()
@@ -75,7 +108,7 @@ def test_by_heartbeat_a_job_that_ends_while_it_is_watched_lets_the_next_one_in(w
         pass
 
 
-def test_by_heartbeat_one_of_two_that_come_at_once_gets_in(workdir):
+def test_of_two_jobs_at_once_one_gets_the_heartbeat_lock(workdir):
     inside, refused = [], []
     start = threading.Barrier(2)
 

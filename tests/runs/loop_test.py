@@ -13,7 +13,7 @@ from tensorboardX.proto import event_pb2
 
 from dreamfusion_jax.runs import loop, metrics
 from dreamfusion_jax.runs.checkpoint import Checkpoints, load_run
-from dreamfusion_jax.runs.metrics import MetricsWriter, Spent, read_metrics, spent
+from dreamfusion_jax.runs.metrics import ElapsedTime, MetricsWriter, read_metrics, spent
 from dreamfusion_jax.runs.workdir import store_config
 from dreamfusion_jax.runtime.errors import RunError, UserError
 
@@ -46,7 +46,7 @@ def train_in(folder, make_config, make_run):
     return config, loop.train(config, make_run(config), started=loop.time.monotonic())
 
 
-def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
+def test_an_interrupted_run_ends_bit_identical(
     tmp_path, make_config, make_run, monkeypatch, no_pictures
 ):
     config, straight = train_in(tmp_path / "straight", make_config, make_run)
@@ -65,7 +65,7 @@ def test_ten_steps_equal_five_an_interruption_and_five_more_to_the_bit(
     chex.assert_trees_all_equal(load_run(tmp_path / "stopped").state, resumed)
 
 
-def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
+def test_out_of_memory_in_a_step_keeps_what_was_saved(
     tmp_path, make_config, make_run, count_step, no_pictures
 ):
     config = make_config(views_per_device=4)
@@ -78,13 +78,13 @@ def test_a_step_that_does_not_fit_the_memory_keeps_what_was_saved(
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return count_step(device, state, *others)
 
-    with pytest.raises(RunError, match="Memory .* optimised .*--views_per_device=2,"):
+    with pytest.raises(RunError, match="Memory .* optimized .*--views_per_device=2,"):
         loop.train(config, run._replace(step=step), started=loop.time.monotonic())
     store_config(config)
     assert int(load_run(tmp_path / "run").state.step) == 2
 
 
-def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
+def test_metrics_after_the_checkpoint_are_deleted(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     writer = MetricsWriter(tmp_path, first_step=2)
@@ -114,12 +114,13 @@ def test_tensorboard_has_curves_and_previews(tmp_path):
     assert tensorboard_tags(tmp_path) == {(3, "simple_value", "x"), (3, "image", "preview")}
 
 
-def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_again(
-    tmp_path, monkeypatch
-):
+def test_elapsed_time_adds_up_over_restarts_and_devices(tmp_path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
-    for first, devices, expected in ((0, 1, Spent(5.0, 5.0)), (1, 8, Spent(10.0, 45.0))):
+    for first, devices, expected in (
+        (0, 1, ElapsedTime(5.0, 5.0)),
+        (1, 8, ElapsedTime(10.0, 45.0)),
+    ):
         writer = MetricsWriter(tmp_path, first, devices)
         for step in (1, 2):
             clock[0] += 2.5
@@ -131,12 +132,12 @@ def test_time_spent_adds_up_over_sessions_and_devices_and_counts_what_is_done_ag
     assert read_metrics(writer.path)[0]["seconds"] == 2.5
 
 
-def test_metrics_are_thinned_evenly_and_what_is_not_ours_is_left_out(tmp_path):
+def test_metrics_are_subsampled_and_foreign_lines_skipped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert read_metrics(path) == [] and spent([]) == Spent(0.0, 0.0)
+    assert read_metrics(path) == [] and spent([]) == ElapsedTime(0.0, 0.0)
     lines = [json.dumps({"step": step, "x": None, "y": "z"}) for step in range(1001)]
     path.write_text("\n".join(lines))
-    assert read_metrics(path, most=3) == [{"step": 0}, {"step": 500}, {"step": 1000}]
+    assert read_metrics(path, max_lines=3) == [{"step": 0}, {"step": 500}, {"step": 1000}]
     path.write_text('{"step": 1, "x": 1e999}\n[1]\n7\n{"x": 1}\n' + "[" * 100000 + '\n{"step"')
     assert read_metrics(path) == [{"step": 1}]
 

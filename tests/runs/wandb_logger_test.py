@@ -1,4 +1,4 @@
-"""Weights & Biases, which is not installed here: a module of the same calls stands in its place."""
+"""The wandb logger, with a fake of the wandb module."""
 
 import dataclasses
 import sys
@@ -27,11 +27,11 @@ class FakeRun:
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Every run that wandb was asked to start."""
+    """The runs that were started in wandb."""
     started: list[FakeRun] = []
     module = types.ModuleType("wandb")
     module.init = lambda **settings: started.append(FakeRun(settings)) or started[-1]
-    module.Image = lambda picture: ("image", picture.shape, picture.dtype)
+    module.Image = lambda image: ("image", image.shape, image.dtype)
     monkeypatch.setitem(sys.modules, "wandb", module)
     return started
 
@@ -43,7 +43,7 @@ def logged(make_config):
     return dataclasses.replace(config, run=run)
 
 
-def test_numbers_and_previews_go_there_and_a_run_goes_on_as_the_same(
+def test_metrics_and_previews_are_sent_and_the_id_is_kept(
     runs, logged, make_run, count_step, monkeypatch
 ):
     monkeypatch.setattr(loop.images, "preview", lambda *_: np.zeros((8, 32, 3), np.uint8))
@@ -58,21 +58,19 @@ def test_numbers_and_previews_go_there_and_a_run_goes_on_as_the_same(
     assert first.settings["id"] == second.settings["id"] and second.settings["resume"] == "allow"
     numbers = [step for step, values in first.logged if "residual_rms" in values]
     assert numbers == [2, 3]
-    pictures = [values["preview"] for _, values in first.logged if "preview" in values]
-    assert pictures == [("image", (8, 32, 3), np.uint8)]
+    previews = [values["preview"] for _, values in first.logged if "preview" in values]
+    assert previews == [("image", (8, 32, 3), np.uint8)]
     assert [step for step, _ in second.logged] == [4]
     assert first.finished and second.finished
 
 
-def test_where_it_is_missing_or_does_not_start_there_is_one_sentence(
-    runs, logged, tmp_path, monkeypatch
-):
+def test_a_missing_or_failing_wandb_is_one_sentence(runs, logged, tmp_path, monkeypatch):
     def refuse(**_):
         raise ValueError("No API key configured.\nUse `wandb login` to log in.")
 
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
     (tmp_path / "run").mkdir()
-    with pytest.raises(RunError, match=r"--wandb=chairs .*\(No API key configured.\): mend"):
+    with pytest.raises(RunError, match=r"--wandb=chairs .*\(No API key configured.\): fix"):
         wandb_logger.WandbRun(logged)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
     monkeypatch.setattr(loop, "open_prior", lambda *_: pytest.fail("told too late"))

@@ -10,14 +10,14 @@ from dreamfusion_jax.runtime.device import compiling_for, platform, require, use
 from dreamfusion_jax.runtime.errors import UserError
 
 
-def test_the_platform_is_jax_own_unless_a_program_is_compiled_for_another():
+def test_platform_is_jaxs_own_unless_compiling_for_another():
     assert platform() == jax.default_backend()
     with compiling_for("tpu"):
         assert platform() == "tpu"
     assert platform() == jax.default_backend()
 
 
-def test_what_was_traced_for_one_platform_is_not_taken_for_another():
+def test_a_trace_for_one_platform_is_not_reused_for_another():
     traced = []
 
     @jax.jit
@@ -40,41 +40,39 @@ def test_what_was_traced_for_one_platform_is_not_taken_for_another():
         ("tpu", jnp.float32, jnp.bfloat16),
     ],
 )
-def test_a_prior_computes_in_the_least_format_that_keeps_the_direction_of_guidance(
-    name, dtype, vae_dtype
-):
+def test_number_formats_of_a_prior_by_platform(name, dtype, vae_dtype):
     with compiling_for(name):
         assert prior_dtypes(PriorOptions()) == (dtype, vae_dtype)
-        # What is asked for of the one does not change the other.
+        # One format does not change the other.
         assert prior_dtypes(PriorOptions(prior_dtype="bfloat16")) == (jnp.bfloat16, vae_dtype)
         assert prior_dtypes(PriorOptions(vae_dtype="float32")) == (dtype, jnp.float32)
 
 
-def test_a_tpu_has_no_float16_to_multiply_in():
+def test_float16_is_refused_on_a_tpu():
     with compiling_for("tpu"):
         with pytest.raises(UserError, match="^--prior_dtype=float16: a TPU does not"):
             prior_dtypes(PriorOptions(prior_dtype="float16"))
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What JAX is asked for, by its own setting, and by the environment of programs started."""
+def jax_platforms(monkeypatch):
+    """Reads the platforms in JAX's own setting and in the environment of child processes."""
     monkeypatch.setenv("JAX_PLATFORMS", "axe")
     before = jax.config.jax_platforms
     yield lambda: (jax.config.jax_platforms, os.environ["JAX_PLATFORMS"])
     jax.config.update("jax_platforms", before)
 
 
-def test_a_platform_is_asked_for_here_and_in_programs_that_are_started(asked):
+def test_a_platform_is_set_here_and_in_child_processes(jax_platforms):
     use("auto")
-    assert asked()[1] == "axe", "the user's own choice"
+    assert jax_platforms()[1] == "axe", "the user's own choice"
     use("cpu")
-    assert asked() == ("cpu", "cpu")
+    assert jax_platforms() == ("cpu", "cpu")
     use("gpu")  # JAX's own "gpu" wants those of all makers
-    assert asked() == (None, "")
+    assert jax_platforms() == (None, "")
 
 
-def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
+def test_a_missing_platform_is_one_sentence(monkeypatch):
     require("auto")
     require("cpu")
     with pytest.raises(UserError, match=r'^--platform=gpu, but JAX runs on the cpu .*".\[cuda\]"'):
@@ -89,6 +87,6 @@ def test_a_platform_that_is_not_there_is_one_sentence(monkeypatch):
         with pytest.raises(UserError, match="^JAX_PLATFORMS=axe names a platform that is not here"):
             require("auto")
         monkeypatch.setenv("JAX_PLATFORMS", "")  # as where another program holds a TPU
-        with pytest.raises(UserError, match=r"^JAX cannot use what is here \(.+\): .*=cpu"):
+        with pytest.raises(UserError, match=r"^JAX cannot use the device here \(.+\): .*=cpu"):
             require("auto")
         monkeypatch.setenv("JAX_PLATFORMS", "axe")

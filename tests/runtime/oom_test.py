@@ -23,32 +23,34 @@ FULL = JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nM
         (MemoryError(), "MemoryError"),
     ],
 )
-def test_the_end_of_memory_is_one_sentence_with_what_helps(error, reason):
-    with pytest.raises(RunError) as told:
-        with oom.explained("a cup was made", lambda: ["--a=1, which halves it", "--b=2"]):
+def test_out_of_memory_is_one_sentence_with_remedies(error, reason):
+    with pytest.raises(RunError) as raised:
+        with oom.oom_context("a cup was made", lambda: ["--a=1, which halves it", "--b=2"]):
             raise error
-    assert told.value.exit_code == 1 and str(told.value) == (
+    assert raised.value.exit_code == 1 and str(raised.value) == (
         f"Memory ran out while a cup was made ({reason}); what was saved before is kept. What"
         " helps: --a=1, which halves it; --b=2."
     )
 
 
-def test_other_faults_of_the_runtime_are_none_of_memory():
+def test_other_runtime_errors_are_not_out_of_memory():
     with pytest.raises(JaxRuntimeError, match="INTERNAL"):
-        with oom.explained("", lambda: pytest.fail("asked for remedies")):
+        with oom.oom_context("", lambda: pytest.fail("asked for remedies")):
             raise JaxRuntimeError("INTERNAL: a bug")
 
 
-def test_wherever_memory_ends_a_program_ends_in_one_line(monkeypatch, capsys):
+def test_out_of_memory_anywhere_ends_a_program_in_one_line(monkeypatch, capsys):
     def main() -> int:
         raise FULL
 
     monkeypatch.setattr("sys.argv", ["program"])
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as raised:
         cli.run(main)
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert (
-        ended.value.code == 1 and said.startswith("Error: Memory ran out") and said.count("\n") == 1
+        raised.value.code == 1
+        and stderr.startswith("Error: Memory ran out")
+        and stderr.count("\n") == 1
     )
 
 
@@ -56,15 +58,15 @@ def first_words(remedies: list[str]) -> list[str]:
     return [remedy.split(",")[0] for remedy in remedies]
 
 
-def test_only_what_helps_a_step_is_named():
+def test_only_effective_remedies_of_a_step_are_named():
     """Views' latents go through the encoder together; half precision helps off the CPU."""
     full, half, bfloat16 = jnp.float32, jnp.float16, jnp.bfloat16
     assert memory_advice.training_remedies(Config(), 36_000_000, full, full) == []
     config = Config(
-        train=TrainOptions(views_per_device=5), distillation=DistillationOptions(gradient="full")
+        train=TrainOptions(views_per_device=5), distillation=DistillationOptions(objective="full")
     )
     here = memory_advice.training_remedies(config, 4_000_000_000, full, full)
-    assert first_words(here) == ["--views_per_device=2", "--gradient=sds in another --workdir"]
+    assert first_words(here) == ["--views_per_device=2", "--objective=sds in another --workdir"]
     with compiling_for("gpu"):
         views, gradient, weights, encoder = memory_advice.training_remedies(
             config, 4_000_000_000, full, full
@@ -75,24 +77,24 @@ def test_only_what_helps_a_step_is_named():
             views,
             gradient,
         ]
-    assert "--views_per_device=2," in views and "--gradient=sds " in gradient
+    assert "--views_per_device=2," in views and "--objective=sds " in gradient
     assert "--prior_dtype=float16" in weights and "from 4.0 GB to 2.0 GB" in weights
     assert "--vae_dtype=bfloat16" in encoder
 
 
-def test_a_tpus_half_precision_is_named_with_its_price():
+def test_half_precision_on_a_tpu_is_named_with_its_cost():
     config, full, half = Config(), jnp.float32, jnp.bfloat16
     with compiling_for("tpu"):
         (weights,) = memory_advice.training_remedies(config, 4_000_000_000, full, half)
         (loading,) = memory_advice.prior_remedies(full)
         assert memory_advice.training_remedies(config, 2_000_000_000, half, half) == []
         assert memory_advice.prior_remedies(half) == []
-    for told in (weights, loading):
-        assert told.startswith("--prior_dtype=bfloat16") and "a third of the guided" in told
+    for remedy in (weights, loading):
+        assert remedy.startswith("--prior_dtype=bfloat16") and "a third of the guided" in remedy
     assert memory_advice.prior_remedies(full) == []
 
 
-def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():
+def test_remedies_are_ranked_by_savings_and_small_ones_left_out():
     grid, texture = memory_advice.mesh_remedies(RunOptions(mesh_resolution=512, texture_size=4096))
     assert grid == (
         "--mesh_resolution=256, with which the grid of densities takes 403 MB instead of 3.2 GB"
@@ -101,7 +103,7 @@ def test_what_saves_most_comes_first_and_what_saves_little_is_left_out():
     assert memory_advice.mesh_remedies(RunOptions()) == []
     # A quarter of the pixels is less than half of the frames.
     large = RunOptions(turntable_size=1024, turntable_frames=60, poster_size=4096)
-    assert first_words(memory_advice.picture_remedies(large)) == [
+    assert first_words(memory_advice.image_remedies(large)) == [
         "--poster_size=2048",
         "--turntable_size=512",
         "--turntable_frames=30",

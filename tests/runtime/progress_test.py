@@ -19,29 +19,29 @@ def clock(monkeypatch):
     return now
 
 
-def test_in_a_log_there_is_a_line_now_and_then_with_speed_and_time_left(clock, capsys):
+def test_a_log_gets_lines_with_speed_and_remaining_time(clock, capsys):
     with Progress(1000, "compiling", "step", first=100) as bar:
         clock[0] += 60.0
-        bar.begin("optimising")  # what compiling took is no part of the speed
+        bar.begin("optimizing")  # what compiling took is no part of the speed
         bar.update()
         for step in range(102, 1001):
             bar.tell(opacity=f"{step / 1000:.2f}")
             clock[0] += 0.25 if step < 301 else 2.0
             bar.update()
         bar.write("Done.")
-    said, shown = capsys.readouterr()
+    stdout, shown = capsys.readouterr()
     lines = shown.splitlines()
-    assert "\r" not in shown and said == "Done.\n"
+    assert "\r" not in shown and stdout == "Done.\n"
     assert lines[:3] == [
         "compiling ...",
-        "optimising ...",
-        "optimising: step 221/1000  opacity 0.22  4.0 steps/s  3 min 13 s left",
+        "optimizing ...",
+        "optimizing: step 221/1000  opacity 0.22  4.0 steps/s  3 min 13 s left",
     ]
-    assert "optimising: step 336/1000  opacity 0.34  2.0 s a step  22 min 8 s left" in lines
-    assert lines[-1] == "optimising: step 1000/1000  opacity 1.00  took 25 min 10 s"
+    assert "optimizing: step 336/1000  opacity 0.34  2.0 s a step  22 min 8 s left" in lines
+    assert lines[-1] == "optimizing: step 1000/1000  opacity 1.00  took 25 min 10 s"
 
 
-def test_a_short_job_of_many_says_nothing_in_a_log(clock, capsys):
+def test_a_bar_that_does_not_stay_prints_nothing_in_a_log(clock, capsys):
     with Progress(9, "rendering", "tile", patience_s=2.0, leave=False) as bar:
         for _ in range(9):
             clock[0] += 3.0
@@ -53,7 +53,7 @@ def test_a_short_job_of_many_says_nothing_in_a_log(clock, capsys):
 def test_on_a_terminal_there_is_one_bar(monkeypatch, shown):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    with Progress(3, "optimising", "step", shown=shown) as bar:
+    with Progress(3, "optimizing", "step", shown=shown) as bar:
         bar.tell(opacity="0.21", residual="0.93")
         for _ in range(3):
             bar.update()
@@ -63,14 +63,14 @@ def test_on_a_terminal_there_is_one_bar(monkeypatch, shown):
     assert ("3/3" in last and "opacity=0.21, residual=0.93" in last and "step/s" in last) == shown
 
 
-def test_several_processes_have_one_that_tells(clock, capsys):
-    with Progress(1, "optimising", "step", shown=False) as bar:
+def test_a_bar_that_is_not_shown_prints_nothing(clock, capsys):
+    with Progress(1, "optimizing", "step", shown=False) as bar:
         bar.update()
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    "seconds, words",
+    "seconds, text",
     [
         (0.4, "0 s"),
         (59.4, "59 s"),
@@ -79,5 +79,5 @@ def test_several_processes_have_one_that_tells(clock, capsys):
         (9000, "2 h 30 min"),
     ],
 )
-def test_durations(seconds, words):
-    assert progress.duration(seconds) == words
+def test_durations(seconds, text):
+    assert progress.duration(seconds) == text

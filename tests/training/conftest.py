@@ -39,7 +39,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
-    """A run of a configuration, with the analytic prior or another one."""
+    """Makes a run of a configuration, with the analytic prior or another one."""
 
     def make(config: Config, prior: Prior | None = None) -> Run:
         workdir = Path(config.run.workdir)
@@ -62,8 +62,8 @@ def make_run() -> Callable[..., Run]:
 
 @pytest.fixture
 def count_step() -> TrainStep:
-    """A step that only counts, for tests of what is around it."""
-    names = ("opacity_mean", "residual_rms", "skipped_steps", "skipped_in_row", "stop")
+    """Counts, as a step that does nothing else, for tests of the loop."""
+    names = ("opacity_mean", "residual_rms", "skipped_steps", "consecutive_skipped", "stop")
 
     def step(device, state, weights, table):
         return state._replace(step=state.step + 1), dict.fromkeys(names, np.float32(0.0))

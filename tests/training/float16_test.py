@@ -1,4 +1,4 @@
-"""Where a prior in float16 passes its range, a run ends by naming that."""
+"""Diagnostics name float16 where a prior in it leaves its range."""
 
 import jax.numpy as jnp
 import pytest
@@ -8,13 +8,13 @@ from dreamfusion_jax.training.state import init_state
 
 
 @pytest.mark.parametrize(("dtype", "suspected"), [(jnp.float16, True), (jnp.float32, False)])
-def test_numbers_gone_wrong_are_laid_to_float16_where_the_prior_is_in_it(
-    dtype, suspected, make_config, make_run
-):
+def test_diagnostics_suspect_float16_only_where_it_is_used(dtype, suspected, make_config, make_run):
     config = make_config()
     run = make_run(config)
     state = init_state(run.scene, run.optimizer, 0)
     weights = {"unet": {"kernel": jnp.ones(3, dtype)}, "vae": {"kernel": jnp.ones(3, jnp.bfloat16)}}
-    said = str(write_diagnostics(run.workdir, config, state, weights, 1))
-    assert ("computes in float16, which ends at 65504" in said) == suspected
-    assert "--prior_dtype=float32" in said
+    message = str(write_diagnostics(run.workdir, run.setup, state, weights, run.table, 1))
+    assert (
+        "computes in float16, and may have exceeded its largest number, 65504" in message
+    ) == suspected
+    assert "--prior_dtype=float32" in message

@@ -99,7 +99,7 @@ assert int(once.step) == 6 and int(once.skipped) == 0
 """
 
 
-def test_another_prior_and_another_objective_train_are_saved_and_go_on_to_the_bit(tmp_path):
+def test_a_new_prior_and_objective_train_and_resume_to_the_bit(tmp_path):
     flags = "--xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parent), str(tmp_path)],

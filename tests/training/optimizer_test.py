@@ -27,7 +27,7 @@ def _updates(config, gradients=(_GRADIENTS,), steps=100):
     return updates
 
 
-def test_the_default_is_adam_with_a_rate_that_falls_exponentially():
+def test_the_default_is_adam_with_exponential_decay():
     theirs = optax.adam(optax.exponential_decay(5e-3, 100, 0.1))
     state = theirs.init(_PARAMS)
     for _ in range(3):
@@ -35,7 +35,7 @@ def test_the_default_is_adam_with_a_rate_that_falls_exponentially():
     chex.assert_trees_all_close(_updates(OptimizerOptions(), [_GRADIENTS] * 3), expected)
 
 
-def test_the_papers_rate_rises_for_3000_steps_and_falls_as_a_cosine():
+def test_the_papers_rate_warms_up_and_decays_as_a_cosine():
     """DreamFusion, appendix A.2: 1e-9 to 1e-4 over 3,000 steps, then to 1e-6 at 15,000."""
     rate = learning_rate(
         OptimizerOptions(

@@ -57,8 +57,8 @@ def test_a_presets_scene_is_alive_after_150_steps(name, seed):
 
 def test_an_adam_step_moves_no_presets_raw_density_far():
     """At 1e-2 the residual MLP's moves by 10 in ten steps, and its density saturates."""
-    found = {}
+    changes = {}
     for name in configs.PRESETS:
         config, run = _prepared(name)
-        found[name] = benchmark.raw_change(config, run.scene)
-    assert all(0.01 < change < 4.0 for change in found.values()), found
+        changes[name] = benchmark.raw_change(config, run.scene)
+    assert all(0.01 < change < 4.0 for change in changes.values()), changes

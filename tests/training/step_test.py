@@ -25,7 +25,7 @@ from dreamfusion_jax.training.step import (
 from dreamfusion_jax.training.views import draw_view
 
 
-def test_the_gradient_is_the_residual_pulled_back_and_averaged_over_views(make_config, make_run):
+def test_the_gradient_is_the_view_mean_of_pulled_back_residuals(make_config, make_run):
     """Against autodiff of sum(stop_gradient(residual) * z), with the Gaussian's eps_hat by hand."""
     config = make_config(opacity_weight=3.0, interlevel_weight=2.0, shading_start_step=0)
     run = make_run(config)
@@ -36,7 +36,8 @@ def test_the_gradient_is_the_residual_pulled_back_and_averaged_over_views(make_c
         total = 0.0
         for i in range(2):
             draw = jax.tree.map(lambda x, i=i: x[i], draws)
-            render = run.scene.render(params, draw.view, 6, 6, 0, draw.render_key)
+            args = (6, 6, 0, draw.render_key, draw.half_size)
+            render = run.scene.render(params, draw.view, *args)
             z = run.prior.encode({}, render.image[None], None)[0]
             alpha, sigma = alpha_sigma(run.prior.schedule, draw.t)
             eps = jax.random.normal(draw.noise_key, z.shape)
@@ -74,9 +75,7 @@ def test_the_orientation_weight_rises_as_in_the_paper(make_config):
     np.testing.assert_allclose(totals, [1e-4, 5.05e-3, 1e-2, 1e-2], rtol=1e-5)
 
 
-def test_steps_compile_once_copy_nothing_and_find_the_colour_that_the_prior_holds_likely(
-    make_config, make_run
-):
+def test_steps_compile_once_copy_nothing_and_find_the_mode(make_config, make_run):
     config = make_config(steps=100, shading_start_step=1000)
     # Little noise: there the residual in x0 is all but z - 0.2.
     distillation = DistillationOptions(t_min=0.05, t_max_start=0.3, t_max_end=0.3)
@@ -146,8 +145,8 @@ def gradient(devices):
     start = init_state(scene, descent, 0)
     start = start._replace(step=jax.numpy.int32(3))  # some views are lit
     copy = jax.tree.map(np.array, start)
-    state, told, placed = replicate((copy, params, table), ALL[:devices])
-    state, metrics = step_on(devices)(place_input(ALL[:devices]), state, told, placed)
+    state, frozen, placed = replicate((copy, params, table), ALL[:devices])
+    state, metrics = step_on(devices)(place_input(ALL[:devices]), state, frozen, placed)
     lost = lambda a, b: (np.asarray(a) - np.asarray(b)) / RATE
     names = "t", "opacity_mean"
     return jax.tree.map(lost, copy.params, state.params), [float(metrics[n]) for n in names]
@@ -188,7 +187,7 @@ for devices in (2, 8):
 """
 
 
-def test_1_2_4_and_8_devices_have_one_gradient_and_a_run_of_4_goes_on_with_2_or_8(tmp_path):
+def test_1_2_4_and_8_devices_agree_and_resume_each_other(tmp_path):
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", EIGHT_DEVICES, str(Path(__file__).parent), str(tmp_path)],
@@ -197,3 +196,11 @@ def test_1_2_4_and_8_devices_have_one_gradient_and_a_run_of_4_goes_on_with_2_or_
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_replicated_arrays_are_not_copied_again():
+    devices = jax.devices()
+    placed = replicate(np.ones(3, np.float32), devices)
+    again = replicate(placed, devices)
+    for ours, theirs in zip(placed.addressable_shards, again.addressable_shards, strict=True):
+        assert ours.data.unsafe_buffer_pointer() == theirs.data.unsafe_buffer_pointer()

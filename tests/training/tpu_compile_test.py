@@ -64,17 +64,17 @@ def test_the_step_compiles_for_a_tpu_as_it_would_there():
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["devices"] == 4
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["devices"] == 4
     # Between the devices goes the gradient, and a few scalars.
-    assert 0 <= told["collective_bytes"] - told["parameter_bytes"] < 256
+    assert 0 <= report["collective_bytes"] - report["parameter_bytes"] < 256
     # Parameters and both moments are updated in place.
-    assert told["alias_bytes"] >= 3 * told["parameter_bytes"]
-    assert told["hbm_bytes"] > told["argument_bytes"]
-    assert "bf16[" in told["hlo"].splitlines()[0], "the autoencoder's weights are in bfloat16"
-    products = re.findall(r".* (?:convolution|dot)\(.*", told["hlo"])
+    assert report["alias_bytes"] >= 3 * report["parameter_bytes"]
+    assert report["hbm_bytes"] > report["argument_bytes"]
+    assert "bf16[" in report["hlo"].splitlines()[0], "the autoencoder's weights are in bfloat16"
+    products = re.findall(r".* (?:convolution|dot)\(.*", report["hlo"])
     unets = [line for line in products if "UNet2DConditionModel" in line]
     assert len(unets) > 50, "products of the U-Net"
     for line in unets:
         assert "operand_precision={high,high}" in line, "three products of bfloat16 parts"
-    assert " sort(" not in told["hlo"], "all rays are one block"
+    assert " sort(" not in report["hlo"], "all rays are one block"

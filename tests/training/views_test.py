@@ -36,8 +36,8 @@ def test_a_view_depends_on_seed_step_and_its_own_index_alone():
 
 
 def test_the_pose_is_the_drawn_cameras():
-    behind = CameraRanges(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
-    draw = draw_view(Config(camera=behind), jnp.int32(0), 0)
+    back = CameraRanges(azimuth_deg=(180.0, 180.0), elevation_deg=(0.0, 0.0))
+    draw = draw_view(Config(camera=back), jnp.int32(0), 0)
     assert draw.pose.azimuth_deg == 180.0 and draw.pose.elevation_deg == 0.0
     np.testing.assert_allclose(draw.view.camera.pose[1:, 3], 0.0, atol=1e-5)
     assert draw.view.camera.pose[0, 3] < -2.0
@@ -66,18 +66,18 @@ def test_views_of_a_group_share_all_but_azimuth_and_noise():
 
 def test_early_views_are_of_half_the_size():
     config = Config(train=TrainOptions(half_size_steps=7))
-    assert draw_view(config, jnp.int32(6), 0).view.half_size
-    assert not draw_view(config, jnp.int32(7), 0).view.half_size
+    assert draw_view(config, jnp.int32(6), 0).half_size
+    assert not draw_view(config, jnp.int32(7), 0).half_size
 
 
-def test_views_have_normals_in_every_step_in_which_orientation_weighs_something():
+def test_views_have_normals_whenever_orientation_is_weighted():
     late = TrainOptions(orientation_start=0.0, orientation_weight=1.0, orientation_steps=10)
-    asked = [draw_view(Config(train=late), jnp.int32(step), 0).view for step in (0, 1)]
-    assert [bool(view.with_normals) for view in asked] == [False, True]
+    views = [draw_view(Config(train=late), jnp.int32(step), 0).view for step in (0, 1)]
+    assert [bool(view.with_normals) for view in views] == [False, True]
     assert not draw_view(Config(), jnp.int32(5), 0).view.with_normals
 
 
-def test_a_learned_background_gives_way_to_plain_ones_as_often_as_asked():
+def test_solid_backgrounds_come_at_their_configured_share():
     for background, share, expected in (("mlp", 0.2, 0.2), ("mlp", 0.0, 0.0), ("solid", 0.0, 1.0)):
         config = Config(
             scene=SceneOptions(background=background),
@@ -102,7 +102,7 @@ def test_t_is_uniform_in_its_falling_range():
         np.testing.assert_allclose(t.mean(), (0.1 + high) / 2, atol=0.02)
 
 
-def test_lights_scatter_around_the_camera_at_the_papers_distances():
+def test_lights_scatter_around_the_camera_as_in_the_paper():
     position = orbit_position(30.0, 20.0, 2.7)
     lights = draw_many(lambda key: draw_light(key, position, TrainOptions()))
     distance = jnp.linalg.norm(lights, axis=-1)
@@ -118,7 +118,7 @@ def test_lights_scatter_around_the_camera_at_the_papers_distances():
     np.testing.assert_allclose(share(np.asarray(lights)), share(samples), atol=0.04)
 
 
-def test_shading_is_plain_albedo_first_and_then_lit_as_often_as_asked():
+def test_shading_is_albedo_first_then_lit_at_its_share():
     config = TrainOptions(
         shading_start_step=10,
         lit_probability=0.75,

@@ -1,4 +1,4 @@
-"""Every mode shows its part of a render, and nothing is drawn that nobody waits for any more."""
+"""Every mode shows its part of a render; images that are out of date are abandoned."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from dreamfusion_jax.nerf.scene import Render, SceneOptions, make_scene
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.viewer.renderer import MODES, Look, Painter, look_view
+from dreamfusion_jax.viewer.renderer import MODES, Renderer, ViewSettings, make_view
 from dreamfusion_jax.viewer.window import Window
 
 WINDOW = Window((0.5, 0.5, 0.5, 0.5), (0.0, -3.0, 0.0), 0.8, 10, 20)
@@ -14,7 +14,7 @@ GREEN = (0.0, 1.0, 0.0)
 
 
 def plain(params, view, height, width, step, key):
-    """Half opaque everywhere; its colour tells the background, its red the step."""
+    """Half opaque everywhere; its color tells the background, its red the step."""
     shape = (height, width)
     image = jnp.broadcast_to(view.background, (*shape, 3)).at[..., 0].set(step / 255.0)
     normals = jnp.broadcast_to(jnp.array([1.0, 0.0, -1.0]), (*shape, 3)) * (view.diffuse > 0)
@@ -25,14 +25,14 @@ SCENE = make_scene(SceneOptions())._replace(render=plain)
 
 
 @pytest.fixture
-def painter(monkeypatch):
+def renderer(monkeypatch):
     monkeypatch.setattr(images, "_TILE_CPU", 8)
     monkeypatch.setattr(images, "_TILE", 8)
-    return Painter(SCENE)
+    return Renderer(SCENE)
 
 
 @pytest.mark.parametrize(
-    "mode, colour",
+    "mode, color",
     [
         ("shaded", (7, 255, 0)),
         ("albedo", (7, 255, 0)),
@@ -41,31 +41,31 @@ def painter(monkeypatch):
         ("depth", (153, 153, 153)),  # the nearest there is: as light as it is opaque
     ],
 )
-def test_modes(painter, mode, colour):
-    picture = painter.draw(Look(mode, WINDOW, GREEN), (10, 20), {}, 7, lambda: True)
-    assert picture.shape == (10, 20, 3) and picture.dtype == np.uint8
-    assert (picture == colour).all()
+def test_modes(renderer, mode, color):
+    drawn_image = renderer.draw(ViewSettings(mode, WINDOW, GREEN), (10, 20), {}, 7, lambda: True)
+    assert drawn_image.shape == (10, 20, 3) and drawn_image.dtype == np.uint8
+    assert (drawn_image == color).all()
 
 
-def test_only_what_needs_light_pays_for_it_and_a_learned_background_is_left_alone():
-    lit = {mode: bool(look_view(Look(mode, WINDOW, GREEN)).diffuse > 0.0) for mode in MODES}
+def test_only_lit_modes_are_lit_and_backgrounds_may_be_learned():
+    lit = {mode: bool(make_view(ViewSettings(mode, WINDOW, GREEN)).diffuse > 0.0) for mode in MODES}
     assert lit == {m: m in ("shaded", "normals") for m in MODES}
-    assert bool(look_view(Look("albedo", WINDOW, GREEN)).solid_background)
-    assert not bool(look_view(Look("albedo", WINDOW, None)).solid_background)
+    assert bool(make_view(ViewSettings("albedo", WINDOW, GREEN)).solid_background)
+    assert not bool(make_view(ViewSettings("albedo", WINDOW, None)).solid_background)
 
 
-def test_what_nobody_waits_for_is_given_up_after_the_tile_at_hand(painter):
+def test_an_unwanted_image_is_abandoned_after_its_tile(renderer):
     """10 x 20 pixels are six tiles of 8."""
-    asked = []
-    wanted = lambda: asked.append(1) or len(asked) < 3  # noqa: E731
-    assert painter.draw(Look("albedo", WINDOW, GREEN), (10, 20), {}, 0, wanted) is None
-    assert len(asked) == 3
+    calls = []
+    wanted = lambda: calls.append(1) or len(calls) < 3  # noqa: E731
+    assert renderer.draw(ViewSettings("albedo", WINDOW, GREEN), (10, 20), {}, 0, wanted) is None
+    assert len(calls) == 3
 
 
-def test_the_slower_the_fewer_pixels_while_the_camera_moves(painter):
-    painter.compile({})
-    fast = painter.moving_pixels("albedo")
+def test_slow_renders_lower_the_pixels_of_a_moving_camera(renderer):
+    renderer.compile({})
+    fast = renderer.moving_pixels("albedo")
     assert np.isfinite(fast) and fast > 0.0
     for _ in range(30):  # a second for each pixel, again and again
-        painter._learn_speed("albedo", 1.0)
-    assert painter.moving_pixels("albedo") < min(fast, 1.0)
+        renderer._learn_speed("albedo", 1.0)
+    assert renderer.moving_pixels("albedo") < min(fast, 1.0)

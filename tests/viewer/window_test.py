@@ -8,8 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from dreamfusion_jax.nerf.cameras import orbit_camera, pixel_rays
 from dreamfusion_jax.viewer.window import (
-    LEAST_SIDE,
-    Passes,
+    MIN_SIDE,
+    ProgressiveQueue,
     Window,
     pass_sizes,
     vertical_fov,
@@ -30,10 +30,10 @@ def window_of(camera, height, width, fov_deg=FOV_DEG) -> Window:
 @pytest.mark.parametrize("angles", [(0.0, 0.0), (35.0, 20.0), (-130.0, -40.0), (180.0, 89.0)])
 def test_a_square_window_has_the_rays_of_the_orbit_camera(angles):
     camera = orbit_camera(*angles, 2.75, FOV_DEG)
-    seen = pixel_rays(window_camera(window_of(camera, 5, 5)), 5, 5)
+    rays = pixel_rays(window_camera(window_of(camera, 5, 5)), 5, 5)
     expected = pixel_rays(camera, 5, 5)
-    for mine, other in zip(seen, expected, strict=True):
-        np.testing.assert_allclose(mine, other, atol=2e-6)
+    for actual, other in zip(rays, expected, strict=True):
+        np.testing.assert_allclose(actual, other, atol=2e-6)
 
 
 @pytest.mark.parametrize("height, width", [(4, 10), (10, 4), (6, 6)])
@@ -50,7 +50,7 @@ def test_a_window_of_any_aspect_sees_its_own_angle_vertically(height, width):
 
 
 @pytest.mark.parametrize("height, width", [(300, 600), (600, 300), (400, 400)])
-def test_the_windows_shorter_side_sees_the_angle_that_was_asked_for(height, width):
+def test_fov_is_that_of_the_windows_shorter_side(height, width):
     fov = vertical_fov(FOV_DEG, height, width)
     window = window_of(orbit_camera(0.0, 0.0, 3.0, 1.0), height, width, math.degrees(fov))
     focal = float(window_camera(window).focal)  # in widths
@@ -66,7 +66,7 @@ def test_passes_go_from_what_is_fast_to_what_was_asked_for(window, sharpest, pix
     sizes = pass_sizes(window, sharpest, pixels)
     assert max(sizes[-1]) == min(sharpest, max(window)), "no more than the window shows"
     first = sizes[0]
-    assert math.prod(first) <= 1.1 * pixels or max(first) <= LEAST_SIDE
+    assert math.prod(first) <= 1.1 * pixels or max(first) <= MIN_SIDE
     for before, after in zip(sizes, sizes[1:], strict=False):
         assert max(before) < max(after) <= 2.5 * max(before)
     for height, width in sizes:
@@ -76,19 +76,19 @@ def test_passes_go_from_what_is_fast_to_what_was_asked_for(window, sharpest, pix
 
 
 def test_a_new_start_drops_what_was_still_to_be_drawn():
-    passes = Passes()
-    assert passes.next() is None
-    passes.start([(4, 4), (8, 8), (16, 16)])
-    first = passes.next()
+    queue = ProgressiveQueue()
+    assert queue.next() is None
+    queue.start([(4, 4), (8, 8), (16, 16)])
+    first = queue.next()
     assert first.size == (4, 4) and not first.is_last
-    passes.done(first)
-    second = passes.next()
-    assert second.size == (8, 8) and passes.is_current(second)
-    passes.start([(4, 4), (16, 16)])
-    assert not passes.is_current(second)
-    passes.done(second)  # too late to count
-    drawn = []
-    while (turn := passes.next()) is not None:
-        drawn.append(turn.size)
-        passes.done(turn)
-    assert drawn == [(4, 4), (16, 16)]
+    queue.done(first)
+    second = queue.next()
+    assert second.size == (8, 8) and queue.is_current(second)
+    queue.start([(4, 4), (16, 16)])
+    assert not queue.is_current(second)
+    queue.done(second)  # too late to count
+    sizes = []
+    while (request := queue.next()) is not None:
+        sizes.append(request.size)
+        queue.done(request)
+    assert sizes == [(4, 4), (16, 16)]

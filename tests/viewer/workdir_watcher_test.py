@@ -1,4 +1,4 @@
-"""A work folder that a run writes and deletes in while it is read."""
+"""The watcher reads a work folder in which a run writes and deletes."""
 
 import dataclasses
 import shutil
@@ -19,7 +19,7 @@ from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import build_scene, init_state
 from dreamfusion_jax.training.step import replicate
 from dreamfusion_jax.viewer import workdir_watcher
-from dreamfusion_jax.viewer.workdir_watcher import Follower, progress
+from dreamfusion_jax.viewer.workdir_watcher import WorkdirWatcher, progress
 from tests.training.conftest import make_config  # noqa: F401, a fixture
 
 
@@ -60,15 +60,15 @@ def run(config):
 
 
 @pytest.fixture
-def follower(config):
-    follower = Follower(workdir(config))
-    yield follower
-    follower.close()
+def watcher(config):
+    watcher = WorkdirWatcher(workdir(config))
+    yield watcher
+    watcher.close()
 
 
-def seen(follower) -> dict[int, float]:
+def scene_values(watcher) -> dict[int, float]:
     """A number of each scene by its step."""
-    scenes = follower.found.scenes
+    scenes = watcher.snapshot.scenes
     return {step: float(jax.tree.leaves(params)[0].ravel()[0]) for step, params in scenes.items()}
 
 
@@ -76,40 +76,38 @@ def files(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
 
 
-def test_new_checkpoints_are_seen_and_deleted_ones_remembered(config, run, follower):
-    told = []
-    follower.refresh(lambda: told.append(follower.found))
-    assert follower.found.scenes == {} and "before its first steps" in told[-1].progress
+def test_new_checkpoints_are_read_and_deleted_ones_cached(config, run, watcher):
+    snapshots = []
+    watcher.refresh(lambda: snapshots.append(watcher.snapshot))
+    assert watcher.snapshot.scenes == {} and "before its first steps" in snapshots[-1].progress
     run.save(10)
-    follower.refresh()
+    watcher.refresh()
     run.save(20, 30)  # two are kept
     before = files(workdir(config))
-    follower.refresh(lambda: told.append(follower.found))
+    watcher.refresh(lambda: snapshots.append(watcher.snapshot))
     assert files(workdir(config)) == before, "it only looks"
-    assert seen(follower) == {10: 10.0, 20: 20.0, 30: 30.0}
-    assert "Finished" in told[-1].progress and not told[-1].trouble
-    count = len(told)
-    follower.refresh(lambda: told.append(follower.found))
-    assert len(told) == count, "nothing is new"
+    assert scene_values(watcher) == {10: 10.0, 20: 20.0, 30: 30.0}
+    assert "Finished" in snapshots[-1].progress and not snapshots[-1].error
+    count = len(snapshots)
+    watcher.refresh(lambda: snapshots.append(watcher.snapshot))
+    assert len(snapshots) == count, "nothing is new"
 
 
-def test_a_run_that_was_begun_anew_takes_the_place_of_the_old_one(config, run, follower):
+def test_a_restarted_run_replaces_the_old_one(config, run, watcher):
     run.save(20)
-    follower.refresh()
+    watcher.refresh()
     run.checkpoints.close()
     shutil.rmtree(workdir(config) / "checkpoints")
-    follower.refresh()
-    assert follower.found.scenes == {}
-    again = Run(config)
-    again.save(10)
-    follower.refresh()
-    again.checkpoints.close()
-    assert seen(follower) == {10: 10.0}
+    watcher.refresh()
+    assert watcher.snapshot.scenes == {}
+    restarted = Run(config)
+    restarted.save(10)
+    watcher.refresh()
+    restarted.checkpoints.close()
+    assert scene_values(watcher) == {10: 10.0}
 
 
-def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_trouble(
-    config, run, follower, monkeypatch
-):
+def test_a_checkpoint_deleted_while_read_is_no_error(config, run, watcher, monkeypatch):
     run.save(10, 20)
     restore = Checkpoints.restore_step
 
@@ -119,56 +117,56 @@ def test_a_checkpoint_that_vanishes_while_it_is_read_is_no_trouble(
         return restore(self, step, like)
 
     monkeypatch.setattr(Checkpoints, "restore_step", vanish)
-    follower.refresh()
-    assert seen(follower) == {10: 10.0} and not follower.found.trouble
+    watcher.refresh()
+    assert scene_values(watcher) == {10: 10.0} and not watcher.snapshot.error
 
 
-def test_a_damaged_checkpoint_is_tried_again_then_told_of_and_the_older_one_shown(
-    config, run, follower
-):
+def test_a_damaged_checkpoint_is_retried_then_reported(config, run, watcher):
     run.save(10, 20)
     folder = workdir(config) / "checkpoints" / "20" / "state"
     largest = max(folder.rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
     whole = largest.read_bytes()
     largest.write_bytes(b"")
-    follower.refresh()
-    assert seen(follower) == {10: 10.0} and not follower.found.trouble, "it may be on its way"
+    watcher.refresh()
+    assert scene_values(watcher) == {10: 10.0} and not watcher.snapshot.error, (
+        "it may be on its way"
+    )
     largest.write_bytes(whole)
-    follower.refresh()
-    assert seen(follower) == {10: 10.0, 20: 20.0}
+    watcher.refresh()
+    assert scene_values(watcher) == {10: 10.0, 20: 20.0}
 
 
-def test_damage_that_stays_is_told_of(config, run, follower):
+def test_lasting_damage_is_reported(config, run, watcher):
     run.save(10)
     shutil.rmtree(workdir(config) / "checkpoints" / "10" / "digest")
     for _ in range(4):
-        follower.refresh()
-    assert "The checkpoint of step 10 is damaged" in follower.found.trouble
+        watcher.refresh()
+    assert "The checkpoint of step 10 is damaged" in watcher.snapshot.error
 
 
-def test_more_steps_are_taken_over_and_another_scene_is_told_of(config, follower):
+def test_more_steps_are_accepted_and_another_scene_reported(config, watcher):
     store_config(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=70)))
-    follower.refresh()
-    assert follower.config.train.steps == 70 and not follower.found.trouble
+    watcher.refresh()
+    assert watcher.config.train.steps == 70 and not watcher.snapshot.error
     store_config(dataclasses.replace(config, scene=SceneOptions(width=12)))
-    follower.refresh()
-    follower.refresh()  # it is said for as long as it is so
-    assert "another scene" in follower.found.trouble
+    watcher.refresh()
+    watcher.refresh()  # it is said for as long as it is so
+    assert "another scene" in watcher.snapshot.error
     (workdir(config) / "config.json").write_text("{")
-    follower.refresh()
-    assert "cannot be read" in follower.found.trouble
+    watcher.refresh()
+    assert "cannot be read" in watcher.snapshot.error
 
 
 def test_a_flat_picture_has_no_sides(make_config):  # noqa: F811
     config = dataclasses.replace(make_config(), scene=SceneOptions(field="image", image_size=8))
     workdir(config).mkdir()
     store_config(config)
-    with pytest.raises(UserError, match="flat picture"):
-        Follower(workdir(config))
+    with pytest.raises(UserError, match="flat image"):
+        WorkdirWatcher(workdir(config))
 
 
 @pytest.mark.parametrize(
-    "newest, last, silent_s, words",
+    "newest, last, silent_s, expected",
     [
         (1000, 1000, 9e9, "Finished: all 1,000 steps are done."),
         (0, 110, 40.0, "Running: step 110 of 1,000."),  # two lines of metrics are 100 s apart
@@ -177,13 +175,13 @@ def test_a_flat_picture_has_no_sides(make_config):  # noqa: F811
         (0, None, 0.0, "The run is before its first steps."),
     ],
 )
-def test_progress_in_a_sentence(newest, last, silent_s, words):
+def test_progress_in_a_sentence(newest, last, silent_s, expected):
     config = Config(train=TrainOptions(prompt="a cup", steps=1000))
     lines = [{"step": last - 10, "seconds": 50.0}, {"step": last, "seconds": 150.0}] if last else []
-    assert progress(config, newest, lines, silent_s) == words
+    assert progress(config, newest, lines, silent_s) == expected
 
 
 def test_what_is_too_much_to_remember_is_forgotten_oldest_first(monkeypatch):
-    monkeypatch.setattr(workdir_watcher, "_REMEMBERED_BYTES", 3 * 8)
+    monkeypatch.setattr(workdir_watcher, "_MAX_CACHE_BYTES", 3 * 8)
     scenes = {step: {"x": np.zeros(1)} for step in (4, 1, 3, 2, 5)}
-    assert list(workdir_watcher._forget(scenes, [1, 5])) == [1, 4, 5]
+    assert list(workdir_watcher._evict(scenes, [1, 5])) == [1, 4, 5]

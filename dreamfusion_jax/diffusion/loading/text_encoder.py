@@ -1,4 +1,4 @@
-"""A pipeline's tokenizer and text encoder -> prompts to conditions."""
+"""Loads a pipeline's tokenizer and text encoder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dreamfusion_jax.diffusion.loading.weights import load_module, read_config
+from dreamfusion_jax.diffusion.loading.model_files import read_config
+from dreamfusion_jax.diffusion.loading.weights import load_params
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText
 from dreamfusion_jax.diffusion.priors.unet_predictor import float32_products
@@ -24,14 +24,20 @@ TOKENIZER_JSON = (
     *("special_tokens_map.json", "added_tokens.json"),
 )
 # Entries of tokenizer_config.json by which transformers would open a file anywhere.
-LEADING_ELSEWHERE = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
-LONGEST_NOTE = 300
+EXTERNAL_FILE_KEYS = ("fast_tokenizer_files", "gguf_file", "init_inputs", "merges", "vocab")
+MAX_NOTE_LENGTH = 300
 
 
-def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
-    """Prompts -> last hidden states [B, L, D] in float32, padded to the tokeniser's full length."""
+def load_text_encoder(
+    path: str | Path, text_encoder: CLIPTextModel, variant: str = ""
+) -> EncodeText:
+    """Loads a pipeline's tokenizer and the params of its text encoder.
+
+    Returns:
+      prompts -> last hidden states [B, L, D] in float32, padded to the tokenizer's full length.
+    """
     path = Path(path)
-    text_encoder, params = load_module(path / "text_encoder", CLIPTextModel, jnp.float32, variant)
+    params = load_params(text_encoder, path / "text_encoder", text_encoder.dtype, variant)
     tokenize = load_tokenizer(
         path / "tokenizer", text_encoder.max_position_embeddings, text_encoder.vocab_size
     )
@@ -47,10 +53,16 @@ def load_text_encoder(path: str | Path, variant: str = "") -> EncodeText:
 def load_tokenizer(
     directory: str | Path, max_length: int, vocab_size: int | None = None
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """Prompts -> ids [B, L] below `vocab_size`, padded and cut as StableDiffusionPipeline does."""
+    """Loads a tokenizer: prompts -> ids [B, L] below `vocab_size`.
+
+    Prompts are padded and truncated as by StableDiffusionPipeline.
+
+    Raises:
+      PriorError: the directory holds no such tokenizer, or refers to files elsewhere.
+    """
     directory = Path(directory)
     _check_tokenizer_files(directory)
-    from transformers import CLIPTokenizer  # slow to import: only those who load a prior wait
+    from transformers import CLIPTokenizer  # slow to import, so only where a prior is loaded
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(directory))
@@ -58,29 +70,29 @@ def load_tokenizer(
         largest_id = max(tokenizer.get_vocab().values())
 
         def tokenize(prompts: Sequence[str]) -> np.ndarray:
-            _note_what_is_cut(tokenizer, prompts, length)
+            _warn_truncation(tokenizer, prompts, length)
             ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
             return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
 
-        tokenize([""])  # what else is wrong shows here, or with the first letter it does not know
+        tokenize([""])  # Other faults show here, or at the first unknown letter.
         if tokenizer.backend_tokenizer.model.token_to_id(str(tokenizer.unk_token)) is None:
             raise ValueError(f"its unk_token, {tokenizer.unk_token}, is not in its vocabulary")
-    except Exception as error:  # transformers raises whatever the broken file led to
+    except Exception as error:  # transformers raises errors of any type on a broken file
         raise PriorError(f"{directory} is not a CLIPTokenizer's directory ({error}).") from None
     if vocab_size is not None and max(largest_id, len(tokenizer) - 1) >= vocab_size:
         raise PriorError(
             f"{directory} holds {largest_id + 1} tokens, but the text encoder beside it knows "
-            f"{vocab_size}: they are not of one pipeline."
+            f"{vocab_size}: they are from different pipelines."
         )
     return tokenize
 
 
 def _check_tokenizer_files(directory: Path) -> None:
-    """Refuses files without end, and those that would make transformers read files elsewhere."""
+    """Refuses files of no end, such as devices, and any that refer to files elsewhere."""
     for name in TOKENIZER_JSON:
         if (directory / name).exists():
             for key in read_config(directory, name):
-                if _leads_elsewhere(name, key):
+                if _references_external_file(name, key):
                     raise PriorError(f"{directory / name}: {key!r:.200} is not supported.")
     texts = list(directory.rglob("*.jinja"))
     if not (directory / "tokenizer.json").is_file():
@@ -94,25 +106,23 @@ def _check_tokenizer_files(directory: Path) -> None:
             raise PriorError(f"{path} cannot be read ({error}).") from None
 
 
-def _leads_elsewhere(name: str, key: str) -> bool:
+def _references_external_file(name: str, key: str) -> bool:
     if name == "special_tokens_map.json":
         return not key.endswith(("_token", "_tokens"))
-    return name == "tokenizer_config.json" and key in LEADING_ELSEWHERE
+    return name == "tokenizer_config.json" and key in EXTERNAL_FILE_KEYS
 
 
-def _note_what_is_cut(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
-    """Names what the text encoder will not see of the first prompt that is too long."""
+def _warn_truncation(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+    """Warns of the part of the first too long prompt that the text encoder does not read."""
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False)["input_ids"]
         if len(ids) > length:
-            _note(length, tokenizer.decode(ids[length - 1 : -1]))
+            _warn_once(length, tokenizer.decode(ids[length - 1 : -1]))
             return
 
 
-@functools.cache  # told once, however often the prompt is encoded
-def _note(length: int, cut: str) -> None:
-    if len(cut) > LONGEST_NOTE:
-        cut = f"{cut[: LONGEST_NOTE // 2]} ... {cut[-LONGEST_NOTE // 2 :]}"
-    print(
-        f"Note: the text encoder reads {length} tokens; it will not see {cut!r}.", file=sys.stderr
-    )
+@functools.cache  # once, however often the prompt is encoded
+def _warn_once(length: int, rest: str) -> None:
+    if len(rest) > MAX_NOTE_LENGTH:
+        rest = f"{rest[: MAX_NOTE_LENGTH // 2]} ... {rest[-MAX_NOTE_LENGTH // 2 :]}"
+    print(f"Note: the text encoder reads {length} tokens; it ignores {rest!r}.", file=sys.stderr)

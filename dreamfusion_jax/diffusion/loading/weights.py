@@ -2,14 +2,13 @@
 
 Names, torch to Flax: `.N` joins the name before it (`to_out.0` -> `to_out_0`); a 4-D weight is a
 convolution's `kernel` with the axes (2, 3, 1, 0), a 2-D one a linear layer's `kernel` transposed or
-an embedding as it is, a 1-D one a norm's `scale`. Name and shape decide it all, no module needed.
+an embedding unchanged, a 1-D one a norm's `scale`. Name and shape decide; no module is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,19 +22,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from dreamfusion_jax.runtime.errors import PriorError
-from dreamfusion_jax.runtime.files import read_json, require_regular
+from dreamfusion_jax.diffusion.loading.model_files import read_config, unreadable, weights_files
+from dreamfusion_jax.runtime.errors import NumberFormatError, PriorError
+from dreamfusion_jax.runtime.files import require_regular
 
 Params = dict[str, Any]
-Place = Callable[[np.ndarray], Any]
+DevicePutFn = Callable[[np.ndarray], Any]
 WINDOW_BYTES = 2**28
-# What a file says of its tensors: Stable Diffusion's take less than 0.1 MB.
+# Of a file's header, which names its tensors: Stable Diffusion's take less than 0.1 MB.
 MAX_HEADER_BYTES = 2**24
 FORMATS = ("F64", "F32", "F16", "BF16")
-MOST_AXES = 4
-MOST_NAMES_TOLD = 20
+MAX_AXES = 4
+MAX_NAMES_SHOWN = 20
 POSITION_IDS = ".position_ids"
-FILE_STEMS = ("diffusion_pytorch_model", "model")
 EMBEDDINGS = ("token_embedding", "position_embedding")
 # The time embedding's layers are the only torch modules with an underscore before a number.
 NUMBERED = re.compile(r"(?<!^linear)_(\d+)$")
@@ -47,7 +46,11 @@ def _stay(array: np.ndarray) -> np.ndarray:
 
 
 def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
-    """A torch state dict, as arrays, to nested Flax params."""
+    """Converts a torch state dict, as arrays, to nested Flax params.
+
+    Raises:
+      ValueError: two tensors map to one name.
+    """
     params = dict(_to_flax(name, tensor) for name, tensor in tensors.items())
     if len(params) < len(tensors):
         raise ValueError("two tensors have names that mean the same")
@@ -55,41 +58,27 @@ def params_from_torch(tensors: Mapping[str, np.ndarray]) -> Params:
 
 
 def params_to_torch(params: Params) -> dict[str, np.ndarray]:
-    """Flax params to a torch state dict: the exact inverse of `params_from_torch`."""
+    """Converts Flax params to a torch state dict: the inverse of `params_from_torch`."""
     return dict(_to_torch(path, leaf) for path, leaf in flatten_dict(params).items())
 
 
-def read_config(directory: str | Path, name: str = "config.json") -> dict[str, Any]:
-    """Parses a JSON object; a missing or broken file is the user's to mend."""
-    path = Path(directory) / name
-    try:
-        config = read_json(path)
-    except FileNotFoundError:
-        raise PriorError(f"{path} is missing: expected a diffusers-layout directory.") from None
-    except (OSError, ValueError) as error:
-        raise PriorError(f"{path} is not readable JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise PriorError(f"{path} does not hold a JSON object.")
-    return config
-
-
 def read_component(
-    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: Place = _stay
+    directory: str | Path, dtype: Any = np.float32, variant: str = "", place: DevicePutFn = _stay
 ) -> tuple[dict[str, Any], Params]:
     """Reads config.json and the safetensors of one network.
 
     Args:
       directory: of the network, within a pipeline.
-      dtype: that the params are kept in.
+      dtype: of the params.
       variant: "fp16" reads `*.fp16.safetensors`; empty: the plain files, or else those.
       place: puts each array where it is to stay as soon as it is read.
 
-    The files are memory-mapped and read tensor by tensor, so that little more is held than what is
-    kept. Names of older versions of diffusers and transformers are brought up to date.
+    The files are memory-mapped and read tensor by tensor, so that the host holds little more than
+    the params. Names of older versions of diffusers and transformers are upgraded.
     """
     directory = Path(directory)
     config = read_config(directory)
-    return config, _read_params(_safetensors_files(directory, variant), dtype, place)
+    return config, _read_params(weights_files(directory, variant), dtype, place)
 
 
 def load_module(
@@ -97,66 +86,66 @@ def load_module(
     module_class: Any,
     dtype: Any,
     variant: str = "",
-    place: Place = _stay,
+    place: DevicePutFn = _stay,
 ) -> tuple[Any, Params]:
-    """A network built from its config.json, computing in `dtype`, and its params in `dtype`.
+    """Builds a network from its config.json, computing in `dtype`, and reads its params."""
+    module = build_module(directory, module_class, dtype)
+    return module, load_params(module, directory, dtype, variant, place)
 
-    That they fit each other is checked before any tensor is read.
+
+def load_params(
+    module: nn.Module,
+    directory: str | Path,
+    dtype: Any,
+    variant: str = "",
+    place: DevicePutFn = _stay,
+) -> Params:
+    """Reads the params of a network in `dtype`; `place` is called once for each array.
+
+    Names and shapes are checked against the network before any tensor is read.
+
+    Raises:
+      PriorError: the files are missing or broken, or do not fit the network.
     """
     directory = Path(directory)
-    module = build_module(directory, module_class, dtype)
-    files = _safetensors_files(directory, variant)
-    with blamed_on(directory, "holds weights whose names fit no network"):
-        outlines = params_from_torch(modern_names(_outlines(files)))
-    check_params(module, outlines, directory)
-    return module, _read_params(files, dtype, place)
+    files = weights_files(directory, variant)
+    with reraise_as_prior_error(directory, "holds weights whose names fit no network"):
+        specs = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
+    check_params(module, specs, directory)
+    return _read_params(files, dtype, place)
 
 
-def weights_digest(directory: str | Path) -> str:
-    """SHA-256, in hexadecimal, of the files that `load_module` reads the weights of."""
-    digest = hashlib.sha256()
-    for path in _safetensors_files(Path(directory)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def build_module(directory: Path, module_class: Any, dtype: Any = np.float32) -> Any:
-    """The network that config.json describes, without its weights."""
+def build_module(directory: str | Path, module_class: Any, dtype: Any = np.float32) -> Any:
+    """Builds the network that config.json describes, without its weights."""
     config = read_config(directory)
-    with blamed_on(directory / "config.json"):
+    with reraise_as_prior_error(Path(directory) / "config.json"):
         return module_class.from_config(config, dtype)
 
 
 def check_params(module: nn.Module, params: Params, directory: str | Path) -> None:
     """Raises PriorError naming every tensor that is missing, surplus or of the wrong shape."""
-    with blamed_on(Path(directory) / "config.json"):
+    with reraise_as_prior_error(Path(directory) / "config.json"):
         expected = _expected_shapes(module)
-    found = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
-    problems = [
-        ("missing", sorted(expected.keys() - found.keys())),
-        ("surplus", sorted(found.keys() - expected.keys())),
-        (
-            "of another shape than config.json says",
-            [
-                f"{name} {found[name]} instead of {expected[name]}"
-                for name in sorted(expected.keys() & found.keys())
-                if expected[name] != found[name]
-            ],
-        ),
+    shapes = {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
+    mismatches = [
+        f"{name} {shapes[name]} instead of {expected[name]}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if expected[name] != shapes[name]
     ]
-    said = [f"{what}: {_listed(names)}" for what, names in problems if names]
-    if said:
-        raise PriorError(
-            f"The weights in {directory} do not fit {type(module).__name__}; "
-            + "; ".join(said)
-            + "."
-        )
+    problems = {
+        "missing": sorted(expected.keys() - shapes.keys()),
+        "surplus": sorted(shapes.keys() - expected.keys()),
+        "of another shape than config.json says": mismatches,
+    }
+    messages = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
+    if messages:
+        network = type(module).__name__
+        raise PriorError(f"The weights in {directory} do not fit {network}; {'; '.join(messages)}.")
 
 
 @functools.lru_cache(maxsize=8)
 def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of a network's parameters by their names; nothing is allocated for that."""
+    """Returns the shapes of a network's parameters by name; allocates no array."""
 
     def init() -> Any:
         return module.init(jax.random.key(0), *module.dummy_inputs())["params"]
@@ -166,8 +155,8 @@ def _expected_shapes(module: nn.Module) -> Mapping[str, tuple[int, ...]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES_TOLD
-    return ", ".join(names[:MOST_NAMES_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES_SHOWN
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def write_component(
@@ -178,46 +167,47 @@ def write_component(
     directory.mkdir(parents=True, exist_ok=True)
     tensors = params_to_torch(params)
     if config.get("model_type") == "clip_text_model":
-        # As every published Stable Diffusion has it; transformers 4 and 5 both read this.
+        # As in every published Stable Diffusion; transformers 4 and 5 both read this.
         tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-    # Contiguous: of a transposed view, safetensors would write the bytes in their old order.
+    # Contiguous: safetensors writes a transposed view's bytes in their old order.
     tensors = {name: np.array(tensor, dtype, order="C") for name, tensor in tensors.items()}
-    stem = (
-        "model" if "model_type" in config else "diffusion_pytorch_model"
-    )  # transformers, diffusers
+    # transformers' name, or diffusers'.
+    stem = "model" if "model_type" in config else "diffusion_pytorch_model"
     text = json.dumps(dict(config), indent=2, sort_keys=True)
     (directory / "config.json").write_text(text + "\n", encoding="utf-8")
     save_file(tensors, directory / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
 @contextlib.contextmanager
-def blamed_on(path: Path, what: str = "describes nothing that can be built") -> Iterator[None]:
-    """Whatever the contents of a file make go wrong in here is told as that file's fault."""
+def reraise_as_prior_error(
+    path: Path, what: str = "describes nothing that can be built"
+) -> Iterator[None]:
+    """Re-raises any error as a PriorError that names `path`."""
     try:
         yield
     except PriorError as error:
-        told = str(error)
-        raise PriorError(told if str(path) in told else f"{path}: {told}") from None
-    except Exception as error:  # a word for a number, channels that their groups do not divide...
+        message = str(error)
+        raise PriorError(message if str(path) in message else f"{path}: {message}") from None
+    except Exception as error:  # text in place of a number, channels that no group divides...
         raise PriorError(f"{path} {what} ({error}).") from error
 
 
-def modern_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Brings names written by older diffusers and transformers up to date.
+def upgrade_legacy_keys(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Upgrades names written by older versions of diffusers and transformers.
 
-    CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was called
-    query, key, value, proj_attn, at times in the shape of 1x1 convolutions.
+    CLIP towers once saved `position_ids` and a prefix; the autoencoder's attention was named query,
+    key, value, proj_attn, sometimes in the shape of 1x1 convolutions.
     """
     prefix = _prefix(tensors)
     return dict(
-        _modern_attention(name.removeprefix(prefix), tensor)
+        _upgrade_attention(name.removeprefix(prefix), tensor)
         for name, tensor in tensors.items()
         if not name.endswith(POSITION_IDS)
     )
 
 
 def _prefix(names: Collection[str]) -> str:
-    """What comes before all names of a CLIP tower saved by transformers before version 5."""
+    """Returns the prefix of all names of a CLIP tower that transformers < 5 saved, or ""."""
     names = [name for name in names if not name.endswith(POSITION_IDS)]
     for prefix in ("text_model.", "vision_model."):
         if names and all(name.startswith(prefix) for name in names):
@@ -225,7 +215,7 @@ def _prefix(names: Collection[str]) -> str:
     return ""
 
 
-def _modern_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
+def _upgrade_attention(name: str, tensor: np.ndarray) -> tuple[str, np.ndarray]:
     match = re.fullmatch(
         r"((?:encoder|decoder)\.mid_block\.attentions\.\d+\.)(.+)\.(weight|bias)", name
     )
@@ -265,60 +255,59 @@ def _to_torch(path: tuple[str, ...], leaf: Any) -> tuple[str, np.ndarray]:
     return ".".join([*modules, last]), tensor
 
 
-def _read_params(files: Sequence[Path], dtype: Any, place: Place) -> Params:
-    prefix = _prefix(_outlines(files))
+def _read_params(files: Sequence[Path], dtype: Any, place: DevicePutFn) -> Params:
+    prefix = _prefix(_tensor_specs(files))
     params = {}
     for path in files:
         for name, tensor in _stream(path):
-            modern = _modern_attention(name.removeprefix(prefix), tensor)
-            key, leaf = _to_flax(*modern)
-            params[key] = place(_kept(path, name, leaf, dtype))
+            key, leaf = _to_flax(*_upgrade_attention(name.removeprefix(prefix), tensor))
+            params[key] = place(_convert(path, name, leaf, dtype))
     return unflatten_dict(params)
 
 
-def _kept(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
-    """A tensor in the number format asked for, which must hold its numbers.
+def _convert(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarray:
+    """Converts a tensor to a number format, and checks that its numbers fit.
 
-    float16 alone ends below what a file may hold. Numbers that are infinite in the file itself are
-    not its fault.
+    Only float16 has a smaller range than the files' formats. Numbers that are infinite in the file
+    itself are no error.
     """
-    with np.errstate(over="ignore"):  # told below, with the tensor's name
-        kept = np.array(tensor, dtype, order="C")
-    if kept.dtype == np.float16 and np.any(np.isinf(kept) & np.isfinite(tensor)):
-        raise PriorError(
+    with np.errstate(over="ignore"):  # reported below, with the tensor's name
+        converted = np.array(tensor, dtype, order="C")
+    if converted.dtype == np.float16 and np.any(np.isinf(converted) & np.isfinite(tensor)):
+        raise NumberFormatError(
             f"{path} holds {name:.200} with numbers beyond {np.finfo(np.float16).max:.0f}, where "
-            "float16 ends: give --prior_dtype=float32, or bfloat16, which costs accuracy."
+            "float16 ends."
         )
-    return kept
+    return converted
 
 
-def _outlines(files: Sequence[Path]) -> dict[str, np.ndarray]:
-    """The names and shapes of all tensors, as arrays that take no memory."""
-    outlines = {}
+def _tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Returns all tensors' names and shapes, as arrays that take no memory."""
+    specs = {}
     for path in files:
         with _opened(path) as file:
             for name in _names(file):
-                outlines[name] = _outline(path, name, file.get_slice(name))
-    return outlines
+                specs[name] = _tensor_spec(path, name, file.get_slice(name))
+    return specs
 
 
 def _names(file: Any) -> list[str]:
     return [name for name in file.keys() if not name.endswith(POSITION_IDS)]  # noqa: SIM118
 
 
-def _outline(path: Path, name: str, tensor: Any) -> np.ndarray:
+def _tensor_spec(path: Path, name: str, tensor: Any) -> np.ndarray:
     shape, stored = tensor.get_shape(), tensor.get_dtype()
     if stored not in FORMATS:
         raise PriorError(
             f"{path} holds {name:.200} as {stored}, only {', '.join(FORMATS)} are supported."
         )
-    if len(shape) > MOST_AXES:
-        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes, no network has such.")
+    if len(shape) > MAX_AXES:
+        raise PriorError(f"{path} holds {name:.200} with {len(shape)} axes; no network has such.")
     return np.broadcast_to(np.zeros((), np.float32), shape)
 
 
 def _stream(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """All tensors of a file. It is mapped anew every so often: pages once read count as ours."""
+    """Yields a file's tensors. Maps it anew every WINDOW_BYTES: pages read count as our memory."""
     with _opened(path) as file:
         names = _names(file)
     while names:
@@ -338,50 +327,20 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except FileNotFoundError:
         raise PriorError(f"{path} is missing, though the index beside it names it.") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except (SafetensorError, ValueError) as error:
+        if "os error" in str(error):  # safetensors' own words for what is an OSError
+            raise unreadable(path, error) from None
         raise PriorError(
             f"{path} is not a whole safetensors file ({error}): download it again."
         ) from None
 
 
 def _check_header(path: Path) -> None:
-    """Refuses a header so long that parsing it would fill the memory."""
+    """Raises ValueError where the header is so long that parsing it would fill the memory."""
     require_regular(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"its header would have {length} bytes")
-
-
-def _safetensors_files(directory: Path, variant: str = "") -> list[Path]:
-    """The one file of a network, or the shards that its index names; full precision first."""
-    for suffix in [f".{variant}"] if variant else ["", ".fp16"]:
-        for stem in FILE_STEMS:
-            path = directory / f"{stem}{suffix}.safetensors"
-            if path.is_file():
-                return [path]
-            index = f"{stem}.safetensors.index{suffix}.json"
-            if (directory / index).is_file():
-                return _shards(directory, index)
-    if any(any(directory.glob(pattern)) for pattern in ("*.bin", "*.ckpt", "*.pt", "*.msgpack")):
-        raise PriorError(
-            f"{directory} holds no safetensors but pickled weights, which can run any code when "
-            "they are read: convert them, by loading them in diffusers where you trust them and "
-            "save_pretrained."
-        )
-    wanted = " or ".join(f"{stem}{f'.{variant}' * bool(variant)}" for stem in FILE_STEMS)
-    raise PriorError(f"{directory} holds no weights: {wanted}.safetensors is missing.")
-
-
-def _shards(directory: Path, index: str) -> list[Path]:
-    weight_map = read_config(directory, index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise PriorError(f"{directory / index} has no weight_map that names the shards.")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        # A file elsewhere is no part of the pipeline, and one of another format may be a pickle.
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise PriorError(
-                f"{directory / index} names {name:.200}, which is not a safetensors file beside it."
-            )
-    return [directory / name for name in names]

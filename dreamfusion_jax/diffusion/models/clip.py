@@ -1,6 +1,6 @@
 """CLIP's text and vision transformers in transformers' layout (Radford et al., 2021).
 
-Stable Diffusion reads the text tower's last hidden states; the whole CLIPModel judges pictures.
+Stable Diffusion reads the text tower's last hidden states; the whole CLIPModel scores images.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
 }
-# Of the pictures that the published CLIPs were trained on, RGB in [0, 1].
+# Of the images that the published CLIPs were trained on, RGB in [0, 1].
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-LEGACY_EOS_TOKEN_ID = 2  # written by old configs whatever the vocabulary; the pooling knows it
+LEGACY_EOS_TOKEN_ID = 2  # in old configs, whatever the vocabulary; pooling handles it
 
 
 class CLIPTextModel(nn.Module):
-    """Token ids to one vector a token, and the vector at the end of the text."""
+    """CLIP's text transformer: a vector for each token, and one for the text."""
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -46,12 +46,12 @@ class CLIPTextModel(nn.Module):
         return cls(**_tower_options(cls, config), dtype=dtype)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Returns arguments small enough to initialize or to trace shapes with."""
         return (jnp.zeros((1, 2), jnp.int32),)
 
     @nn.compact
     def __call__(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """ids [B, L] -> last hidden states [B, L, D] and the pooled end-of-text state [B, D]."""
+        """Maps ids [B, L] to last hidden states [B, L, D] and pooled end-of-text states [B, D]."""
         h = TextEmbeddings(
             self.vocab_size,
             self.max_position_embeddings,
@@ -69,7 +69,7 @@ class CLIPTextModel(nn.Module):
 
 
 class CLIPVisionModel(nn.Module):
-    """Normalised pictures to one vector each (a vision transformer's class token)."""
+    """CLIP's vision transformer: normalized images to their class tokens."""
 
     hidden_size: int = 768
     intermediate_size: int = 3072
@@ -88,12 +88,12 @@ class CLIPVisionModel(nn.Module):
         return cls(**_tower_options(cls, config), dtype=dtype)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments to initialise or to trace shapes with."""
+        """Returns arguments to initialize or to trace shapes with."""
         return (jnp.zeros((1, self.image_size, self.image_size, self.num_channels)),)
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
-        """pixels [B, image_size, image_size, 3] -> pooled [B, hidden_size]."""
+        """Maps pixels [B, image_size, image_size, 3] to pooled vectors [B, hidden_size]."""
         h = VisionEmbeddings(self.patch_size, self.hidden_size, self.dtype, name="embeddings")(
             pixels
         )
@@ -103,7 +103,7 @@ class CLIPVisionModel(nn.Module):
 
 
 class CLIPModel(nn.Module):
-    """Both towers and the projections into the space where texts and pictures are compared."""
+    """Both towers and the projections into the space where texts and images are compared."""
 
     text_config: CLIPTextModel
     vision_config: CLIPVisionModel
@@ -123,11 +123,11 @@ class CLIPModel(nn.Module):
         )
 
     def dummy_inputs(self) -> tuple[jax.Array, jax.Array]:
-        """Arguments to initialise or to trace shapes with."""
+        """Returns arguments to initialize or to trace shapes with."""
         return self.vision_config.dummy_inputs() + self.text_config.dummy_inputs()
 
     def setup(self) -> None:
-        # A clone without a parent: it takes the name of the attribute it is bound to here.
+        # A clone without a parent takes the name of the attribute that it is bound to.
         self.text_model = self.text_config.clone(parent=None, name=None)
         self.vision_model = self.vision_config.clone(parent=None, name=None)
         project = lambda: Linear(self.projection_dim, use_bias=False, dtype=self.dtype)  # noqa: E731
@@ -136,15 +136,15 @@ class CLIPModel(nn.Module):
         self.logit_scale = self.param("logit_scale", lambda _: jnp.float32(initial))
 
     def image_embeds(self, pixels: jax.Array) -> jax.Array:
-        """Normalised pixels [B, H, W, 3] -> unit vectors [B, P]."""
+        """Maps normalized pixels [B, H, W, 3] to unit vectors [B, P]."""
         return _unit(self.visual_projection(self.vision_model(pixels)))
 
     def text_embeds(self, ids: jax.Array) -> jax.Array:
-        """ids [B, L] -> unit vectors [B, P]."""
+        """Maps ids [B, L] to unit vectors [B, P]."""
         return _unit(self.text_projection(self.text_model(ids)[1]))
 
     def __call__(self, pixels: jax.Array, ids: jax.Array) -> jax.Array:
-        """Logits [pictures, texts]: exp(logit_scale) times the cosine."""
+        """Returns logits [images, texts]: exp(logit_scale) times the cosine."""
         cosine = self.image_embeds(pixels) @ self.text_embeds(ids).T
         return jnp.exp(self.logit_scale) * cosine
 
@@ -282,8 +282,11 @@ def _embedding(rows: int, features: int, dtype: Dtype, name: str) -> nn.Embed:
 
 
 def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that shape a tower. transformers' configs carry dozens of generation and
-    training options beside them that no CLIP network reads, so the rest is not looked at."""
+    """Returns the entries that shape a tower.
+
+    transformers' configs hold dozens of options of generation and training that no CLIP network
+    reads, so unknown ones are ignored.
+    """
     known = module_defaults(cls)
     options = {key: config[key] for key in known if config.get(key) is not None}
     for key, value in options.items():
@@ -299,7 +302,7 @@ def _tower_options(cls: type, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tower_config(config: Mapping[str, Any], tower: str) -> Mapping[str, Any]:
-    """The part that describes a tower; an old name of it, where it is there, still holds."""
+    """Returns the part that describes a tower; its old name, where present, has priority."""
     for name in (f"{tower}_config_dict", f"{tower}_config"):
         part = config.get(name)
         if isinstance(part, Mapping):

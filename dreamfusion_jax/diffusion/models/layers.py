@@ -1,7 +1,7 @@
 """Layers that the U-Net and the autoencoder share. Channels last: [B, H, W, C].
 
-Submodules carry the names of diffusers' torch modules with `.N` written `_N`, so that weights map
-by name alone (see weights.py).
+Submodules carry the names of diffusers' torch modules with `.N` written `_N`, so that params map
+by name alone (see loading/weights.py).
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.runtime.device import platform
+from dreamfusion_jax.runtime.device import cuda_capability
 
 Dtype = Any
 PAD_ONE = ((1, 1), (1, 1))
-SCORES_BYTES = 2**28  # of attention that are held at once, where no kernel is fused
+SCORES_BYTES = 2**28  # attention scores in memory at once, without a fused kernel
 
 
 def conv3x3(features: int, name: str, dtype: Dtype) -> nn.Conv:
+    """Makes a 3x3 convolution that keeps the size."""
     return nn.Conv(features, (3, 3), padding=PAD_ONE, dtype=dtype, name=name)
 
 
@@ -41,7 +42,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [..., C] -> [..., features]."""
+        """Maps x [..., C] to [..., features]."""
         out_dtype = self.out_dtype or self.dtype
         channels = x.shape[-1]
         shape = (1, 1) * self.convolution + (channels, self.features)
@@ -56,7 +57,7 @@ class Linear(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation over the positions and C / num_groups channels of [B, ..., C].
+    """Group normalization over the positions and C / num_groups channels of [B, ..., C].
 
     Mean and variance are taken in float32 and in two passes: the one-pass E[x^2] - E[x]^2 of
     linen's default loses every digit where the mean is large (off by 6e-2 at mean 300, std 1).
@@ -72,12 +73,12 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         x32 = x.astype(jnp.float32)
-        centred = x32 - self._group_mean(x32)
-        inverse_std = jax.lax.rsqrt(self._group_mean(centred**2) + self.epsilon)
-        return (centred * (inverse_std * scale) + bias).astype(self.dtype)
+        centered = x32 - self._group_mean(x32)
+        inverse_std = jax.lax.rsqrt(self._group_mean(centered**2) + self.epsilon)
+        return (centered * (inverse_std * scale) + bias).astype(self.dtype)
 
     def _group_mean(self, x: jax.Array) -> jax.Array:
-        """[B, ..., C] -> [B, 1..., C], each channel holding its group's mean."""
+        """Returns [B, 1..., C], in each channel the mean of its group in x [B, ..., C]."""
         # Positions first: that sum runs along whole vectors of channels.
         per_channel = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         groups = per_channel.reshape(x.shape[0], self.num_groups, -1)
@@ -86,6 +87,7 @@ class GroupNorm(nn.Module):
 
 
 def layer_norm(name: str, dtype: Dtype, epsilon: float = 1e-5) -> nn.LayerNorm:
+    """Makes a LayerNorm whose variance is computed in two passes, as in torch."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
@@ -93,7 +95,7 @@ class ResnetBlock2D(nn.Module):
     """norm, silu, conv, + time, norm, silu, conv, + shortcut (diffusers' ResnetBlock2D).
 
     `dtype` is that of the products' factors; norms, activations and the residual sum stay in the
-    number format that x comes in.
+    number format of x.
     """
 
     features: int
@@ -104,24 +106,24 @@ class ResnetBlock2D(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C], time [B, E] or None -> [B, H, W, features]."""
-        kept = x.dtype
-        norm1 = GroupNorm(self.num_groups, self.epsilon, kept, name="norm1")
+        """Maps x [B, H, W, C] and time [B, E], or None, to [B, H, W, features]."""
+        dtype = x.dtype
+        norm1 = GroupNorm(self.num_groups, self.epsilon, dtype, name="norm1")
         h = conv3x3(self.features, "conv1", self.dtype)(nn.silu(norm1(x)))
         if time is not None:
             project = Linear(self.features, dtype=self.dtype, name="time_emb_proj")
             h = h + project(nn.silu(time))[:, None, None, :]
-        norm2 = GroupNorm(self.num_groups, self.epsilon, kept, name="norm2")
+        norm2 = GroupNorm(self.num_groups, self.epsilon, dtype, name="norm2")
         h = conv3x3(self.features, "conv2", self.dtype)(nn.silu(norm2(h)))
         if x.shape[-1] != self.features:
             x = Linear(
                 self.features,
                 convolution=True,
                 dtype=self.dtype,
-                out_dtype=kept,
+                out_dtype=dtype,
                 name="conv_shortcut",
             )(x)
-        h = x + h.astype(kept)
+        h = x + h.astype(dtype)
         return h if self.output_scale_factor == 1.0 else h / self.output_scale_factor
 
 
@@ -145,7 +147,7 @@ class Downsample2D(nn.Module):
 
 
 class Upsample2D(nn.Module):
-    """Nearest neighbour to (height, width), then a convolution in `dtype`; out as x came in."""
+    """Nearest neighbor to (height, width), then a convolution in `dtype`; returns x's dtype."""
 
     features: int
     dtype: Dtype = jnp.float32
@@ -157,7 +159,7 @@ class Upsample2D(nn.Module):
 
 
 def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Nearest neighbour as torch does it: output i reads input floor(i * size_in / size_out)."""
+    """Resizes as torch's "nearest": output i reads input floor(i * size_in / size_out)."""
     batch, h, w, channels = x.shape
     if (height, width) == (2 * h, 2 * w):
         # Doubling as a broadcast: its derivative is a plain sum, not a scatter.
@@ -171,7 +173,7 @@ def resize_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
 def dot_product_attention(
     query: jax.Array, key: jax.Array, value: jax.Array, heads: int, causal: bool = False
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v for each head; scores and softmax are taken in float32.
+    """Returns softmax(q k^T / sqrt(d)) v of each head; scores and softmax are in float32.
 
     query [B, Q, heads * d], key and value [B, K, heads * d] -> [B, Q, heads * d].
     """
@@ -192,7 +194,7 @@ def dot_product_attention(
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
-    """Attention of scaled queries: q [B, heads, Q, d], k and v [B, heads, K, d] -> as q."""
+    """Attends with scaled queries: q [B, heads, Q, d], k and v [B, heads, K, d] -> as q."""
     scores = jnp.matmul(q, k.swapaxes(-1, -2), preferred_element_type=jnp.float32)
     if causal:
         allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool))
@@ -201,22 +203,19 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array
 
 
 def _has_fused_kernel(query: jax.Array) -> bool:
-    """Whether cuDNN's flash attention, which keeps no scores in memory, takes [B, Q, heads, d].
+    """Returns whether cuDNN's flash attention, which stores no scores, takes [B, Q, heads, d].
 
-    It wants half precision, an NVIDIA GPU from Ampere on, and d a multiple of 8 up to 128.
+    It needs half precision, an NVIDIA GPU from Ampere on, and d a multiple of 8 up to 128.
     """
     width = query.shape[-1]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    if not half or width % 8 or width > 128 or platform() != "gpu":
-        return False
-    device = jax.local_devices()[0]
-    return "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0
+    return half and width % 8 == 0 and width <= 128 and cuda_capability() >= 8.0
 
 
 def timestep_embedding(
     index: jax.Array, dim: int, flip_sin_to_cos: bool, freq_shift: float
 ) -> jax.Array:
-    """Sinusoids [B, dim] of the timestep index [B], in float32."""
+    """Returns sinusoids [B, dim] of the timestep index [B], in float32."""
     half = dim // 2
     exponent = -math.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     angle = index.astype(jnp.float32)[:, None] * jnp.exp(exponent)

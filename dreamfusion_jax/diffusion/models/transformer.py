@@ -30,7 +30,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """x [B, Q, C], context [B, K, D] -> [B, Q, C]."""
+        """Maps x [B, Q, C] and context [B, K, D] to [B, Q, C]."""
         channels = x.shape[-1]
         dense = lambda name: Linear(channels, use_bias=False, dtype=self.dtype, name=name)  # noqa: E731
         query, key, value = dense("to_q")(x), dense("to_k")(context), dense("to_v")(context)
@@ -53,7 +53,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU to four times the width and back, out in `out_dtype` (None: `dtype`)."""
+    """GEGLU to four times the width and back; returns `out_dtype` (None: `dtype`)."""
 
     dtype: Dtype = jnp.float32
     out_dtype: Dtype | None = None
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
 class BasicTransformerBlock(nn.Module):
     """Self-attention (or text, if `only_cross_attention`), cross-attention, feed-forward.
 
-    `dtype` is that of the branches, which come out in the number format of x, as their sums do.
+    `dtype` is that of the branches' products; their outputs and sums have the number format of x.
     """
 
     heads: int
@@ -77,19 +77,19 @@ class BasicTransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        kept = x.dtype
-        attention = lambda name: Attention(self.heads, self.dtype, kept, name=name)  # noqa: E731
+        dtype = x.dtype
+        attention = lambda name: Attention(self.heads, self.dtype, dtype, name=name)  # noqa: E731
         h = layer_norm("norm1", self.dtype)(x)
         x = x + attention("attn1")(h, text if self.only_cross_attention else h)
         x = x + attention("attn2")(layer_norm("norm2", self.dtype)(x), text)
-        return x + FeedForward(self.dtype, kept, name="ff")(layer_norm("norm3", self.dtype)(x))
+        return x + FeedForward(self.dtype, dtype, name="ff")(layer_norm("norm3", self.dtype)(x))
 
 
 class Transformer2DModel(nn.Module):
     """Pixels to tokens, `layers` transformer blocks, and back, with a residual around all of it.
 
     Stable Diffusion 1.x projects in and out by 1x1 convolutions, 2.x by linear layers: the same
-    numbers, different shapes of weights. All residual sums stay in the number format of x.
+    numbers, different shapes of kernels. All residual sums stay in the number format of x.
     """
 
     heads: int
@@ -101,7 +101,7 @@ class Transformer2DModel(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
-        """x [B, H, W, C], text [B, L, D] -> [B, H, W, C]."""
+        """Maps x [B, H, W, C] and text [B, L, D] to [B, H, W, C]."""
         batch, height, width, channels = x.shape
 
         def projection(h: jax.Array, name: str) -> jax.Array:

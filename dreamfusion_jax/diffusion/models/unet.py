@@ -31,7 +31,7 @@ from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "UNet2DConditionModel"
 # Options of diffusers with the only value implemented here, which is also the default there.
-FIXED: dict[str, Any] = {
+REQUIRED: dict[str, Any] = {
     "act_fn": "silu",
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "mid_block_only_cross_attention": None,
@@ -60,21 +60,20 @@ FIXED: dict[str, Any] = {
     "cross_attention_norm": None,
 }
 # Attention scores are float32 here, so upcast_attention is always on.
-INERT = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
-MOST_TRANSFORMERS = 64  # eight times Stable Diffusion's
-# Of the residual stream, the sums that all blocks add to, whatever `dtype` their products have:
-# rounded to half precision it would cost accuracy (tests/benchmarks/prior_precision.py), and in
-# float16 it is what would overflow first.
+IGNORED = ("dropout", "addition_embed_type_num_heads", "upcast_attention")
+MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
+# Of the residual stream, whatever `dtype` the blocks' products have: half precision would cost
+# accuracy there (tests/benchmarks/prior_precision.py), and float16 would overflow there first.
 RESIDUAL_DTYPE = jnp.float32
 PER_BLOCK = ("attention_head_dim", "only_cross_attention")
 
 
 class UNet2DConditionModel(nn.Module):
-    """Predicts the noise (or velocity) in a picture, given the timestep and the text.
+    """Predicts the noise (or velocity) in a latent, given the timestep and the text.
 
     The attributes are diffusers' own; `attention_head_dim` means the NUMBER of heads, as it does in
     the configs of Stable Diffusion. `dtype` is that of the factors of all products and of the
-    prediction; what the blocks add up, and norms take, is kept in RESIDUAL_DTYPE.
+    prediction; the residual sums, which the norms read, are in RESIDUAL_DTYPE.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -102,9 +101,9 @@ class UNet2DConditionModel(nn.Module):
     def from_config(
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
     ) -> UNet2DConditionModel:
-        """Builds the network of a diffusers config.json; refuses what it does not implement."""
+        """Builds the network of a diffusers config.json; raises PriorError for others."""
         options = module_options(
-            NAME, config, module_defaults(cls), FIXED, INERT, per_block=PER_BLOCK
+            NAME, config, module_defaults(cls), REQUIRED, IGNORED, per_block=PER_BLOCK
         )
         unet = cls(**options, dtype=dtype)
         require_members(
@@ -120,16 +119,16 @@ class UNet2DConditionModel(nn.Module):
                 "only_cross_attention must have as many entries as block_out_channels."
             )
         layers = unet.layers_per_block * unet.transformer_layers_per_block
-        if layers * len(unet.block_out_channels) > MOST_TRANSFORMERS:
+        if layers * len(unet.block_out_channels) > MAX_TRANSFORMERS:
             raise PriorError(
                 f"{NAME} config: layers_per_block={unet.layers_per_block} of "
                 f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
-                f"supported, only {MOST_TRANSFORMERS} transformers on the way down are."
+                f"supported, only {MAX_TRANSFORMERS} transformers on the way down are."
             )
         return unet
 
     def dummy_inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Returns arguments small enough to initialize or to trace shapes with."""
         side = 2 ** (len(self.block_out_channels) - 1)
         return (
             jnp.zeros((1, side, side, self.in_channels)),
@@ -139,7 +138,7 @@ class UNet2DConditionModel(nn.Module):
 
     @nn.compact
     def __call__(self, sample: jax.Array, timestep: jax.Array, text: jax.Array) -> jax.Array:
-        """sample [B, h, w, c], timestep index [B], text [B, L, D] -> [B, h, w, out_channels]."""
+        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels]."""
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
         channels, blocks = self.block_out_channels, self._block_options

@@ -1,4 +1,4 @@
-"""The U-Net's blocks at one resolution: residual blocks, each followed by a transformer if asked.
+"""The U-Net's blocks at one resolution: residual blocks, each with or without a transformer.
 
 One class covers diffusers' DownBlock2D and CrossAttnDownBlock2D, another the two up blocks: they
 differ only in whether there are transformers, that is in `heads` being None or a number.
@@ -17,7 +17,7 @@ from dreamfusion_jax.diffusion.models.transformer import Transformer2DModel
 
 
 class BlockOptions(NamedTuple):
-    """What all blocks of one U-Net have in common."""
+    """The options that all blocks of one U-Net share."""
 
     num_groups: int
     epsilon: float

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion: pictures to latents and back (diffusers' AutoencoderKL)."""
+"""The autoencoder of Stable Diffusion: images to latents and back (diffusers' AutoencoderKL)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "AutoencoderKL"
 EPSILON = 1e-6  # of every norm in here
-REMAT_PIXELS = 256**2  # a block of the encoder's that sees as many is not kept for its gradient
-FIXED: dict[str, Any] = {
+REMAT_PIXELS = 256**2  # encoder blocks from this size on are rematerialized for the gradient
+REQUIRED: dict[str, Any] = {
     "act_fn": "silu",
     "shift_factor": None,
     "latents_mean": None,
     "latents_std": None,
 }
-INERT = ("force_upcast",)
+IGNORED = ("force_upcast",)
 
 
 class AutoencoderKL(nn.Module):
@@ -62,8 +62,8 @@ class AutoencoderKL(nn.Module):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32) -> AutoencoderKL:
-        """Builds the network of a diffusers config.json; refuses what it does not implement."""
-        options = module_options(NAME, config, module_defaults(cls), FIXED, INERT)
+        """Builds the network of a diffusers config.json; raises PriorError for others."""
+        options = module_options(NAME, config, module_defaults(cls), REQUIRED, IGNORED)
         vae = cls(**options, dtype=dtype)
         require_members(NAME, "down_block_types", vae.down_block_types, {"DownEncoderBlock2D"})
         require_members(NAME, "up_block_types", vae.up_block_types, {"UpDecoderBlock2D"})
@@ -79,11 +79,11 @@ class AutoencoderKL(nn.Module):
 
     @property
     def downscale(self) -> int:
-        """How many pixels wide a latent pixel is."""
+        """Returns the width of a latent pixel in pixels."""
         return 2 ** (len(self.block_out_channels) - 1)
 
     def dummy_inputs(self) -> tuple[jax.Array]:
-        """Arguments small enough to initialise or to trace shapes with."""
+        """Returns arguments small enough to initialize or to trace shapes with."""
         return (jnp.zeros((1, self.downscale, self.downscale, self.in_channels)),)
 
     def setup(self) -> None:
@@ -102,7 +102,7 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = Linear(channels, convolution=True, dtype=self.dtype)
 
     def encode(self, rgb: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """rgb [B, H, W, 3] in [-1, 1] -> mean and log variance [B, h, w, c] of the latent."""
+        """Maps rgb [B, H, W, 3] in [-1, 1] to the latent's mean and log variance [B, h, w, c]."""
         moments = self.encoder(rgb)
         if self.use_quant_conv:
             moments = self.quant_conv(moments)
@@ -110,18 +110,18 @@ class AutoencoderKL(nn.Module):
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def decode(self, latent: jax.Array) -> jax.Array:
-        """latent [B, h, w, c] -> rgb [B, H, W, 3], about [-1, 1] but not clipped."""
+        """Maps latent [B, h, w, c] to rgb [B, H, W, 3], about [-1, 1] but not clipped."""
         if self.use_post_quant_conv:
             latent = self.post_quant_conv(latent)
         return self.decoder(latent).astype(jnp.float32)
 
     def __call__(self, rgb: jax.Array) -> jax.Array:
-        """Reconstruction from the latent's mean: touches every parameter, for `init`."""
+        """Reconstructs rgb from the latent's mean; uses every parameter, for `init`."""
         return self.decode(self.encode(rgb)[0])
 
 
 class Encoder(nn.Module):
-    """Picture to the (un-quantised) moments of the latent, at 1 / 2^(blocks - 1) of the size."""
+    """Image to the (un-quantized) moments of the latent, at 1 / 2^(blocks - 1) of the size."""
 
     out_channels: int
     block_out_channels: tuple[int, ...]
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         h = conv3x3(self.block_out_channels[0], "conv_in", self.dtype)(x)
         last = len(self.block_out_channels) - 1
         for i, features in enumerate(self.block_out_channels):
-            # The gradient passes here: large feature maps are made again rather than kept.
+            # The step's gradient passes here: large feature maps are recomputed, not stored.
             large = h.shape[1] * h.shape[2] >= REMAT_PIXELS
             h = (nn.remat(DownEncoderBlock2D) if large else DownEncoderBlock2D)(
                 features,
@@ -151,7 +151,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent to picture; one residual block more at every resolution than the encoder has."""
+    """Latent to image; one residual block more at every resolution than the encoder has."""
 
     out_channels: int
     block_out_channels: tuple[int, ...]

@@ -18,10 +18,10 @@ from dreamfusion_jax.diffusion.schedule import alpha_sigma, schedule_from_config
 def analytic_prior(
     mean: float | np.ndarray, std: float, image_size: int = 4, steps: int = 1000
 ) -> Prior:
-    """The prior of pictures x ~ N(mean, std^2 I) themselves, in closed form; its params are {}.
+    """Makes the prior of images x ~ N(mean, std^2 I), in closed form; its params are {}.
 
-    z_t is Gaussian with variance V = alpha^2 std^2 + sigma^2 around alpha mean, and the noise in it
-    is expected to be eps_hat = sigma (z_t - alpha mean) / V. Text changes nothing.
+    z_t is Gaussian with variance V = alpha^2 std^2 + sigma^2 around alpha mean, and its expected
+    noise is eps_hat = sigma (z_t - alpha mean) / V. Text has no effect.
     """
     schedule = schedule_from_config(
         {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": steps}

@@ -1,4 +1,4 @@
-"""Priors on the latents of an autoencoder: Stable Diffusion and its kind."""
+"""Priors on the latents of an autoencoder, as Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreamfusion_jax.diffusion.schedule import Schedule
 def latent_prior(
     unet: UNet2DConditionModel, vae: AutoencoderKL, schedule: Schedule, encode_text: EncodeText
 ) -> Prior:
-    """A prior on latents: params are {"unet": params, "vae": params}."""
+    """Makes a prior on latents; its params are {"unet": params, "vae": params}."""
     side = sample_side(unet)
     image_size = side * vae.downscale
 

@@ -1,4 +1,4 @@
-"""Which frozen text-to-image model, and in which number format."""
+"""Options of the frozen text-to-image model: which one, and its number formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PriorOptions:
     )
     revision: str = setting("", "branch, tag or commit of a hub id (empty: its main branch)")
     variant: str = setting(
-        "", "which of several precisions to read, such as fp16 (empty: the full one if it is there)"
+        "", "which of several precisions to read, such as fp16 (empty: the full one if present)"
     )
     prior_dtype: str = setting(
         "auto",

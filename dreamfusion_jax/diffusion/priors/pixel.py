@@ -11,7 +11,7 @@ from dreamfusion_jax.diffusion.schedule import Schedule
 
 
 def pixel_prior(unet: UNet2DConditionModel, schedule: Schedule, encode_text: EncodeText) -> Prior:
-    """A prior on the picture itself, in [-1, 1]: params are {"unet": params}."""
+    """Makes a prior on the image itself, in [-1, 1]; its params are {"unet": params}."""
     side = sample_side(unet)
     return Prior(
         side,

@@ -20,7 +20,7 @@ PriorParams = Any  # a pytree of arrays, passed as an argument and never closed 
 class Condition(NamedTuple):
     """What a network is conditioned on; every leaf [B, ...].
 
-    Only its prior looks inside. Everybody else mixes, stacks and repeats it by tree maps.
+    Only its prior reads the fields. All other code mixes, stacks and repeats it by tree maps.
 
     Attributes:
       tokens: [B, L, D] for cross-attention.
@@ -34,12 +34,12 @@ class Condition(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """Where a view is seen from; every leaf may carry leading batch axes.
+    """The camera of a view; every leaf may have leading batch axes.
 
     Attributes:
       camera_to_world: [..., 3, 4]; the columns are right, up, backward and the position.
       fov_deg: [...] horizontal field of view.
-      azimuth_deg, elevation_deg: [...] the angles that were drawn, before any jitter.
+      azimuth_deg, elevation_deg: [...] the camera's angles before any jitter.
       distance: [...] from the origin.
     """
 
@@ -54,7 +54,7 @@ EncodeText = Callable[[Sequence[str]], Condition]
 
 
 def without_pose(condition: Condition, pose: Pose) -> Condition:
-    """Returns the condition as it is: the network knows of no camera."""
+    """Returns the condition unchanged: the network takes no camera."""
     del pose
     return condition
 
@@ -63,18 +63,18 @@ class Prior(NamedTuple):
     """A frozen prior; its params travel beside it as an argument.
 
     Attributes:
-      image_size: side in pixels of the square RGB image that it wants.
+      image_size: side in pixels of the square RGB image that it takes.
       latent_shape: [h, w, c] of what it denoises.
       schedule: t -> alpha, sigma, and what `predict` returns: noise, velocity or clean latent.
-      encode_text: prompts -> Condition of B. Runs on the host's schedule, once a prompt.
+      encode_text: prompts -> Condition of B; the host calls it before the first step.
       encode: params, rgb [B, H, W, 3] in [0, 1] of any size, key -> z [B, h, w, c]. With a key the
         latent is sampled, with None it is the mean.
       decode: params, z [B, h, w, c] -> rgb [B, image_size, image_size, 3] in [0, 1].
       predict: params, z_t [B, h, w, c], t [B], Condition of B -> the network's own prediction
-        [B, h, w, c], float32. Not yet the noise: at zero signal a velocity says what z is, and the
-        noise that it implies no longer does. `schedule.to_epsilon` and its like convert.
-      joint_views: how many views the network sees together; those of a group lie one after another
-        in the batch.
+        [B, h, w, c], float32. Not yet the noise: at zero signal a velocity still determines z,
+        while the noise that it implies does not. `schedule.to_epsilon` and others convert.
+      joint_views: how many views the network denoises together; those of a group are consecutive in
+        the batch.
       with_pose: Condition and Pose of B -> the condition of those cameras.
     """
 
@@ -90,7 +90,7 @@ class Prior(NamedTuple):
 
 
 def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:
-    """rgb [B, H, W, 3] -> [B, size, size, 3], smoothed where it shrinks."""
+    """Resizes rgb [B, H, W, 3] to [B, size, size, 3], with antialiasing where it shrinks."""
     if rgb.shape[1:3] == (size, size):
         return rgb
     return jax.image.resize(rgb, (rgb.shape[0], size, size, rgb.shape[3]), "bilinear")

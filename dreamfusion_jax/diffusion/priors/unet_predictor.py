@@ -15,7 +15,7 @@ from dreamfusion_jax.diffusion.schedule import Schedule, time_index
 from dreamfusion_jax.runtime.device import platform
 from dreamfusion_jax.runtime.errors import PriorError
 
-MAX_SAMPLE_SIZE = 1024  # side of what is denoised
+MAX_SAMPLE_SIZE = 1024  # side of the latent
 
 
 def unet_predictor(
@@ -35,13 +35,12 @@ def unet_predictor(
 
 
 def float32_products(dtype: Any, precision: str = "high") -> AbstractContextManager[None]:
-    """Within it, products traced of a float32 network are not rounded to bfloat16's 8 bits.
+    """Keeps products of a float32 network from being rounded to bfloat16's 8 bits.
 
-    A TPU rounds the factors so unless it is asked for more: at "high" it adds up three products of
-    bfloat16 parts, which leaves 1/500 of the error (tests/benchmarks/prior_precision.py), at three
-    times the cost, and an NVIDIA GPU takes TF32's 11 bits. "highest" is float32 in full, six
-    products on a TPU, for what runs once. Half precision has no more bits to multiply, and a CPU
-    computes in float32 by itself: what is traced for either stays as it is.
+    A TPU rounds the factors so by default. At "high" it adds up three products of bfloat16 parts,
+    which leaves 1/500 of the error (tests/benchmarks/prior_precision.py) at three times the cost;
+    an NVIDIA GPU then uses TF32's 11 bits. "highest" is full float32, six products on a TPU, for
+    what runs once. Networks in half precision, and programs for a CPU, are left as they are.
     """
     if jnp.dtype(dtype) != jnp.float32 or platform() == "cpu":
         return nullcontext()
@@ -49,7 +48,7 @@ def float32_products(dtype: Any, precision: str = "high") -> AbstractContextMana
 
 
 def sample_side(unet: UNet2DConditionModel) -> int:
-    """Returns the side of the square that the network denoises.
+    """Returns the side of the square latent that the network denoises.
 
     Raises:
       PriorError: it is not one number.

@@ -1,1 +1,1 @@
-"""From position to density and albedo."""
+"""Fields: position to density and albedo."""

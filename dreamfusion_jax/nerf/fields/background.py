@@ -9,7 +9,7 @@ from dreamfusion_jax.nerf.encoding import positional_encoding
 
 
 class Background(nn.Module):
-    """A colour for each direction: a small MLP on the encoded unit vector [..., 3] -> [..., 3]."""
+    """A small MLP from the encoded unit direction [..., 3] to a color [..., 3]."""
 
     width: int = 32
     max_degree: int = 4
@@ -18,4 +18,4 @@ class Background(nn.Module):
     def __call__(self, direction: jax.Array) -> jax.Array:
         features = positional_encoding(direction, 0, self.max_degree)
         hidden = nn.relu(nn.Dense(self.width, name="hidden")(features))
-        return nn.sigmoid(nn.Dense(3, name="colour")(hidden))
+        return nn.sigmoid(nn.Dense(3, name="color")(hidden))

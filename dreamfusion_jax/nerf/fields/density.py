@@ -1,7 +1,7 @@
-"""From a network's raw output to a density, and its schedules.
+"""Density from a network's raw output: blob, bias, sharpening schedule and activation.
 
-The raw output is biased by a blob around the origin before its activation, so that an untrained
-scene already has something in its middle to look at.
+A blob around the origin is added to the raw output before the activation, so that an untrained
+scene already has an object in its middle.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.nerf.linalg import inner
+from dreamfusion_jax.nerf.fields.field import FieldOutput
+from dreamfusion_jax.nerf.linalg import dot
 
 
 class Sharpening(NamedTuple):
-    """How surfaces come out of mist: what is denser than `density` gets denser, the rest clearer.
+    """A schedule that turns haze into surfaces: densities above `density` rise, those below fall.
 
-    The factor rises linearly from 1 to `factor` within `steps` steps after step `start`. It spreads
-    raw densities about that of `density`, which makes edges steeper by as much: an MLP's own slopes
-    are bounded by its frequencies and its learning rate. Signed-distance fields are sharpened so by
-    the falling scale of their densities (NeuS, Wang et al. 2021; VolSDF, Yariv et al. 2021).
+    The factor rises linearly from 1 to `factor` within `steps` steps after step `start`. It scales
+    raw outputs about the one of `density`, which makes edges steeper by as much: an MLP's own
+    slopes are bounded by its frequencies and its learning rate. Signed-distance fields are
+    sharpened likewise by the falling scale of their densities (NeuS, Wang et al. 2021;
+    VolSDF, Yariv et al. 2021).
     """
 
     factor: float = 1.0
@@ -30,12 +32,12 @@ class Sharpening(NamedTuple):
     steps: int = 1
 
     def __call__(self, step: jax.Array) -> jax.Array:
-        """The factor [] at `step`."""
+        """Returns the factor [] at `step`."""
         return 1.0 + (self.factor - 1.0) * progress(step, self.start, self.steps)
 
 
 class Density(NamedTuple):
-    """How a raw output becomes a density: scale activation(raw + bias + blob(position)), sharpened.
+    """Density of a raw output: scale activation(raw + bias + blob(position)), sharpened.
 
     A negative `bias` starts the scene as empty space around the blob, where exp(0) = 1 per unit
     length would be fog (multinerf's `density_bias` is -1).
@@ -52,7 +54,7 @@ class Density(NamedTuple):
     def __call__(
         self, raw: jax.Array, position: jax.Array, step: jax.Array | None = None
     ) -> jax.Array:
-        """Density [...] of raw outputs [...] at positions [..., 3]; with a step, sharpened."""
+        """Computes densities [...] of `raw` at `position` [..., 3], sharpened if given a step."""
         raw = raw + self.blob(position)
         if self.bias:
             raw = raw + self.bias
@@ -66,16 +68,20 @@ class Density(NamedTuple):
                 return self.scale * safe_exp(raw)
         raise ValueError(f"activation {self.activation!r} is not softplus or exp")
 
+    def output(self, raw: jax.Array, position: jax.Array, step: jax.Array) -> FieldOutput:
+        """Returns a field's values from a network's four outputs [..., 4]."""
+        return FieldOutput(self(raw[..., 0], position, step), jax.nn.sigmoid(raw[..., 1:]))
+
     def _pivot(self) -> float:
-        """The biased raw output whose density is the one that sharpening leaves as it is."""
+        """Returns the biased raw output whose density sharpening leaves unchanged."""
         activated = self.sharpening.density / self.scale
         if self.activation == "exp":
             return math.log(activated)
         return activated + math.log(-math.expm1(-activated))  # log(expm1) without its overflow
 
     def blob(self, position: jax.Array) -> jax.Array:
-        """The bias [...] at positions [..., 3], largest at the origin."""
-        squared = inner(position, position)
+        """Returns the blob [...] at `position` [..., 3], largest at the origin."""
+        squared = dot(position, position)
         match self.blob_shape:
             case "linear":  # Magic3D, Lin et al. 2023; the tiny term makes its tip differentiable.
                 distance = jnp.sqrt(squared + 1e-8)
@@ -87,7 +93,7 @@ class Density(NamedTuple):
 
 @jax.custom_jvp
 def safe_exp(x: jax.Array) -> jax.Array:
-    """exp(x) that stays finite, and whose slope stops growing at x = 15 (but never vanishes)."""
+    """Computes exp(x), kept finite; its slope stops growing at x = 15 but never vanishes."""
     return jnp.exp(jnp.minimum(x, 80.0))
 
 
@@ -100,5 +106,5 @@ def _safe_exp_jvp(
 
 
 def progress(step: jax.Array, start: int, steps: int) -> jax.Array:
-    """Returns 0 until step `start`, 1 from `steps` later on, linear between: []."""
+    """Returns a linear ramp []: 0 until step `start`, 1 from `start + steps` on."""
     return jnp.clip((jnp.asarray(step, jnp.float32) - start) / steps, 0.0, 1.0)

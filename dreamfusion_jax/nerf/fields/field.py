@@ -1,9 +1,9 @@
-"""What a field is: a pure function from Gaussians to density and albedo."""
+"""The field interface: pure functions from Gaussians to density and albedo."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -11,12 +11,12 @@ Params = Any  # a pytree of arrays
 
 
 class FieldOutput(NamedTuple):
-    """What a field says of points.
+    """A field's values at points.
 
     Attributes:
       density: [...] per unit length.
       albedo: [..., 3] in [0, 1].
-      sdf: [...] signed distance, negative inside, of fields that have one; else None.
+      sdf: [...] signed distance, negative inside; None for fields without one.
     """
 
     density: jax.Array
@@ -24,13 +24,28 @@ class FieldOutput(NamedTuple):
     sdf: jax.Array | None = None
 
 
+class Head(Protocol):
+    """Turns a network's raw outputs into a field's values: `Density` or `SignedDistance`."""
+
+    def __call__(
+        self, raw: jax.Array, position: jax.Array, step: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns the density [...] of raw outputs [...] at positions [..., 3].
+
+        Without a step, as proposals call it, no schedule applies.
+        """
+
+    def output(self, raw: jax.Array, position: jax.Array, step: jax.Array) -> FieldOutput:
+        """Returns a field's values from a network's four outputs [..., 4]."""
+
+
 class Field(NamedTuple):
-    """A pair of pure functions.
+    """A field as a pair of pure functions.
 
     Attributes:
       init: key -> params.
-      query: params, mean [..., 3], covariance_diag [..., 3], step [] -> FieldOutput. The step is
-        there for schedules.
+      query: params, mean [..., 3], covariance_diag [..., 3], step [] -> FieldOutput. The step
+        drives schedules.
     """
 
     init: Callable[[jax.Array], Params]

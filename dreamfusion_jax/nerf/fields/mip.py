@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf.encoding import integrated_positional_encoding
-from dreamfusion_jax.nerf.fields.density import Density, progress
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput
+from dreamfusion_jax.nerf.fields.density import progress
+from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 
 
 class MipField(nn.Module):
-    """Encoded Gaussians [N, C] to a raw density and three albedo logits, [N, 4]."""
+    """An MLP from encoded Gaussians [N, C] to a raw density and three albedo logits, [N, 4]."""
 
     width: int
     depth: int
@@ -32,7 +32,7 @@ class MipField(nn.Module):
 
 
 class ResidualMipField(nn.Module):
-    """The same by DreamFusion's network: residual blocks, LayerNorm between them, swish (A.2).
+    """DreamFusion's network: residual blocks, LayerNorm between them, swish (A.2).
 
     The paper leaves a block's inside open: here two layers, each followed by a swish.
     """
@@ -51,11 +51,11 @@ class ResidualMipField(nn.Module):
         return nn.Dense(4, name="density_and_albedo")(x)
 
 
-class Blur(NamedTuple):
+class CovarianceAnnealing(NamedTuple):
     """An isotropic variance added to every Gaussian, falling linearly over the first steps.
 
-    It damps the high frequencies of the encoding until the coarse shape stands, and less at the
-    end: without it scenes come out rippled (Poole et al. 2022, appendix A.2).
+    It damps the high frequencies of the encoding until the coarse shape is formed, and less at the
+    end: without it surfaces become rippled (Poole et al. 2022, appendix A.2).
     """
 
     start: float = 0.0
@@ -63,7 +63,7 @@ class Blur(NamedTuple):
     steps: int = 1
 
     def __call__(self, step: jax.Array) -> jax.Array:
-        """The variance [] at `step`."""
+        """Returns the variance [] at `step`."""
         return self.start + (self.end - self.start) * progress(step, 0, self.steps)
 
 
@@ -72,25 +72,25 @@ def mip_field(
     depth: int,
     min_degree: int,
     max_degree: int,
-    density: Density,
-    blur: Blur = Blur(),  # noqa: B008 (immutable)
+    head: Head,
+    blur: CovarianceAnnealing = CovarianceAnnealing(),  # noqa: B008 (immutable)
     residual: bool = False,
 ) -> Field:
-    """mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""
+    """Makes mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""
     network = (ResidualMipField if residual else MipField)(width, depth)
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> Params:
         return network.init(key, jnp.zeros((1, 6 * (max_degree - min_degree))))["params"]
 
     def query(
-        params: Any, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
+        params: Params, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
     ) -> FieldOutput:
         covariance_diag = covariance_diag + blur(step)
-        # One long list of points: one matrix product a layer.
+        # Flattened to one list of points: one matrix product per layer.
         features = integrated_positional_encoding(
             mean.reshape(-1, 3), covariance_diag.reshape(-1, 3), min_degree, max_degree
         )
         raw = jnp.reshape(network.apply({"params": params}, features), (*mean.shape[:-1], 4))
-        return FieldOutput(density(raw[..., 0], mean, step), nn.sigmoid(raw[..., 1:]))
+        return head.output(raw, mean, step)
 
     return Field(init, query)

@@ -1,1 +1,1 @@
-"""A run's page: index.html, one file that shows all that a run left."""
+"""A run's page: index.html, one file that shows all outputs of a run."""

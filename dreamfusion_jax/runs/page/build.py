@@ -1,7 +1,7 @@
-"""Builds a run's page from what its work folder holds.
+"""Builds a run's page from the files in its work folder.
 
-The page is one file, asks the network for nothing, and says so to the browser (its content security
-policy), so that even words that were not escaped could neither run nor call home.
+The page is one file and makes no network requests. Its content security policy enforces that, so
+that even text that was not escaped could neither run nor send anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import types
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,38 +22,41 @@ from markupsafe import Markup
 from dreamfusion_jax.config import reproduce
 from dreamfusion_jax.config.flags import SECTIONS, Config, is_flat
 from dreamfusion_jax.runs import metrics
+from dreamfusion_jax.runs.outputs_record import read_record
 from dreamfusion_jax.runs.page import curves, media
 from dreamfusion_jax.runs.workdir import MACHINE
-from dreamfusion_jax.runtime.files import AnyPath, read_json, write_whole
+from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 from dreamfusion_jax.runtime.progress import duration
 
 FILE = "index.html"
 RUNNING, STOPPED, FINISHED = "running", "stopped", "finished"
-REFRESH_S = 10  # while the run goes on
+REFRESH_S = 10  # while the run is running
 _FOLDER = Path(__file__).parent
-_POINTS = 300  # of a curve
+_MAX_POINTS = 300  # of a curve
+_RELOADS = b'<meta http-equiv="refresh"'  # of running pages alone; a prompt's quotes are escaped
+_HEAD_BYTES = 2000
 
-# What a page shows of each kind of run, the most important one first.
+# What a page shows of each kind of run, the most important first.
 _UNFINISHED = ("preview.png",)
 _FLAT = ("picture.png", "comparison.png", "progress.png")
 _SCENE = (
     *("poster.png", "turntable.mp4", "mesh.glb", "contact_sheet.png", "progress.png"),
     *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png"),
 )
-# Files that lie beside it.
+# Files beside the page, with their descriptions.
 _FILES = {
     "mesh.glb": "the mesh with its texture, for viewers, engines and browsers",
     "mesh.obj": "the same as OBJ, with mesh.mtl and mesh.png",
-    "mesh.ply": "the same with colours at its vertices",
+    "mesh.ply": "the same with colors at its vertices",
     "turntable.mp4": "once around",
-    "turntable.gif": "the same, for where no film plays",
+    "turntable.gif": "the same, where videos do not play",
     "depth_turntable.mp4": "depth",
     "normals_turntable.mp4": "normals",
     "poster.png": "one large view",
-    "picture.png": "the picture that was distilled",
-    "comparison.png": "it, and samples of the prior",
+    "picture.png": "the distilled image",
+    "comparison.png": "the distilled image, and samples of the prior",
     "contact_sheet.png": "all sides",
-    "progress.png": "how it grew",
+    "progress.png": "previews over the run",
     "config.json": "every setting",
     "metrics.jsonl": "the numbers behind the curves",
 }
@@ -67,32 +72,85 @@ class Setting(NamedTuple):
 
 
 def write_page(
-    workdir: AnyPath, config: Config, state: str, step: int, numbers: AnyPath | None = None
+    workdir: AnyPath,
+    config: Config,
+    state: str,
+    step: int,
+    numbers: AnyPath | None = None,
+    missing: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
     """Writes index.html, whole or not at all.
 
     Args:
-      state: `RUNNING`, `STOPPED` or `FINISHED`. Only the last shows more than the newest preview;
-        only while running does a browser look for a newer page.
+      state: `RUNNING`, `STOPPED` or `FINISHED`. Only a finished page shows more than the newest
+        preview; only a running page reloads itself.
       step: the steps done.
-      numbers: the metrics.jsonl, where it is not (yet) the work folder's.
+      numbers: the metrics.jsonl, where it is not (yet) in the work folder.
+      missing: the outputs that could not be made -> the reason.
     """
-    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _POINTS)
-    write_whole(workdir / FILE, page(workdir, config, state, step, lines).encode())
+    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _MAX_POINTS)
+    atomic_write(workdir / FILE, page(workdir, config, state, step, lines, missing).encode())
 
 
-def rewrite_page(workdir: AnyPath, config: Config, step: int) -> None:
-    """Writes it again for a run that nobody goes on with now, `step` steps of which are done."""
-    write_page(workdir, config, FINISHED if step >= config.train.steps else STOPPED, step)
+def rewrite_page(
+    workdir: AnyPath, config: Config, step: int, missing: Mapping[str, str] | None = None
+) -> None:
+    """Writes the page of a run that is not running, after `step` steps.
+
+    Args:
+      missing: the outputs that could not be made -> the reason; by default those of the record.
+    """
+    if missing is None:
+        record = read_record(workdir)
+        missing = record.missing if record and record.step == step else {}
+    state = FINISHED if step >= config.train.steps else STOPPED
+    write_page(workdir, config, state, step, missing=missing)
+
+
+def close_page(workdir: AnyPath, config: Config, step: int, is_done: bool) -> None:
+    """Writes the page, after `step` steps, where there is none or it says that the run goes on.
+
+    Where the disk is full, the old page makes room; where even that is not enough, none is left:
+    no page is better than one that is not true.
+
+    Args:
+      is_done: whether the job did all that it was to do.
+    """
+    is_first = step > 0 and not (workdir / FILE).exists()
+    if not (is_first or says_running(workdir)):
+        return
+    state = FINISHED if is_done and step >= config.train.steps else STOPPED
+    try:
+        write_page(workdir, config, state, step)
+    except OSError:
+        (workdir / FILE).unlink(missing_ok=True)
+        write_page(workdir, config, state, step)
+
+
+def says_running(workdir: AnyPath) -> bool:
+    """Returns whether there is a page, and it says that the run is running."""
+    try:
+        return _RELOADS in (workdir / FILE).read_bytes()[:_HEAD_BYTES]
+    except FileNotFoundError:
+        return False
 
 
 def page(
-    workdir: AnyPath, config: Config, state: str, step: int, lines: list[dict[str, float]]
+    workdir: AnyPath,
+    config: Config,
+    state: str,
+    step: int,
+    lines: list[dict[str, float]],
+    missing: Mapping[str, str] = types.MappingProxyType({}),
 ) -> str:
-    """The page as text; `write_page` tells of the arguments."""
+    """Renders the page as HTML; the arguments are those of `write_page`."""
     finished, flat = state == FINISHED, is_flat(config)
-    shown = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
+    shown: Sequence[str] = (_FLAT if flat else _SCENE) if finished else _UNFINISHED
+    # An output that could not be made may be there from an earlier step.
+    shown = tuple(name for name in shown if name not in missing)
     embedded, left_out = media.embed(workdir, shown)
+    if not embedded:  # The Python API makes outputs only when they are asked for.
+        embedded, left_out = media.embed(workdir, _UNFINISHED)
     changed, unchanged = settings(config)
     style, script = _asset("style.css"), _asset("viewer.js")
     return _template().render(
@@ -108,10 +166,11 @@ def page(
         charts=curves.charts(lines),
         chart_width=curves.WIDTH,
         chart_height=curves.HEIGHT,
-        files={n: why for n, why in _FILES.items() if finished and (workdir / n).exists()},
+        files=_files(workdir, missing) if finished else {},
+        missing=missing if finished else {},
         changed=changed,
         unchanged=unchanged,
-        command=reproduce.quoted(config),
+        command=reproduce.shell_command(config),
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=style,
         style_hash=_hash(style),
@@ -120,23 +179,27 @@ def page(
     )
 
 
-def facts(workdir: AnyPath, config: Config, spent: metrics.Spent) -> dict[str, str]:
-    """What a run is told by beside its prompt: label -> value."""
-    told = {"Prior": config.prior.prior, "Scene": config.scene.field}
+def _files(workdir: AnyPath, missing: Collection[str]) -> dict[str, str]:
+    return {n: why for n, why in _FILES.items() if n not in missing and (workdir / n).exists()}
+
+
+def facts(workdir: AnyPath, config: Config, spent: metrics.ElapsedTime) -> dict[str, str]:
+    """Collects the facts below the prompt: label -> value."""
+    rows = {"Prior": config.prior.prior, "Scene": config.scene.field}
     if spent.seconds:
-        told["Optimised for"] = duration(spent.seconds)
-        told["Device-hours"] = curves.short(spent.device_seconds / 3600)
+        rows["Optimized for"] = duration(spent.seconds)
+        rows["Device-hours"] = curves.short(spent.device_seconds / 3600)
     machine = _machine(workdir)
     if "device_kind" in machine:
-        told["Devices"] = f"{machine.get('devices')} × {machine['device_kind']}"
+        rows["Devices"] = f"{machine.get('devices')} × {machine['device_kind']}"
     for name in ("dreamfusion_jax", "jax"):
         if name in machine:
-            told[name] = str(machine[name])
-    return told
+            rows[name] = str(machine[name])
+    return rows
 
 
 def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
-    """The settings that are not the defaults, and all others."""
+    """Returns the settings that differ from the defaults, and all others."""
     default = Config()
     suited = default.optimizer.suited_to(default.scene)
     default = dataclasses.replace(default, optimizer=suited)
@@ -145,7 +208,7 @@ def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
     for section, kind in SECTIONS.items():
         for setting in dataclasses.fields(kind):
             value, usual = (getattr(getattr(c, section), setting.name) for c in (config, default))
-            shown = reproduce.spelled(value), reproduce.spelled(usual)
+            shown = reproduce.format_flag_value(value), reproduce.format_flag_value(usual)
             row = Setting(setting.name, *shown, setting.metadata["help"])
             (unchanged if value == usual else changed).append(row)
     return changed, unchanged
@@ -153,10 +216,10 @@ def settings(config: Config) -> tuple[list[Setting], list[Setting]]:
 
 def _machine(workdir: AnyPath) -> dict[str, Any]:
     try:
-        found = read_json(workdir / MACHINE)
+        machine = read_json(workdir / MACHINE)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return machine if isinstance(machine, dict) else {}
 
 
 @functools.cache
@@ -175,11 +238,11 @@ def _template() -> jinja2.Template:
 
 @functools.cache
 def _asset(name: str) -> Markup:
-    """A file of ours that stands in the page as it is."""
+    """Reads a file of this package that goes into the page unescaped."""
     return Markup((_FOLDER / name).read_text(encoding="utf-8"))
 
 
 def _hash(text: str) -> str:
-    """How the content security policy names what it allows."""
+    """Hashes a text as content security policies name what they allow."""
     digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,4 +1,4 @@
-"""Metrics as curves: numbers to the paths and labels of a small SVG."""
+"""Metrics as curves: from numbers to the paths and labels of a small SVG."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 WIDTH, HEIGHT = 320, 110
 _MARGIN = 4
-# Beyond it a curve's axis is logarithmic, if all of its values are positive.
+# A curve that spans more decades has a logarithmic axis, if all of its values are positive.
 _DECADES = 1.5
-_SMOOTHED = 12  # parts of the curve
+_WINDOWS = 12  # of the running mean, in the length of a curve
 _NOTES = {
-    "residual_rms": "what guidance still wants changed",
+    "residual_rms": "size of the change that guidance asks for",
     "gradient_norm": "of all parameters together",
-    "opacity_mean": "share of the picture that the object covers",
+    "opacity_mean": "share of the image that the object covers",
 }
 _REGULARIZER = "regularizer/"
 
@@ -25,12 +25,12 @@ class Chart(NamedTuple):
 
     Attributes:
       name, note: of the metric.
-      dots: an SVG path through all values, broken where there is none.
-      line: the same of their running mean.
-      low, high: what the lower and upper edge stand for.
+      dots: an SVG path through all values, broken where one is missing.
+      line: the path of their running mean.
+      low, high: the values at the lower and the upper edge.
       first, last: the steps at the left and the right edge.
-      logarithmic: whether the vertical axis is.
-      words: the curve for whoever cannot see it.
+      logarithmic: whether the vertical axis is logarithmic.
+      description: the curve in words, for screen readers.
     """
 
     name: str
@@ -42,44 +42,48 @@ class Chart(NamedTuple):
     first: str
     last: str
     logarithmic: bool
-    words: str
+    description: str
 
 
 def charts(lines: list[dict[str, float]]) -> list[Chart]:
-    """A chart for each metric that is worth watching and has at least two values, not all 0."""
-    found = sorted({name for line in lines for name in line if name.startswith(_REGULARIZER)})
+    """Makes a chart of each notable metric that has at least two values, not all 0."""
+    regularizers = sorted(
+        {name for line in lines for name in line if name.startswith(_REGULARIZER)}
+    )
     steps = np.array([line["step"] for line in lines], float)
-    drawn = []
-    for name in (*_NOTES, *found):
+    result = []
+    for name in (*_NOTES, *regularizers):
         values = np.array([line.get(name, math.nan) for line in lines], float)
         known = values[np.isfinite(values)]
         if len(known) > 1 and known.any():
-            drawn.append(chart(name, steps, values))
-    return drawn
+            result.append(chart(name, steps, values))
+    return result
 
 
 def chart(name: str, steps: np.ndarray, values: np.ndarray) -> Chart:
-    """A curve of values [N], NaN where there is none, over rising steps [N]."""
+    """Makes a curve of values [N], NaN where missing, over rising steps [N]."""
     known = values[np.isfinite(values)]
     low, high = float(known.min()), float(known.max())
     logarithmic = low > 0.0 and math.log10(high) - math.log10(low) > _DECADES
     scaled = np.log10(values) if logarithmic else values
     first, last = f"{steps[0]:,.0f}", f"{steps[-1]:,.0f}"
     title = name.removeprefix(_REGULARIZER)
-    shown = "regulariser, before its weight" if title != name else _NOTES.get(name, "")
-    words = f"{title}: from {short(known[0])} to {short(known[-1])} over steps {first} to {last}"
-    x = _stretched(steps, steps[0], steps[-1], WIDTH)
-    y = HEIGHT - _stretched(scaled, np.nanmin(scaled), np.nanmax(scaled), HEIGHT)
-    smooth = HEIGHT - _stretched(running_mean(scaled), np.nanmin(scaled), np.nanmax(scaled), HEIGHT)
+    note = "regularizer, before its weight" if title != name else _NOTES.get(name, "")
+    description = (
+        f"{title}: from {short(known[0])} to {short(known[-1])} over steps {first} to {last}"
+    )
+    x = _scale(steps, steps[0], steps[-1], WIDTH)
+    y = HEIGHT - _scale(scaled, np.nanmin(scaled), np.nanmax(scaled), HEIGHT)
+    smooth = HEIGHT - _scale(running_mean(scaled), np.nanmin(scaled), np.nanmax(scaled), HEIGHT)
     return Chart(
-        *(title, shown, path(x, y), path(x, smooth), short(low), short(high), first, last),
+        *(title, note, path(x, y), path(x, smooth), short(low), short(high), first, last),
         logarithmic=logarithmic,
-        words=words,
+        description=description,
     )
 
 
 def path(x: np.ndarray, y: np.ndarray) -> str:
-    """Straight lines through points [N], with a gap where y is NaN, as an SVG path."""
+    """Joins points [N] by straight lines, with a gap where y is NaN, as an SVG path."""
     commands, pen_down = [], False
     for a, b in zip(x, y, strict=True):
         if math.isfinite(b):
@@ -89,8 +93,8 @@ def path(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of what is known in a window around each of the values [N]; NaN where nothing is."""
-    half = len(values) // (2 * _SMOOTHED)
+    """Averages the known values in a window around each of [N]; NaN where the value is missing."""
+    half = len(values) // (2 * _WINDOWS)
     known = np.isfinite(values)
     window = np.ones(2 * half + 1)
     total = np.convolve(np.where(known, values, 0.0), window, "full")
@@ -100,11 +104,11 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def short(value: float) -> str:
-    """A number in three digits."""
+    """Formats a number in three digits."""
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _stretched(values: np.ndarray, low: float, high: float, length: float) -> np.ndarray:
-    """Values from low..high to positions within the margins of a box of this length."""
+def _scale(values: np.ndarray, low: float, high: float, length: float) -> np.ndarray:
+    """Scales values in low..high to positions within the margins of a box of this length."""
     share = (values - low) / (high - low) if high > low else 0.5 + 0.0 * values
     return _MARGIN + share * (length - 2 * _MARGIN)

@@ -1,4 +1,4 @@
-"""Pictures, films and a mesh inside a page, as far as there is room for them."""
+"""Images, videos and a mesh embedded in a page, as far as they fit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 
 from dreamfusion_jax.runtime.files import AnyPath
 
-# Base64 makes four bytes of three, so that a page stays below 10 MB.
-ROOM_BYTES = 7 * 2**20
+# Base64 makes four bytes of three; a page stays below 10 MB.
+MAX_BYTES = 7 * 2**20
 _TYPES = {".png": "image/png", ".mp4": "video/mp4", ".glb": "model/gltf-binary"}
 
 
@@ -22,8 +22,8 @@ class Media(NamedTuple):
 
     Attributes:
       base64: its bytes.
-      type: what they are (MIME).
-      width, height: of a picture, in pixels; 0 of anything else.
+      type: its MIME type.
+      width, height: of an image, in pixels; else 0.
     """
 
     base64: str
@@ -33,17 +33,17 @@ class Media(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """The whole file as an address."""
+        """The whole file as a data URI."""
         return f"data:{self.type};base64,{self.base64}"
 
 
 def embed(workdir: AnyPath, names: Iterable[str]) -> tuple[dict[str, Media], list[str]]:
-    """Those of the files that are there, and the names of those that found no room.
+    """Reads the files that exist and fit; returns them, and the names of those that do not fit.
 
     Args:
-      names: the most important one first.
+      names: the most important first.
     """
-    room, embedded, left_out = ROOM_BYTES, {}, []
+    room, embedded, left_out = MAX_BYTES, {}, []
     for name in names:
         try:
             data = (workdir / name).read_bytes()
@@ -68,4 +68,4 @@ def _size(data: bytes) -> tuple[int, int]:
     try:
         return Image.open(io.BytesIO(data)).size
     except (OSError, ValueError, Image.DecompressionBombError):
-        return 0, 0  # cut short: the page shows its description instead
+        return 0, 0  # incomplete: the page shows its description instead

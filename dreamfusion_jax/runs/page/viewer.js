@@ -21,10 +21,10 @@ uniform vec3 eye;
 uniform sampler2D albedo;
 in vec3 place, normal;
 in vec2 uv;
-out vec4 colour;
+out vec4 color;
 void main() {
   float facing = max(dot(normalize(normal), normalize(eye - place)), 0.0);
-  colour = vec4(texture(albedo, uv).rgb * (0.6 + 0.4 * facing), 1.0);
+  color = vec4(texture(albedo, uv).rgb * (0.6 + 0.4 * facing), 1.0);
 }`;
 
 // ---- glTF 2.0 binary -----------------------------------------------------------------------------
@@ -102,14 +102,14 @@ function times(a, b) {
   return product;
 }
 
-// The camera of an orbit about `centre`, y up, the front at azimuth 0.
-function camera({ azimuth, elevation }, centre, distance, radius, aspect) {
+// The camera of an orbit about `center`, y up, the front at azimuth 0.
+function camera({ azimuth, elevation }, center, distance, radius, aspect) {
   const [sa, ca] = [Math.sin(azimuth), Math.cos(azimuth)];
   const [se, ce] = [Math.sin(elevation), Math.cos(elevation)];
   const back = [ce * sa, se, ce * ca];
   const right = [ca, 0, -sa];
   const up = [-se * sa, ce, -se * ca];
-  const eye = centre.map((c, i) => c + distance * back[i]);
+  const eye = center.map((c, i) => c + distance * back[i]);
   const moved = [right, up, back].map((axis) => -axis.reduce((sum, a, i) => sum + a * eye[i], 0));
   const look = [0, 1, 2].flatMap((i) => [right[i], up[i], back[i], 0]).concat(moved, 1);
   // Wide where the stage is wide, so that the mesh fits either way.
@@ -183,7 +183,7 @@ async function show(canvas, mesh) {
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
   const image = await createImageBitmap(new Blob([mesh.png], { type: "image/png" }), options);
   const pose = { ...START };
-  const centre = mesh.min.map((low, i) => (low + mesh.max[i]) / 2);
+  const center = mesh.min.map((low, i) => (low + mesh.max[i]) / 2);
   const radius = Math.hypot(...mesh.min.map((low, i) => (mesh.max[i] - low) / 2));
   let program = null;
   let asked = false;
@@ -196,7 +196,7 @@ async function show(canvas, mesh) {
     [canvas.width, canvas.height] = [clientWidth, clientHeight].map((x) => Math.round(x * sharp));
     gl.viewport(0, 0, canvas.width, canvas.height);
     const distance = radius / Math.sin(FOV / 2) / pose.zoom;
-    const seen = camera(pose, centre, distance, radius, clientWidth / clientHeight);
+    const seen = camera(pose, center, distance, radius, clientWidth / clientHeight);
     gl.uniformMatrix4fv(gl.getUniformLocation(program, "toScreen"), false, seen.toScreen);
     gl.uniform3fv(gl.getUniformLocation(program, "eye"), seen.eye);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);

@@ -1,4 +1,4 @@
-"""Where a prior is looked for, which files are fetched, and what is said when there are none."""
+"""Where a model is found, which files are downloaded, and the messages when there are none."""
 
 from fnmatch import fnmatch
 from types import SimpleNamespace
@@ -7,7 +7,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, locate, needed_files
+from dreamfusion_jax.diffusion.loading.hub import CLIP, RETIRED, needed_files, resolve_model
+from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.evaluation.judges import find_judge
+from dreamfusion_jax.runs.open_prior import open_prior
 from dreamfusion_jax.runtime.errors import UserError
 
 # What lies in a real repository of Stable Diffusion 1.x.
@@ -53,7 +56,7 @@ def test_only_the_needed_files_are_fetched():
     }
 
 
-def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
+def test_of_a_clip_only_the_files_a_judge_reads_are_fetched(tmp_path, monkeypatch):
     tokenizer = {"merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", *tokenizer}
     others = {"README.md", "flax_model.msgpack", "pytorch_model.bin", "onnx/config.json", "x.json"}
@@ -63,20 +66,20 @@ def test_of_a_clip_only_what_a_judge_reads_is_fetched(tmp_path, monkeypatch):
         "snapshot_download",
         lambda *_, allow_patterns, **__: patterns.extend(allow_patterns) or str(tmp_path),
     )
-    assert locate("owner/name", model=CLIP) == tmp_path
-    found = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
-    assert found == wanted
+    assert resolve_model("owner/name", model=CLIP) == tmp_path
+    matches = {n for n in wanted | others if any(fnmatch(n, pattern) for pattern in patterns)}
+    assert matches == wanted
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "owner/name", __file__])
-def test_messages_name_the_flag_that_names_the_judge(name, monkeypatch):
+def test_messages_name_the_argument_that_names_the_judge(name, monkeypatch):
     def refuse(*arguments, **options):
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=f"^--judge={name} is ") as told:
-        locate(name, model=CLIP)
-    assert "prior" not in str(told.value) and "\n" not in str(told.value)
+    with pytest.raises(UserError, match=f"^judge={name} is ") as error:
+        resolve_model(name, model=CLIP)
+    assert "prior" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_shards_are_needed_with_their_index():
@@ -88,19 +91,19 @@ def test_shards_are_needed_with_their_index():
 
 
 def test_a_directory_is_itself(tmp_path):
-    assert locate(str(tmp_path)) == tmp_path
+    assert resolve_model(str(tmp_path)) == tmp_path
 
 
 def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
-    asked = {}
+    arguments = {}
 
     def download(repository, **options):
-        asked.update(options, repository=repository)
+        arguments.update(options, repository=repository)
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert locate("owner/name", "v2", "fp16") == tmp_path
-    assert asked == {
+    assert resolve_model("owner/name", "v2", "fp16") == tmp_path
+    assert arguments == {
         "repository": "owner/name",
         "revision": "v2",
         "allow_patterns": needed_files("fp16"),
@@ -108,16 +111,16 @@ def test_a_repository_is_fetched_into_the_hubs_cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["no such folder", "a/b/c", "/nowhere", "./nowhere", ""])
-def test_what_is_no_directory_and_no_id_is_told_in_one_sentence(name):
+def test_neither_directory_nor_id_is_one_sentence(name):
     with pytest.raises(UserError, match="is not a directory.*hub id"):
-        locate(name)
+        resolve_model(name)
 
 
-def test_a_single_file_is_told_what_to_become(tmp_path):
+def test_a_single_file_is_refused_with_a_remedy(tmp_path):
     path = tmp_path / "model.safetensors"
     path.touch()
     with pytest.raises(UserError, match="one file.*from_single_file"):
-        locate(str(path))
+        resolve_model(str(path))
 
 
 def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
@@ -125,9 +128,9 @@ def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
 
 
 REFUSALS = {
-    "gated": (http(errors.GatedRepoError), "is gated: accept its licence"),
+    "gated": (http(errors.GatedRepoError), "is gated: accept its license"),
     "unknown": (http(errors.RepositoryNotFoundError), "nor a repository on the hub"),
-    "revision": (http(errors.RevisionNotFoundError), "--revision=v2 does not exist"),
+    "revision": (http(errors.RevisionNotFoundError), "^revision=v2 does not exist"),
     "offline": (errors.LocalEntryNotFoundError("no"), "HF_HUB_OFFLINE"),
     "server": (http(errors.HfHubHTTPError), "could not be downloaded"),
     "disk": (OSError("no space left"), "could not be downloaded .no space left"),
@@ -136,15 +139,15 @@ REFUSALS = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_every_refusal_of_the_hub_is_explained(case, monkeypatch):
-    error, message = REFUSALS[case]
+    refusal, message = REFUSALS[case]
 
     def refuse(*arguments, **options):
-        raise error
+        raise refusal
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=message) as told:
-        locate("owner/name", "v2")
-    assert "\n" not in str(told.value)
+    with pytest.raises(UserError, match=message) as error:
+        resolve_model("owner/name", "v2")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("retired", RETIRED)
@@ -153,5 +156,14 @@ def test_retired_repositories_say_where_to_look_now(retired, monkeypatch):
         raise http(errors.RepositoryNotFoundError)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=f"taken down.*--prior={RETIRED[retired]}"):
-        locate(retired)
+    with pytest.raises(UserError, match=f"^prior={retired} was taken down.* {RETIRED[retired]} "):
+        resolve_model(retired)
+
+
+def test_commands_name_the_flag_of_the_refused_argument():
+    with pytest.raises(UserError, match="^--prior=no such folder is not a directory"):
+        open_prior(PriorOptions(prior="no such folder"))
+    with pytest.raises(UserError, match="^--revision=../up is not a valid revision"):
+        open_prior(PriorOptions(prior="owner/name", revision="../up"))
+    with pytest.raises(UserError, match="^--judge=no such folder is not a directory"):
+        find_judge("no such folder", "", ["a red chair", "a blue mug"])

@@ -1,4 +1,4 @@
-"""What is wrong with a prior's files is told in one sentence that names the file and the fault."""
+"""Faults of a prior's files are reported in one sentence that names the file and the fault."""
 
 import json
 import shutil
@@ -20,11 +20,11 @@ INDEX = f"{UNET}.index.json"
 
 
 def remove(name: str) -> Spoil:
-    def spoil(folder: Path) -> None:
+    def corrupt(folder: Path) -> None:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    return spoil
+    return corrupt
 
 
 def write(name: str, content: str | bytes) -> Spoil:
@@ -35,21 +35,21 @@ def write(name: str, content: str | bytes) -> Spoil:
 def entries(name: str, **changed: object) -> Spoil:
     """Changes entries of a JSON object; None takes one away."""
 
-    def spoil(folder: Path) -> None:
+    def corrupt(folder: Path) -> None:
         values = {**json.loads((folder / name).read_text()), **changed}
-        kept = {key: value for key, value in values.items() if value is not None}
-        (folder / name).write_text(json.dumps(kept))
+        config = {key: value for key, value in values.items() if value is not None}
+        (folder / name).write_text(json.dumps(config))
 
-    return spoil
+    return corrupt
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
-    def spoil(folder: Path) -> None:
+    def corrupt(folder: Path) -> None:
         held = load_file(folder / UNET)
         change(held)
         save_file(held, folder / UNET)
 
-    return spoil
+    return corrupt
 
 
 def truncate(folder: Path) -> None:
@@ -64,12 +64,12 @@ def pickle(folder: Path) -> None:
 def shard(*names: str) -> Spoil:
     """Weights by an index that names these files, of which only the first is there."""
 
-    def spoil(folder: Path) -> None:
+    def corrupt(folder: Path) -> None:
         (folder / UNET).rename(folder / "unet" / names[0])
         weight_map = {f"tensor {number}": name for number, name in enumerate(names)}
         (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
-    return spoil
+    return corrupt
 
 
 def index_without_map(folder: Path) -> None:
@@ -83,14 +83,14 @@ def torn_vocabulary(folder: Path) -> None:
 
 
 def narrow_text(folder: Path) -> None:
-    """Another pipeline's text encoder, half as wide."""
+    """Writes another pipeline's text encoder, half as wide."""
     config = CLIPTextConfig.from_pretrained(folder / "text_encoder")
     config.hidden_size //= 2
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
 
 
 def few_words(folder: Path) -> None:
-    """Another pipeline's text encoder, which knows fewer tokens."""
+    """Writes another pipeline's text encoder, with fewer tokens."""
     config = CLIPTextConfig.from_pretrained(folder / "text_encoder")
     config.vocab_size = 9
     CLIPTextModel(config).save_pretrained(folder / "text_encoder")
@@ -102,7 +102,7 @@ def wide_latents(folder: Path) -> None:
 
 
 SCHEDULER = "scheduler/scheduler_config.json"
-SPOILED: dict[str, tuple[Spoil, str]] = {
+CORRUPTIONS: dict[str, tuple[Spoil, str]] = {
     "no index": (remove("model_index.json"), "model_index.json is missing"),
     "broken index": (write("model_index.json", "{"), "model_index.json is not readable JSON"),
     "index of words": (write("model_index.json", '"unet"'), "model_index.json.* a JSON object"),
@@ -127,7 +127,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         entries("unet/config.json", down_block_types=["AttnDownBlock2D"] * 2),
         "unet/config.json.*'AttnDownBlock2D' in down_block_types is not supported",
     ),
-    "a word for a number": (
+    "text in place of a number": (
         entries("unet/config.json", layers_per_block="two"),
         "unet/config.json.*layers_per_block='two' is not supported",
     ),
@@ -193,11 +193,11 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPOILED)
+@pytest.mark.parametrize("case", CORRUPTIONS)
 def test_a_malformed_prior_is_told_in_one_sentence(case, pipeline_dir, tmp_path):
     folder = Path(shutil.copytree(pipeline_dir, tmp_path / "copy"))
-    spoil, message = SPOILED[case]
-    spoil(folder)
+    corrupt, message = CORRUPTIONS[case]
+    corrupt(folder)
     with pytest.raises(PriorError, match=message) as error:
         load_prior(folder)
     assert str(folder) in str(error.value)

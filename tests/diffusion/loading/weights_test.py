@@ -1,22 +1,27 @@
 """The mapping of names and shapes, and files, good and broken."""
 
+import collections
 import json
 import shutil
 from pathlib import Path
 
 import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from dreamfusion_jax.diffusion.loading import model_files
+from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.weights import (
     params_from_torch,
     params_to_torch,
     read_component,
     write_component,
 )
+from dreamfusion_jax.runtime import files
 from dreamfusion_jax.runtime.errors import PriorError
 
 UNET_FILE = "diffusion_pytorch_model.safetensors"
@@ -125,3 +130,19 @@ def test_shards_are_joined(unet_dir):
     (unet_dir / "b.safetensors").unlink()
     with pytest.raises(PriorError, match="b.safetensors is missing"):
         read_component(unet_dir)
+
+
+def test_each_config_is_read_once_and_each_tensor_placed_once(pipeline_dir, monkeypatch):
+    configs, placed = collections.Counter(), []
+
+    def read_json(path):
+        configs[path.relative_to(pipeline_dir).as_posix()] += 1
+        return files.read_json(path)
+
+    monkeypatch.setattr(model_files, "read_json", read_json)
+    _, params = load_prior(pipeline_dir, place=lambda array: placed.append(array) or array)
+    names = ("unet/config.json", "vae/config.json", "text_encoder/config.json")
+    assert all(configs[name] == 1 for name in (*names, "scheduler/scheduler_config.json"))
+    leaves = jax.tree.leaves(params)
+    assert len(placed) == len(leaves)
+    assert {id(leaf) for leaf in leaves} == {id(array) for array in placed}

@@ -8,7 +8,11 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.loading.weights import check_params, modern_names, params_from_torch
+from dreamfusion_jax.diffusion.loading.weights import (
+    check_params,
+    params_from_torch,
+    upgrade_legacy_keys,
+)
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from dreamfusion_jax.runtime.errors import PriorError
 
@@ -52,7 +56,7 @@ def test_text_parity(options, prefix, redraw, arrays, relative_error):
     model = CLIPTextModel.from_config(oracle.config.to_dict())
     saved = {prefix + name: tensor for name, tensor in arrays(oracle).items()}
     saved[f"{prefix}embeddings.position_ids"] = np.arange(8)[None]
-    params = params_from_torch(modern_names(saved))
+    params = params_from_torch(upgrade_legacy_keys(saved))
     check_params(model, params, "the test")
     theirs = oracle(torch.from_numpy(IDS))
     apply = jax.jit(model.apply)
@@ -81,7 +85,7 @@ def test_both_towers_parity(hidden_act, redraw, arrays, channels_first, relative
     )
     oracle = redraw(transformers.CLIPModel(config))
     model = CLIPModel.from_config(oracle.config.to_dict())
-    params = params_from_torch(modern_names(arrays(oracle)))
+    params = params_from_torch(upgrade_legacy_keys(arrays(oracle)))
     check_params(model, params, "the test")
     pixels = np.random.default_rng(0).standard_normal((3, 16, 16, 3)).astype(np.float32)
     theirs = oracle(torch.from_numpy(IDS), channels_first(pixels))
@@ -99,7 +103,7 @@ def test_both_towers_parity(hidden_act, redraw, arrays, channels_first, relative
 def test_vision_parity(redraw, arrays, channels_first, relative_error):
     oracle = redraw(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)))
     model = CLIPVisionModel.from_config(oracle.config.to_dict())
-    params = params_from_torch(modern_names(arrays(oracle)))
+    params = params_from_torch(upgrade_legacy_keys(arrays(oracle)))
     check_params(model, params, "the test")
     pixels = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
     theirs = oracle(channels_first(pixels)).pooler_output.numpy()

@@ -35,7 +35,7 @@ def test_linear_is_a_matrix_product_on_the_last_axis(convolution):
     chex.assert_trees_all_close(out, expected, atol=1e-5)
 
 
-def test_doubling_is_the_general_nearest_neighbour_resize():
+def test_doubling_is_the_general_nearest_neighbor_resize():
     x = jax.random.normal(jax.random.key(0), (1, 3, 2, 4))
     doubled = layers.resize_nearest(x, 6, 4)
     chex.assert_trees_all_equal(doubled, jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
@@ -79,21 +79,21 @@ def test_causal_attention_does_not_see_the_future():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
+def test_the_fused_kernel_computes_the_same_attention(causal, monkeypatch):
     """Its reference implementation stands in for the kernel, which only some GPUs have."""
     q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 5, 12))
     plain = layers.dot_product_attention(q, k, v, 3, causal)
-    asked = []
+    implementations = []
 
     def reference(*args, implementation, **options):
-        asked.append(implementation)
+        implementations.append(implementation)
         return fused(*args, **options)
 
     fused = jax.nn.dot_product_attention
     monkeypatch.setattr(layers, "_has_fused_kernel", lambda query: True)
     monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
     chex.assert_trees_all_close(layers.dot_product_attention(q, k, v, 3, causal), plain, atol=1e-6)
-    assert asked == ["cudnn"]
+    assert implementations == ["cudnn"]
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,26 @@ def test_the_fused_kernel_is_asked_for_the_same_attention(causal, monkeypatch):
 def test_half_precision_has_a_fused_kernel_on_newer_nvidia_gpus(
     dtype, capability, fused, monkeypatch
 ):
-    client = SimpleNamespace(platform_version="cuda 12090")
-    device = SimpleNamespace(compute_capability=capability, client=client)
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
     query = jnp.zeros((1, 4, 2, 40), dtype)
     assert not layers._has_fused_kernel(query), "a CPU has none"
-    with compiling_for("gpu"):
-        assert layers._has_fused_kernel(query) == fused
+    client = SimpleNamespace(platform_version="cuda 12090")
+    device = SimpleNamespace(compute_capability=capability, client=client, platform="gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert layers._has_fused_kernel(query) == fused
+    with compiling_for("cpu"):
+        assert not layers._has_fused_kernel(query)
+
+
+def test_attention_follows_the_compile_target():
+    query = jnp.zeros((1, 4, 2, 40), jnp.float16)
+    for name, capability, fused in (
+        ("gpu", 9.0, True),
+        ("gpu", 7.5, False),
+        ("gpu", 0.0, False),
+        ("tpu", 0.0, False),
+    ):
+        with compiling_for(name, capability):
+            assert layers._has_fused_kernel(query) == fused
 
 
 def test_attention_scores_keep_their_digits_in_half_precision():
@@ -128,7 +141,7 @@ def test_attention_scores_keep_their_digits_in_half_precision():
     np.testing.assert_allclose(out, 1.0 / (1.0 + np.exp(-gap)), rtol=1e-2)
 
 
-def test_timestep_embedding_of_zero_is_cosines_of_one_and_sines_of_zero():
+def test_timestep_embedding_of_zero_is_ones_and_zeros():
     index = jnp.zeros((1,), jnp.int32)
     one, zero = np.ones((1, 4), np.float32), np.zeros((1, 4), np.float32)
     flipped = layers.timestep_embedding(index, 8, flip_sin_to_cos=True, freq_shift=0)

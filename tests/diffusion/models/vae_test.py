@@ -7,7 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from dreamfusion_jax.diffusion.loading.weights import check_params, modern_names, params_from_torch
+from dreamfusion_jax.diffusion.loading.weights import (
+    check_params,
+    params_from_torch,
+    upgrade_legacy_keys,
+)
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.runtime.errors import PriorError
 
@@ -28,7 +32,7 @@ CONFIGS = {
         "layers_per_block": 2,
         "latent_channels": 3,
     },
-    "no quantising convolutions": {
+    "no quantizing convolutions": {
         **SMALL,
         "use_quant_conv": False,
         "use_post_quant_conv": False,
@@ -78,7 +82,7 @@ def test_attention_names_of_old_files_are_understood(convolutional, redraw, arra
             tensor = tensor[:, :, None, None]
         legacy[name] = tensor
     assert legacy.keys() != tensors.keys()
-    modern = modern_names(legacy)
+    modern = upgrade_legacy_keys(legacy)
     assert modern.keys() == tensors.keys()
     assert all(np.array_equal(modern[name], tensors[name]) for name in tensors)
 

@@ -11,7 +11,7 @@ from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening, safe_exp
 from dreamfusion_jax.nerf.fields.grid import corner_table, grid_field, look_up, trilinear
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
-from dreamfusion_jax.nerf.fields.mip import Blur, mip_field
+from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
 
 _POINTS = jnp.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -1.0, 0.0]])
@@ -61,7 +61,7 @@ def test_densities_and_their_gradients_are_finite_at_extremes():
     np.testing.assert_allclose(jax.grad(safe_exp)(2.0), np.exp(2.0), rtol=1e-6)
 
 
-def test_sharpening_leaves_one_density_as_it_is_and_steepens_all_others_about_it():
+def test_sharpening_fixes_one_density_and_steepens_the_others():
     at, origin = jnp.linspace(-3.0, 3.0, 61), jnp.zeros((61, 3))
     for name, scale in (("softplus", 20.0), ("exp", 1.0)):
         sharpening = Sharpening(factor=4.0, density=5.0, start=100, steps=50)
@@ -102,8 +102,8 @@ def test_trilinear_is_exact_on_products_of_coordinates():
         return jnp.stack([1.0 + 2.0 * x - 3.0 * y + 0.5 * z, x * y * z], axis=-1)
 
     points = jax.random.uniform(jax.random.key(0), (50, 3), minval=-1.0)
-    got = jax.jit(trilinear)(function(x, y, z), points)
-    chex.assert_trees_all_close(got, function(*points.T), atol=1e-5)
+    result = jax.jit(trilinear)(function(x, y, z), points)
+    chex.assert_trees_all_close(result, function(*points.T), atol=1e-5)
     outside = jax.jit(trilinear)(function(x, y, z), jnp.array([[5.0, -7.0, 1.0]]))
     chex.assert_trees_all_close(outside, function(1.0, -1.0, 1.0)[None], atol=1e-5)
 
@@ -113,8 +113,8 @@ def test_a_corner_table_says_the_same_and_learns_the_same():
     points = jax.random.uniform(jax.random.key(1), (50, 3), minval=-1.2, maxval=1.2)
     cotangent = jax.random.normal(jax.random.key(2), (50,))
 
-    def value_and_pull(look):
-        value, pull = jax.vjp(look, grid, points)
+    def value_and_pull(interpolate):
+        value, pull = jax.vjp(interpolate, grid, points)
         return value, pull(cotangent)
 
     by_table = value_and_pull(lambda grid, points: look_up(corner_table(grid), points))
@@ -169,7 +169,7 @@ def test_the_residual_field_is_the_papers_network():
 
 
 def test_blur_is_added_variance_that_falls_and_stays():
-    blur = Blur(0.05, 0.002, 100)
+    blur = CovarianceAnnealing(0.05, 0.002, 100)
     steps = jnp.array([0, 50, 100, 1000])
     chex.assert_trees_all_close(jax.vmap(blur)(steps), jnp.array([0.05, 0.026, 0.002, 0.002]))
     plain = mip_field(16, 2, 0, 6, Density())
@@ -202,14 +202,14 @@ def test_an_untrained_proposal_is_the_blob():
 def test_proposal_nodes_count_tenfold():
     density = Density()
     proposal = proposal_grid(4, 1.0, density)
-    got = proposal.density(proposal.table({"grid": jnp.full((4, 4, 4, 1), -0.2)}), _POINTS)
-    chex.assert_trees_all_close(got, density(jnp.full(3, -2.0), _POINTS), rtol=1e-5)
+    result = proposal.density(proposal.table({"grid": jnp.full((4, 4, 4, 1), -0.2)}), _POINTS)
+    chex.assert_trees_all_close(result, density(jnp.full(3, -2.0), _POINTS), rtol=1e-5)
 
 
-def test_background_is_a_colour_that_depends_on_the_direction():
+def test_background_is_a_color_that_depends_on_the_direction():
     direction = jnp.eye(3)
-    colour, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
-    assert jnp.all((colour > 0.0) & (colour < 1.0)) and jnp.ptp(colour[:, 0]) > 1e-3
+    color, _ = jax.jit(Background().init_with_output)(jax.random.key(0), direction)
+    assert jnp.all((color > 0.0) & (color < 1.0)) and jnp.ptp(color[:, 0]) > 1e-3
 
 
 def test_unknown_names_are_refused():

@@ -1,4 +1,4 @@
-"""The flat picture that stands in a scene's place."""
+"""A flat image in a scene's place."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ def _draw(params, view, size=6, key=None):
     return _FLAT.render(params, view, size, size, jnp.int32(3), key)
 
 
-def test_the_picture_is_its_parameters_from_everywhere_and_so_is_its_gradient():
+def test_image_and_gradient_are_the_parameters_for_any_camera():
     params = _FLAT.init(jax.random.key(0))
     pixels = jax.random.normal(jax.random.key(1), (6, 6, 3))
     params = {"field": {"image": params["field"]["image"] + pixels}}

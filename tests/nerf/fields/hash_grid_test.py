@@ -17,7 +17,7 @@ def _corners(resolution):
     return np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
-def test_resolutions_grow_by_one_factor_from_the_coarsest_to_the_finest():
+def test_resolutions_grow_geometrically_between_the_bounds():
     assert _SMALL.resolutions().tolist() == [2, 4, 8]
     full = HashGrid().resolutions()
     assert full[0] == 16 and full[-1] == 4096 and len(full) == 16
@@ -25,13 +25,13 @@ def test_resolutions_grow_by_one_factor_from_the_coarsest_to_the_finest():
 
 
 def test_corners_have_rows_of_their_own_where_there_are_enough():
-    rows = hash_grid._row(jnp.asarray(_corners(8)), jnp.uint32(8), 1024)
+    rows = hash_grid._hash_index(jnp.asarray(_corners(8)), jnp.uint32(8), 1024)
     assert sorted(rows.tolist()) == list(range(729))
 
 
 def test_finer_corners_share_all_rows_evenly():
     corners = jax.random.randint(jax.random.key(0), (50_000, 3), 0, 4097).astype(jnp.uint32)
-    counts = np.bincount(hash_grid._row(corners, jnp.uint32(4096), 1024), minlength=1024)
+    counts = np.bincount(hash_grid._hash_index(corners, jnp.uint32(4096), 1024), minlength=1024)
     assert len(counts) == 1024
     # Poisson counts of mean 49: five standard deviations either side.
     assert counts.min() > 49 - 5 * 7 and counts.max() < 49 + 5 * 7
@@ -43,7 +43,7 @@ def test_interpolation_is_exact_on_linear_functions():
     slopes, offsets = np.array([[1.0, -2.0], [0.5, 3.0], [4.0, 0.25]]), np.array([0.3, -0.7])
     for level, resolution in enumerate(_SMALL.resolutions()):
         corners = _corners(resolution)
-        rows = hash_grid._row(jnp.asarray(corners), jnp.uint32(resolution), 1024)
+        rows = hash_grid._hash_index(jnp.asarray(corners), jnp.uint32(resolution), 1024)
         tables[level, rows] = corners / resolution @ slopes + offsets
     position = np.random.default_rng(0).uniform(size=(50, 3)).astype(np.float32)
     position[0], position[1] = 0.0, 1.0
@@ -73,26 +73,26 @@ def test_gradients():
 
 def test_levels_fade_in_one_after_the_other():
     grid = HashGrid(levels=4, start_level=2, start_step=100, level_steps=10)
-    for step, seen in (
+    for step, weights in (
         (0, [1, 1, 0, 0]),
         (100, [1, 1, 0, 0]),
         (105, [1, 1, 0.5, 0]),
         (112, [1, 1, 1, 0.2]),
         (500, [1, 1, 1, 1]),
     ):
-        np.testing.assert_allclose(grid.seen(jnp.int32(step)), seen, atol=1e-6)
+        np.testing.assert_allclose(grid.level_weights(jnp.int32(step)), weights, atol=1e-6)
 
 
-def test_an_untrained_field_is_the_blob_and_unseen_levels_change_nothing():
+def test_untrained_field_is_the_blob_and_hidden_levels_add_0():
     density = Density(blob_scale=5.0, blob_radius=0.5, scale=7.0)
     field = hash_field(_SMALL, 8, 1, 2.0, density)
     params = jax.jit(field.init)(jax.random.key(0))
     points = jax.random.uniform(jax.random.key(1), (2, 10, 3), minval=-2.5, maxval=2.5)
     query = jax.jit(field.query)
-    tau, rho, _ = query(params, points, jnp.zeros_like(points), jnp.int32(0))
-    chex.assert_trees_all_close(tau, density(jnp.zeros((2, 10)), points), rtol=1e-2)
-    chex.assert_trees_all_close(rho, jnp.full((2, 10, 3), 0.5), atol=1e-3)
+    at_start, albedo, _ = query(params, points, jnp.zeros_like(points), jnp.int32(0))
+    chex.assert_trees_all_close(at_start, density(jnp.zeros((2, 10)), points), rtol=1e-2)
+    chex.assert_trees_all_close(albedo, jnp.full((2, 10, 3), 0.5), atol=1e-3)
     finest = {**params, "tables": params["tables"].at[2].set(3.0)}
-    chex.assert_trees_all_equal(query(finest, points, points, jnp.int32(0))[:2], (tau, rho))
+    chex.assert_trees_all_equal(query(finest, points, points, jnp.int32(0))[:2], (at_start, albedo))
     later = query(finest, points, points, jnp.int32(10_000)).density
-    assert jnp.abs(later - tau).max() > 0.1
+    assert jnp.abs(later - at_start).max() > 0.1

@@ -24,10 +24,10 @@ def test_a_curve_fills_its_box_from_corner_to_corner():
     assert first == (4, curves.HEIGHT - 4) and last == (curves.WIDTH - 4, 4)
     np.testing.assert_allclose(middle, (curves.WIDTH / 2, curves.HEIGHT / 2))
     assert (chart.low, chart.high, chart.first, chart.last) == ("0", "1", "1", "3")
-    assert "from 0 to 1" in chart.words and not chart.logarithmic
+    assert "from 0 to 1" in chart.description and not chart.logarithmic
 
 
-def test_wide_ranges_are_logarithmic_where_all_values_are_positive():
+def test_wide_ranges_of_positive_values_are_logarithmic():
     (wide,) = curves.charts(lines(opacity_mean=[1.0, 10.0, 100.0]))
     assert wide.logarithmic
     np.testing.assert_allclose(points(wide.dots)[1][1], curves.HEIGHT / 2)
@@ -42,8 +42,8 @@ def test_a_missing_value_is_a_gap():
 
 
 def test_what_tells_nothing_is_not_drawn():
-    told = lines(residual_rms=[2.0, 2.0], **{"regularizer/a": [0.0, 0.0], "other": [1.0, 2.0]})
-    assert [chart.name for chart in curves.charts(told)] == ["residual_rms"]
+    metrics = lines(residual_rms=[2.0, 2.0], **{"regularizer/a": [0.0, 0.0], "other": [1.0, 2.0]})
+    assert [chart.name for chart in curves.charts(metrics)] == ["residual_rms"]
     assert curves.charts(lines(residual_rms=[2.0])) == [] and curves.charts([]) == []
 
 
