@@ -85,7 +85,8 @@ def azimuth_task(classifier: AzimuthClassifier, images: LabeledImages) -> Task:
     def init(key: jax.Array) -> Params:
         return classifier.init(key, *classifier.dummy_inputs())["params"]
 
-    def batch(rng: np.random.Generator, size: int) -> AzimuthBatch:
+    def batch(rng: np.random.Generator, size: int, step: int = 0) -> AzimuthBatch:
+        del step
         shown = fronted.take(rng.integers(fronted.count, size=size))
         image, mirrored = mirror(rng, shown.image)
         side = azimuth_of(shown)

@@ -16,6 +16,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from dreamfusion_jax.runtime.progress import Progress
+from dreamfusion_jax.toybox.muon import muon
 from dreamfusion_jax.toybox.recipes import Stage
 from dreamfusion_jax.toybox.tasks import Params, Task
 
@@ -29,6 +30,7 @@ class FitState(NamedTuple):
     """All that is saved: the batch and the noise of a step follow from the seed and the step."""
 
     step: jax.Array
+    images: jax.Array  # seen until then: batches may be larger on another machine
     params: Params
     average: Params
     opt_state: Any
@@ -55,12 +57,15 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(EMA_DECAY, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
-        return FitState(state.step + 1, params, average, opt_state), {"loss": loss, **metrics}
+        images = state.images + stage.batch_size
+        after = FitState(state.step + 1, images, params, average, opt_state)
+        return after, {"loss": loss, **metrics}
 
     def start(key: jax.Array) -> FitState:
         params = task.init(key)
         average = jax.tree.map(jnp.copy, params)
-        return FitState(jnp.zeros((), jnp.int32), params, average, jax.jit(optimizer.init)(params))
+        zero = jnp.zeros((), jnp.int32)
+        return FitState(zero, jnp.copy(zero), params, average, jax.jit(optimizer.init)(params))
 
     key = jax.random.key(seed)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
@@ -69,14 +74,14 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
         if newest is None:
             state = start(key)
         else:  # of the start only the shapes are needed: to compile it may take minutes
-            outline = jax.eval_shape(start, key)
+            outline = _here(jax.eval_shape(start, key))
             state = manager.restore(newest, args=ocp.args.StandardRestore(outline))
         first = int(state.step)
-        log = _Log(workdir / "metrics.jsonl", first, stage.batch_size)
+        log = _Log(workdir / "metrics.jsonl", first, int(state.images), stage.batch_size)
         saved = time.monotonic()
         with Progress(stage.steps, "training", "step", first=first) as bar:
             for step in range(first, stage.steps):
-                batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size)
+                batch = task.batch(np.random.default_rng([seed, step]), stage.batch_size, step)
                 state, metrics = advance(state, batch)
                 log.add(metrics)
                 done = step + 1
@@ -95,11 +100,20 @@ def fit(task: Task, stage: Stage, workdir: pathlib.Path, seed: int) -> Params:
     return state.average
 
 
+def _here(outline: Any) -> Any:
+    """Places every array on this machine's device, whatever device it was saved from."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), outline
+    )
+
+
 class _Log:
     """Writes the means of metrics as lines of JSON; lines beyond `first` are written anew."""
 
-    def __init__(self, path: pathlib.Path, first: int, batch_size: int) -> None:
+    def __init__(self, path: pathlib.Path, first: int, images: int, batch_size: int) -> None:
         self._path, self._batch_size = path, batch_size
+        self._images_before = images - first * batch_size
         self._sums: dict[str, np.ndarray] = {}
         self._count, self._since = 0, time.monotonic()
         lines = path.read_text().splitlines() if path.exists() else []
@@ -126,7 +140,8 @@ class _Log:
 
     def _append(self, step: int, **values: Any) -> None:
         rounded = {name: np.round(value, 5).tolist() for name, value in values.items()}
-        line = {"step": step, "images": step * self._batch_size, **rounded}
+        images = self._images_before + step * self._batch_size
+        line = {"step": step, "images": images, **rounded}
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -143,26 +158,4 @@ def _optimizer(stage: Stage) -> optax.GradientTransformation:
         ],
         [warmup, stage.steps - decay],
     )
-    # Muon (Jordan 2024) for matrices and convolutions, AdamW for norms, biases and embeddings.
-    update = optax.contrib.muon(
-        rate,
-        weight_decay=1e-3,
-        adam_b2=0.99,
-        adam_weight_decay=1e-3,
-        adam_learning_rate=rate,
-        muon_weight_dimension_numbers=_matrices,
-        consistent_rms=0.2,  # updates of the size of Adam's, so that one rate serves both
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), update)
-
-
-def _matrices(params: Params) -> Params:
-    """Which axes of each kernel its inputs and outputs run along; None for all other arrays."""
-
-    def axes(path: tuple[Any, ...], leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        if path[-1].key != "kernel":
-            return None
-        inputs = tuple(range(leaf.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
-
-    return jax.tree_util.tree_map_with_path(axes, params)
+    return optax.chain(optax.clip_by_global_norm(1.0), muon(rate, weight_decay=1e-3))

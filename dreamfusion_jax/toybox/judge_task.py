@@ -61,7 +61,8 @@ def judge_task(
     def init(key: jax.Array) -> Params:
         return model.init(key, model.dummy_inputs()[0], subject_ids[:1])["params"]
 
-    def batch(rng: np.random.Generator, size: int) -> JudgeBatch:
+    def batch(rng: np.random.Generator, size: int, step: int = 0) -> JudgeBatch:
+        del step
         balls = round(SPHERE_SHARE * size)
         shown = images.take(rng.integers(images.count, size=size - balls))
         plain = spheres.take(rng.integers(spheres.count, size=balls))

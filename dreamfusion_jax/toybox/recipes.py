@@ -8,12 +8,12 @@ VAE: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
     "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "block_out_channels": [16, 32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 16, 32, 64],
     "layers_per_block": 1,
     "act_fn": "silu",
-    "latent_channels": 4,
+    "latent_channels": 16,
     "norm_num_groups": 2,
     "sample_size": 128,
     "scaling_factor": 1.0,  # measured after training: 1 / the latents' standard deviation
@@ -33,18 +33,18 @@ TEXT_ENCODER: dict[str, Any] = {
 
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
-    "sample_size": 32,
-    "in_channels": 4,
-    "out_channels": 4,
-    # Attention at 8 x 8 alone: at 16 x 16 and above it would cost as much as all the rest.
-    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
-    "block_out_channels": [32, 64, 128, 192],
+    "sample_size": 16,
+    "in_channels": VAE["latent_channels"],
+    "out_channels": VAE["latent_channels"],
+    # No attention at 16 x 16: it would cost as much as all the rest.
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [64, 128, 192],
     "layers_per_block": 1,
     "attention_head_dim": 4,  # the number of heads, as in Stable Diffusion's configs
     "cross_attention_dim": TEXT_ENCODER["hidden_size"],
     # Four channels a group at full resolution: of two, a norm erases the background's gray.
-    "norm_num_groups": 8,
+    "norm_num_groups": 16,
     "act_fn": "silu",
 }
 
@@ -125,10 +125,12 @@ class Stage(NamedTuple):
 IMAGE_SIZE = 128
 CROP_SIZE = 64  # of the autoencoder's training; it is convolutional
 SHARD_SIZE = 1_040  # images, 40 of each kind
-SHARDS = 24
+SHARDS = 60
+FIRST_SHARDS = 24  # are rendered before any training
+STEPS_PER_SHARD = 200  # of the U-Net's training, until another shard is rendered
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
-    "vae": Stage(1_200, 8, 1e-3, preview_every=600),
+    "vae": Stage(2_400, 8, 1e-3, preview_every=600),
     "diffusion": Stage(62_500, 32, 1e-3, preview_every=1_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),

@@ -22,6 +22,7 @@ from dreamfusion_jax.toybox.image_ops import from_signed, grid, random_crops, to
 Params = Any
 Batch = Any
 KL_WEIGHT = 3e-4
+ANCHOR_WEIGHT = 0.02
 DETAIL_WEIGHT = 4.0
 DETAIL_CONTRAST = 0.06
 CAPTION_DROPOUT = 0.1
@@ -52,34 +53,45 @@ class Task(NamedTuple):
 
     Attributes:
       init: key -> params.
-      batch: numpy generator, batch size -> batch (host arrays).
+      batch: numpy generator, batch size, step -> batch (host arrays).
       loss: params, batch, key -> scalar, metrics.
       preview: params -> RGB image [H, W, 3] uint8 of what the network does now.
       measure: params -> named numbers, as slow to get as a preview; None: there are none.
     """
 
     init: Callable[[jax.Array], Params]
-    batch: Callable[[np.random.Generator, int], Batch]
+    batch: Callable[[np.random.Generator, int, int], Batch]
     loss: Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
     preview: Callable[[Params], np.ndarray]
     measure: Callable[[Params], dict[str, float]] | None = None
 
 
-def vae_task(vae: AutoencoderKL, images: LabeledImages, crop_size: int) -> Task:
+def vae_task(
+    vae: AutoencoderKL,
+    images: LabeledImages,
+    crop_size: int,
+    anchor: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Task:
     """Reconstructs crops in L1, weighted to what is fine, with a slight pull to the unit Gaussian.
 
     Args:
       crop_size: pixels a side of the crops; the autoencoder is convolutional.
+      anchor: uint8 crops -> latents [B, h, w, c] of a smaller autoencoder, which the first c
+        channels are to be. A U-Net that was trained on those goes on with the larger one, and has
+        only the other channels to learn, which hold what the smaller autoencoder lost.
     """
 
     @jax.jit
     def init(key: jax.Array) -> Params:
         return vae.init(key, *vae.dummy_inputs())["params"]
 
-    def batch(rng: np.random.Generator, size: int) -> Batch:
-        return random_crops(rng, images.image[rng.integers(images.count, size=size)], crop_size)
+    def batch(rng: np.random.Generator, size: int, step: int = 0) -> Batch:
+        del step
+        image = random_crops(rng, images.image[rng.integers(images.count, size=size)], crop_size)
+        return image, anchor(image) if anchor else None
 
-    def loss(params: Params, image: jax.Array, key: jax.Array) -> tuple[jax.Array, dict]:
+    def loss(params: Params, batch: Batch, key: jax.Array) -> tuple[jax.Array, dict]:
+        image, anchors = batch
         rgb = to_signed(image)
         with fast_on_cpu():
             mean, log_variance = vae.apply({"params": params}, rgb, method="encode")
@@ -87,7 +99,11 @@ def vae_task(vae: AutoencoderKL, images: LabeledImages, crop_size: int) -> Task:
             decoded = vae.apply({"params": params}, latent, method="decode")
         error = jnp.mean(jnp.abs(decoded - rgb) * (1.0 + DETAIL_WEIGHT * detail(rgb)))
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
-        return error + KL_WEIGHT * kl, {"l1": error, "kl": kl}
+        metrics = {"l1": error, "kl": kl}
+        if anchors is None:
+            return error + KL_WEIGHT * kl, metrics
+        metrics["anchor"] = jnp.mean((mean[..., : anchors.shape[-1]] - anchors) ** 2)
+        return error + KL_WEIGHT * kl + ANCHOR_WEIGHT * metrics["anchor"], metrics
 
     @jax.jit
     def reconstruct(params: Params, image: jax.Array) -> jax.Array:
@@ -118,8 +134,7 @@ def diffusion_task(
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
     schedule: Schedule,
-    latents: np.ndarray,
-    images: LabeledImages,
+    data: Callable[[int], tuple[np.ndarray, LabeledImages]],
     tokenize: Callable[[list[str]], np.ndarray],
     draw: Callable[[Params], np.ndarray],
     measure: Callable[[Params], dict[str, float]] | None = None,
@@ -128,13 +143,12 @@ def diffusion_task(
     """Trains the U-Net and the text encoder together to predict the velocity of noised latents.
 
     Args:
-      latents: [N, h, w, c] scaled latents of `images`, of which only the labels are used.
+      data: step -> scaled latents [N, h, w, c], and labels of their images.
       tokenize: captions -> ids [B, L].
       draw: params -> the preview.
       measure: see `Task`.
       bias: what to show more often.
     """
-    fronted = images.with_front()
 
     @jax.jit
     def init(key: jax.Array) -> Params:
@@ -148,11 +162,12 @@ def diffusion_task(
             "text_encoder": text_params,
         }
 
-    def batch(rng: np.random.Generator, size: int) -> Batch:
+    def batch(rng: np.random.Generator, size: int, step: int) -> Batch:
+        latents, images = data(step)
         index = rng.integers(images.count, size=size)
         if bias.front_share:
             chosen = rng.random(size) < bias.front_share
-            index = np.where(chosen, rng.choice(fronted, size), index)
+            index = np.where(chosen, rng.choice(images.with_front(), size), index)
         words = images.take(index).draw_captions(rng, bias.fine_share)
         keep = rng.random(size) >= CAPTION_DROPOUT
         ids = tokenize([text if kept else "" for text, kept in zip(words, keep, strict=True)])

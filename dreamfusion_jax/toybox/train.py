@@ -1,15 +1,15 @@
 """Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
 
-Stages, each resumable: images (rendered once, shard by shard), vae, diffusion (text encoder and
-U-Net), judge, azimuth. The weights are written in the diffusers / transformers layout to --output
-as each stage ends.
+Stages, each resumable: images (the first shards), vae, diffusion (text encoder and U-Net), judge,
+azimuth. The other shards are rendered as the diffusion stage comes to need them. The weights are
+written in the diffusers / transformers layout to --output as each stage ends. A checkpoint saved
+on a CPU goes on on a GPU, and the other way round.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-import zlib
 from typing import Any, NamedTuple
 
 import jax
@@ -20,20 +20,19 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
-from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
+from dreamfusion_jax.toybox import captions, dataset, latents, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
-from dreamfusion_jax.toybox.image_ops import from_signed, grid, in_chunks, to_signed
+from dreamfusion_jax.toybox.image_ops import from_signed, grid, to_signed
 from dreamfusion_jax.toybox.judge_task import judge_task
 from dreamfusion_jax.toybox.obedience import draw_prompts, measure_obedience
 from dreamfusion_jax.toybox.reconstruction import thin_part_iou
-from dreamfusion_jax.toybox.warm_start import inner_blocks, transplant
+from dreamfusion_jax.toybox.warm_start import Params, inner_blocks, transplant
 
 _HOME = pathlib.Path(__file__).parent
 _STAGES = ("images", "vae", "diffusion", "judge", "azimuth")
@@ -45,7 +44,14 @@ _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to ru
 _SHARDS = flags.DEFINE_integer(
     "shards", recipes.SHARDS, f"Shards of {recipes.SHARD_SIZE} training images to render.", 1
 )
+_FIRST_SHARDS = flags.DEFINE_integer(
+    "first_shards",
+    recipes.FIRST_SHARDS,
+    "Of --shards, those rendered before any training. With all of them, training waits for none.",
+    1,
+)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Of the stage; 0: the recipe's.", 0)
 _INIT = flags.DEFINE_string(
     "init",
     str(_HOME),
@@ -63,22 +69,29 @@ class Setup(NamedTuple):
       workdir: of images, latents, checkpoints and logs.
       output: gets weights/, clip_weights/ and azimuth_weights/.
       init: holds weights of the same names to start from; None: random ones.
-      shards: of training images.
+      shards: of training images, in all.
+      first_shards: of them, those there before any training.
       seed: of images, weights, batches and noise.
-      steps: of the stage; 0: the recipe's.
+      steps, batch_size: of the stage; 0: the recipe's.
     """
 
     workdir: pathlib.Path
     output: pathlib.Path
     init: pathlib.Path | None
     shards: int
+    first_shards: int
     seed: int
     steps: int = 0
+    batch_size: int = 0
 
     @property
     def images(self) -> pathlib.Path:
         """Where the shards are."""
         return self.workdir / "images"
+
+    def shards_at(self, step: int) -> int:
+        """Returns how many shards a step of the diffusion stage draws from."""
+        return min(self.first_shards + step // recipes.STEPS_PER_SHARD, self.shards)
 
 
 def main() -> int:
@@ -89,10 +102,12 @@ def main() -> int:
         output=pathlib.Path(_OUTPUT.value or workdir / "trained"),
         init=pathlib.Path(_INIT.value) if _INIT.value else None,
         shards=_SHARDS.value,
+        first_shards=min(_FIRST_SHARDS.value, _SHARDS.value),
         seed=_SEED.value,
         steps=_STEPS.value,
+        batch_size=_BATCH_SIZE.value,
     )
-    render_images(setup)
+    render_images(setup, setup.first_shards)
     runs = {
         "vae": train_vae,
         "diffusion": train_diffusion,
@@ -101,23 +116,23 @@ def main() -> int:
     }
     for name, run in runs.items():
         if _STAGE.value in ("all", name):
-            print(f"Stage {name}: {setup.shards} shards.", flush=True)
+            print(f"Stage {name}.", flush=True)
             run(setup)
     return 0
 
 
-def render_images(setup: Setup) -> None:
-    """Renders the shards that are not there yet."""
-    dataset.render_shards(
-        setup.images, setup.shards, recipes.SHARD_SIZE, setup.seed, recipes.IMAGE_SIZE
-    )
+def render_images(setup: Setup, shards: int) -> None:
+    """Renders those of the first shards that are not there yet."""
+    dataset.render_shards(setup.images, shards, recipes.SHARD_SIZE, setup.seed, recipes.IMAGE_SIZE)
 
 
 def train_vae(setup: Setup) -> None:
     """Writes vae/ with its scaling_factor measured on the images' latents."""
-    images = dataset.load_shards(setup.images, setup.shards)
+    images = dataset.load_shards(setup.images, setup.first_shards)
     vae = AutoencoderKL.from_config(recipes.VAE)
-    task = tasks.vae_task(vae, images, recipes.CROP_SIZE)
+    donor = setup.init and setup.init / "weights" / "vae"
+    anchor = latents.smaller_encoder(donor, vae.downscale) if donor else None
+    task = tasks.vae_task(vae, images, recipes.CROP_SIZE, anchor)
 
     @jax.jit
     def reconstruct(params: Any, image: jax.Array) -> jax.Array:
@@ -129,8 +144,8 @@ def train_vae(setup: Setup) -> None:
         )
 
     params = _fit("vae", task._replace(measure=measure), setup, {"": "weights/vae"})
-    latents = encode(vae, params, images.image[:2048])
-    config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
+    mean = latents.encoder(vae, params)(images.image[:2048])
+    config = recipes.VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
     write_component(setup.output / "weights" / "vae", config, params, _STORED_DTYPE)
 
 
@@ -141,7 +156,11 @@ def train_diffusion(setup: Setup) -> None:
     text_config = recipes.TEXT_ENCODER | tokenizer.sizes(output / "tokenizer")
     text_encoder = CLIPTextModel.from_config(text_config)
     unet = UNet2DConditionModel.from_config(recipes.UNET)
-    latents, labels = _latents(setup)
+    load = latents.shard_loader(setup.images, output / "vae", setup.workdir / "latents")
+
+    def render_and_load(index: int) -> latents.Shard:
+        render_images(setup, index + 1)
+        return load(index)
 
     def publish(params: Any) -> None:
         write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
@@ -158,8 +177,7 @@ def train_diffusion(setup: Setup) -> None:
         unet,
         text_encoder,
         schedules.schedule_from_config(recipes.SCHEDULER),
-        latents,
-        labels,
+        latents.growing(render_and_load, setup.shards_at),
         load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
         draw,
         lambda _: measure_obedience(output),  # of what the preview has just written
@@ -175,6 +193,7 @@ def train_judge(setup: Setup) -> None:
     text_config = recipes.JUDGE["text_config"] | tokenizer.sizes(output)
     config = recipes.JUDGE | {"text_config": text_config}
     side = recipes.JUDGE["vision_config"]["image_size"]
+    render_images(setup, setup.shards)
     task = judge_task(
         CLIPModel.from_config(config),
         dataset.load_shards(setup.images, setup.shards, side),
@@ -187,6 +206,7 @@ def train_judge(setup: Setup) -> None:
 
 def train_azimuth(setup: Setup) -> None:
     """Writes the classifier of azimuths."""
+    render_images(setup, setup.shards)
     images = dataset.load_shards(setup.images, setup.shards, recipes.AZIMUTH["image_size"])
     task = azimuth_task(AzimuthClassifier.from_config(recipes.AZIMUTH), images)
     params = _fit("azimuth", task, setup, {"": "azimuth_weights"})
@@ -205,38 +225,7 @@ def draw_samples(directory: pathlib.Path) -> np.ndarray:
     return grid((rgb * 255.0).round().astype(np.uint8), columns=8)
 
 
-def encode(vae: AutoencoderKL, params: Any, image: np.ndarray) -> np.ndarray:
-    """Returns the latents' means [N, h, w, c] of uint8 images, unscaled."""
-
-    @jax.jit
-    def mean(params: Any, image: jax.Array) -> jax.Array:
-        return vae.apply({"params": params}, to_signed(image), method="encode")[0]
-
-    return in_chunks(lambda chunk: mean(params, chunk), image)
-
-
-def _latents(setup: Setup) -> tuple[np.ndarray, dataset.LabeledImages]:
-    """Returns scaled latents in float16, encoded once, and labels without their images."""
-    directory = setup.output / "weights" / "vae"
-    config, params = read_component(directory)
-    vae = AutoencoderKL.from_config(config)
-    cache = setup.workdir / "latents" / weights_digest(directory)[:12]
-    cache.mkdir(parents=True, exist_ok=True)
-    latents, labels = [], []
-    for index in range(setup.shards):
-        images = dataset.load_shard(setup.images, index)
-        checksum = zlib.crc32(dataset.shard_path(setup.images, index).read_bytes())
-        path = cache / f"{index:05d}_{checksum:08x}.npy"
-        if not path.exists():
-            partial = path.with_suffix(".partial.npy")
-            np.save(partial, encode(vae, params, images.image).astype(np.float16))
-            partial.replace(path)
-        latents.append(np.load(path) * np.float16(config["scaling_factor"]))
-        labels.append(images.without_pixels())
-    return np.concatenate(latents), dataset.join(labels)
-
-
-def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) -> Any:
+def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) -> Params:
     """Trains from the weights in `setup.init`, as far as names and shapes agree.
 
     Args:
@@ -244,26 +233,30 @@ def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) ->
     """
     donors, random_init = setup.init, task.init
 
-    def init(key: jax.Array) -> Any:
+    def init(key: jax.Array) -> Params:
         params = random_init(key)
         for part, directory in sources.items():
             params = _with_donor(params, part, donors / directory) if donors else params
         return params
 
     recipe = recipes.STAGES[stage]
-    recipe = recipe._replace(steps=setup.steps or recipe.steps)
+    recipe = recipe._replace(
+        steps=setup.steps or recipe.steps, batch_size=setup.batch_size or recipe.batch_size
+    )
     return fit(task._replace(init=init), recipe, setup.workdir / stage, setup.seed)
 
 
-def _with_donor(params: Any, part: str, directory: pathlib.Path) -> Any:
+def _with_donor(params: Params, part: str, directory: pathlib.Path) -> Params:
     """Returns the parameters with what fits of the network in `directory` put into `part`."""
     config, donor = read_component(directory)
-    levels = 0
-    if part == "unet":
-        levels = len(recipes.UNET["block_out_channels"]) - len(config["block_out_channels"])
+    recipe = {"UNet2DConditionModel": recipes.UNET, "AutoencoderKL": recipes.VAE}
+    rename = str
+    if grown := recipe.get(config.get("_class_name", "")):
+        levels = len(config["block_out_channels"])
+        rename = inner_blocks(len(grown["block_out_channels"]) - levels, levels)
     if not part:
-        return transplant(params, donor)
-    return {**params, part: transplant(params[part], donor, inner_blocks(levels))}
+        return transplant(params, donor, rename)
+    return {**params, part: transplant(params[part], donor, rename)}
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -6,45 +6,63 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Params = Any
-_OUTER = re.compile(r"^down_blocks_(\d+)$")
+_BLOCK = re.compile(r"^(down|up)_blocks_(\d+)$")
 
 
 def transplant(params: Params, donor: Params, rename: Callable[[str], str] = str) -> Params:
-    """Copies every array of `donor` that has the name and the shape of one of `params`.
+    """Copies every array of `donor` that has the name of one of `params` and fits into it.
 
-    Of an embedding that grew, the rows that were there are copied.
+    Where an array has more channels than the donor's, the donor's channels are the first. They do
+    not listen to the inputs that are new; outputs and rows of embeddings that are new stay as they
+    were in `params`.
 
     Args:
-      rename: a name at the top level of `params` -> that of the donor.
+      rename: each part of a name in `params` -> that of the donor.
     """
     given = flatten_dict(donor)
 
-    def choose(path: tuple[str, ...], leaf: Any) -> Any:
-        found = given.get((rename(path[0]), *path[1:]))
-        if found is None:
-            return leaf
-        if found.shape == leaf.shape:
-            return jnp.asarray(found, leaf.dtype)
-        rows = len(found) if found.ndim else 0
-        if path[-1] == "embedding" and rows < len(leaf) and found.shape[1:] == leaf.shape[1:]:
-            return leaf.at[:rows].set(found)
-        return leaf
+    def choose(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+        found = given.get(tuple(map(rename, path)))
+        return leaf if found is None else _copy_into(leaf, found, path[-1] == "kernel")
 
     return unflatten_dict({path: choose(path, leaf) for path, leaf in flatten_dict(params).items()})
 
 
-def inner_blocks(levels: int) -> Callable[[str], str]:
-    """Names the blocks of a U-Net as those of one with so many outer levels less.
+def _copy_into(leaf: jax.Array, found: Any, is_kernel: bool) -> jax.Array:
+    sizes = found.shape
+    fits = len(sizes) == leaf.ndim and sizes[:-2] == leaf.shape[:-2]
+    if not fits or any(a > b for a, b in zip(sizes, leaf.shape, strict=True)):
+        return leaf
+    leaf = jnp.asarray(leaf)
+    if is_kernel:
+        leaf = leaf.at[..., sizes[-2] :, : sizes[-1]].set(0.0)
+    corner = tuple(slice(size) for size in sizes)
+    return leaf.at[corner].set(jnp.asarray(found, leaf.dtype))
 
-    Blocks on the way up are counted from the innermost, and need no other name.
+
+def inner_blocks(levels: int, donor_levels: int) -> Callable[[str], str]:
+    """Names the blocks of a network as those of one with so many outer levels less.
+
+    Blocks on the way down are counted from the outermost, those on the way up from the innermost.
+    Blocks of the new levels get the name of the donor's outermost.
+
+    Args:
+      levels: how many the donor lacks.
+      donor_levels: how many it has.
     """
 
     def rename(name: str) -> str:
-        outer = _OUTER.match(name)
-        return name if outer is None else f"down_blocks_{int(outer[1]) - levels}"
+        block = _BLOCK.match(name)
+        if block is None:
+            return name
+        number = int(block[2])
+        if block[1] == "down":
+            return f"down_blocks_{max(number - levels, 0)}"
+        return f"up_blocks_{min(number, donor_levels - 1)}"
 
     return rename

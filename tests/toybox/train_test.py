@@ -14,7 +14,7 @@ import pytest
 
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
-from dreamfusion_jax.toybox import dataset, fit, recipes, tasks, train, warm_start
+from dreamfusion_jax.toybox import dataset, fit, latents, recipes, tasks, train, warm_start
 
 
 class Encoder(nn.Module):
@@ -65,6 +65,8 @@ def setup(tmp_path, monkeypatch):
     for name, network in networks.items():
         stand_in = SimpleNamespace(from_config=lambda config, network=network: network())
         monkeypatch.setattr(train, name, stand_in)
+    stand_in = SimpleNamespace(from_config=lambda config: Encoder())
+    monkeypatch.setattr(latents, "AutoencoderKL", stand_in)
     stages = {"diffusion": recipes.Stage(6, 8, 1e-3, preview_every=6)}
     monkeypatch.setattr(recipes, "STAGES", stages)
     monkeypatch.setattr(fit, "_SAVE_EVERY", 3)
@@ -84,7 +86,9 @@ def setup(tmp_path, monkeypatch):
     mix = {"mix": {"kernel": rng.normal(size=(3, 4)), "bias": np.zeros(4)}}
 
     def make(name: str) -> train.Setup:
-        made = train.Setup(tmp_path / name, tmp_path / name / "trained", None, shards=1, seed=1)
+        made = train.Setup(
+            tmp_path / name, tmp_path / name / "trained", None, shards=1, first_shards=1, seed=1
+        )
         made.images.mkdir(parents=True)
         np.savez(dataset.shard_path(made.images, 0), **dataclasses.asdict(shard))
         write_component(made.output / "weights" / "vae", {"scaling_factor": 0.5}, mix)
@@ -125,19 +129,19 @@ def test_training_resumes_and_repeats_to_the_bit(setup, monkeypatch):
     assert len(json.loads(lines[0])["velocity_mse_by_t"]) == 8
 
 
-def test_the_recipes_networks_start_from_the_embedded_weights():
+def test_the_recipes_unet_starts_as_the_embedded_one():
     unet = UNet2DConditionModel.from_config(recipes.UNET)
     outline = jax.eval_shape(
         lambda key: unet.init(key, *unet.dummy_inputs())["params"], jax.random.key(0)
     )
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), outline)
-    grown = train._with_donor({"unet": zeros}, "unet", train._HOME / "weights" / "unet")["unet"]
-    chex.assert_trees_all_equal_shapes(grown, zeros)
-    config, donor = read_component(train._HOME / "weights" / "unet")
-    levels = len(recipes.UNET["block_out_channels"]) - len(config["block_out_channels"])
-    inner = grown[f"down_blocks_{1 + levels}"]["resnets_0"]["conv1"]["kernel"]
-    expected = donor["down_blocks_1"]["resnets_0"]["conv1"]["kernel"]
-    chex.assert_trees_all_equal(np.asarray(inner), np.asarray(expected))
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), outline)
+    directory = train._HOME / "weights" / "unet"
+    grown = train._with_donor({"unet": ones}, "unet", directory)["unet"]
+    # Of what the new channels hold it knows nothing yet: it does not hear them.
+    assert not np.asarray(grown["conv_in"]["kernel"][:, :, 4:]).any()
+    grown["conv_in"]["kernel"] = grown["conv_in"]["kernel"][:, :, :4]
+    grown["conv_out"] = {name: leaf[..., :4] for name, leaf in grown["conv_out"].items()}
+    chex.assert_trees_all_equal(grown, jax.tree.map(np.float32, read_component(directory)[1]))
 
 
 def test_a_stage_starts_from_the_weights_that_init_names(tmp_path, monkeypatch):
@@ -146,7 +150,7 @@ def test_a_stage_starts_from_the_weights_that_init_names(tmp_path, monkeypatch):
     start = {"layer": {"kernel": np.zeros((2, 3), np.float32), "bias": np.zeros(3, np.float32)}}
     task = tasks.Task(lambda key: {"net": start}, None, None, None)
     monkeypatch.setattr(train, "fit", lambda task, *_: task.init(None)["net"])
-    setup = train.Setup(tmp_path, tmp_path, tmp_path, shards=1, seed=1)
+    setup = train.Setup(tmp_path, tmp_path, tmp_path, shards=1, first_shards=1, seed=1)
     begun = train._fit("diffusion", task, setup, {"net": "weights/net"})["layer"]
     assert np.all(np.asarray(begun["kernel"]) == 1.0) and np.all(begun["bias"] == 0.0)
     random = train._fit("diffusion", task, setup._replace(init=None), {"net": "weights/net"})
@@ -157,5 +161,25 @@ def test_an_embedding_that_grew_keeps_its_rows():
     old, new = {"words": {"embedding": np.ones((2, 3))}}, {"words": {"embedding": np.zeros((4, 3))}}
     grown = warm_start.transplant(jax.tree.map(jnp.asarray, new), old)
     assert np.asarray(grown["words"]["embedding"]).sum(axis=1).tolist() == [3, 3, 0, 0]
-    assert warm_start.inner_blocks(1)("down_blocks_2") == "down_blocks_1"
-    assert warm_start.inner_blocks(1)("up_blocks_2") == "up_blocks_2"
+
+
+def test_a_network_with_an_outer_level_more_keeps_the_inner_ones():
+    names = [f"down_blocks_{i}" for i in range(4)] + [f"up_blocks_{i}" for i in range(4)]
+    renamed = [warm_start.inner_blocks(1, 3)(name)[-1] for name in names]
+    assert renamed == ["0", "0", "1", "2", "0", "1", "2", "2"]
+
+
+def test_a_kernel_that_grew_is_deaf_to_what_is_new():
+    donor, new = {"kernel": np.ones((1, 1, 2, 2))}, {"kernel": jnp.full((1, 1, 3, 4), 5.0)}
+    kernel = np.asarray(warm_start.transplant(new, donor)["kernel"])[0, 0]
+    assert kernel.tolist() == [[1, 1, 5, 5], [1, 1, 5, 5], [0, 0, 5, 5]]
+
+
+def test_shards_join_when_their_step_comes():
+    shard = dataset.LabeledImages(*[np.zeros((2, 3))] * 7)
+    at = latents.growing(lambda index: (np.full(2, index), shard), lambda step: 1 + step // 10)
+    assert [at(step)[0].tolist() for step in (0, 9)] == [[0, 0]] * 2
+    resumed = latents.growing(lambda index: (np.full(2, index), shard), lambda step: 1 + step // 10)
+    for step in (10, 25):
+        assert at(step)[0].tolist() == resumed(step)[0].tolist()
+        assert at(step)[1].count == len(at(step)[0])
