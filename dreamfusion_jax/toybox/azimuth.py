@@ -48,7 +48,7 @@ class AzimuthClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, rgb: jax.Array) -> jax.Array:
-        """rgb [B, H, W, 3] in [-1, 1] -> logits [B, K, 8]: each kind's sides."""
+        """Maps rgb [B, H, W, 3] in [-1, 1] to logits [B, K, 8]: each kind's sides."""
         x = rgb
         for i, width in enumerate(self.widths):
             x = nn.Conv(width, (3, 3), (2, 2), padding=1, name=f"down_{i}")(x)
@@ -78,7 +78,7 @@ class AzimuthBatch(NamedTuple):
 
 
 def azimuth_task(classifier: AzimuthClassifier, images: LabeledImages) -> Task:
-    """Cross-entropy over the eight sides of the kind shown; only kinds with a front are shown."""
+    """Names the side of the kind shown, among eight; only kinds with a front are shown."""
     fronted = images.take(images.with_front())
 
     @jax.jit

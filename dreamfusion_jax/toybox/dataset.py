@@ -10,8 +10,8 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ AMBIENT = (0.1, 0.5)
 LIGHT_DISTANCE = (0.8, 1.5)
 _CHUNK = 40  # divides the number of each kind in a shard
 _COLORS = tuple(captions.COLORS)
+T, Out = TypeVar("T"), TypeVar("Out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class LabeledImages:
 
     @property
     def count(self) -> int:
-        """N."""
+        """Returns N."""
         return len(self.image)
 
     def take(self, index: np.ndarray) -> LabeledImages:
@@ -118,23 +119,36 @@ def make(
       materials: whether some objects are of a material.
       workers: processes to render in; None: one for each core, where the images are many.
     """
+    jobs = _jobs(count, seed, pairs, kinds, size, materials)
+    workers = workers or (1 if count < 500 else os.cpu_count() or 1)
+    return _shuffle(_in_processes(_make_kind, jobs, workers), seed)
+
+
+def _jobs(
+    count: int, seed: int, pairs: str, kinds: tuple[str, ...], size: int, materials: bool
+) -> list[_Job]:
     allowed = {kind: _allowed_colors(kind, pairs) for kind in kinds}
     seen = pairs != "held_out"
-    jobs = [
+    return [
         _Job(kind, -(-count // len(kinds)), seed, allowed[kind], seen, seen and materials, size)
         for kind in kinds
         if allowed[kind]
     ]
-    # Sphere tracing runs on one core; a process a core, started fresh as JAX requires.
-    workers = min(workers or (1 if count < 500 else os.cpu_count() or 1), len(jobs))
-    if workers == 1:
-        made = [_make_kind(job) for job in jobs]
-    else:
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-            made = list(pool.map(_make_kind, jobs))
+
+
+def _shuffle(made: Sequence[LabeledImages], seed: int) -> LabeledImages:
     joined = join(made)
     return joined.take(np.random.default_rng(seed).permutation(joined.count))
+
+
+def _in_processes(function: Callable[[T], Out], jobs: Sequence[T], workers: int) -> list[Out]:
+    """Maps the jobs: sphere tracing runs on one core. Processes start fresh, as JAX requires."""
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        return [function(job) for job in jobs]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        return list(pool.map(function, jobs))
 
 
 def join(parts: Sequence[LabeledImages]) -> LabeledImages:
@@ -171,23 +185,32 @@ def render_shards(
     seed: int,
     size: int,
     kinds: tuple[str, ...] = captions.KINDS,
+    workers: int = 1,
 ) -> None:
     """Renders those of the first `shards` shards of training images that `directory` lacks.
 
     A shard depends on the seed and its number alone, so that more can be added later.
+
+    Args:
+      workers: processes to render in. Each renders a kind for all shards at once, or it would
+        compile every kind; so with more than one there are no shards until all are rendered.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for index in range(shards):
-        path = shard_path(directory, index)
-        if path.exists():
-            continue
-        shard_seed = _shard_seed(seed, index)
-        images = make(shard_size, shard_seed, kinds=kinds, size=size, materials=True, workers=1)
-        partial = path.with_suffix(".partial.npz")
-        columns: dict[str, Any] = dict(zip(_NAMES, images.columns(), strict=True))
-        np.savez_compressed(partial, **columns)
-        partial.replace(path)
-        print(f"Rendered shard {index + 1} of {shards}.", flush=True)
+    missing = [i for i in range(shards) if not shard_path(directory, i).exists()]
+    for some in [missing] if workers > 1 and missing else [[index] for index in missing]:
+        seeds = [_shard_seed(seed, index) for index in some]
+        jobs = [_jobs(shard_size, shard, "seen", kinds, size, True) for shard in seeds]
+        by_kind = _in_processes(_make_kinds, list(zip(*jobs, strict=True)), workers)
+        for index, shard, made in zip(some, seeds, zip(*by_kind, strict=True), strict=True):
+            _save_shard(shard_path(directory, index), _shuffle(made, shard))
+            print(f"Rendered shard {index + 1} of {shards}.", flush=True)
+
+
+def _save_shard(path: pathlib.Path, images: LabeledImages) -> None:
+    partial = path.with_suffix(".partial.npz")
+    columns: dict[str, Any] = dict(zip(_NAMES, images.columns(), strict=True))
+    np.savez_compressed(partial, **columns)
+    partial.replace(path)
 
 
 def _shard_seed(seed: int, index: int) -> int:
@@ -225,6 +248,10 @@ class _Job(NamedTuple):
     with_gray: bool
     with_materials: bool
     size: int
+
+
+def _make_kinds(jobs: Sequence[_Job]) -> list[LabeledImages]:
+    return [_make_kind(job) for job in jobs]
 
 
 def _make_kind(job: _Job) -> LabeledImages:

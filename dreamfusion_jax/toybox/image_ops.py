@@ -12,17 +12,17 @@ _CHUNK = 32
 
 
 def to_signed(image: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [-1, 1]."""
+    """Converts uint8 to float32 in [-1, 1]."""
     return jnp.asarray(image, jnp.float32) / 127.5 - 1.0
 
 
 def from_signed(rgb: jax.Array) -> jax.Array:
-    """[-1, 1] -> uint8, clipped."""
+    """Converts [-1, 1] to uint8, clipped."""
     return jnp.clip(jnp.round((rgb + 1.0) * 127.5), 0.0, 255.0).astype(jnp.uint8)
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """[N, H, W, 3] -> one image with `columns` across; N must be a multiple of it."""
+    """Joins images [N, H, W, 3] to one, `columns` across; N must be a multiple of it."""
     _, height, width, channels = images.shape
     rows = images.reshape(-1, columns, height, width, channels)
     return rows.transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, channels)
@@ -44,7 +44,7 @@ def random_crops(rng: np.random.Generator, image: np.ndarray, size: int) -> np.n
 
 
 def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Shifts, slight blur, noise and brightness: who judges renders must not mind their flaws."""
+    """Shifts, blurs, brightens, adds noise: who judges renders must not mind their flaws."""
     size = image.shape[1]
     padded = np.pad(image, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge").astype(np.float32)
     moved = np.empty(image.shape, np.float32)
@@ -67,7 +67,7 @@ def mirror(rng: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.
 def in_chunks(
     function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, length: int = _CHUNK
 ) -> np.ndarray:
-    """`function` of the rows, in chunks of one length so that one program is compiled."""
+    """Applies `function` to the rows, in chunks of one length so that one program is compiled."""
     padded = np.concatenate([rows, np.zeros((-len(rows) % length, *rows.shape[1:]), rows.dtype)])
     chunks = [
         np.asarray(function(padded[start : start + length]))

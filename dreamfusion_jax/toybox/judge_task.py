@@ -39,7 +39,7 @@ def judge_task(
     spheres: LabeledImages,
     tokenize: Callable[[list[str]], np.ndarray],
 ) -> Task:
-    """Contrastive: each image against every subject's caption.
+    """Contrasts each image with every subject's caption.
 
     The texts are the whole of what can be asked, so there are no false negatives: all (color,
     kind) captions and the kinds alone, but for the held-out pairs, which could only ever be wrong
@@ -96,21 +96,21 @@ def judge_task(
 
 
 def subject_captions() -> list[str]:
-    """The kinds without a color ("a chair"), then all pairs ("a red chair")."""
+    """Lists the kinds without a color ("a chair"), then all pairs ("a red chair")."""
     subjects = [captions.Subject(kind, None, None) for kind in captions.KINDS]
     subjects += [captions.Subject(kind, color, None) for color, kind in captions.all_pairs()]
     return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
 
 
 def normalize(rgb: jax.Array) -> jax.Array:
-    """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
+    """Normalizes RGB in [0, 1] as the image processor of the original CLIP does."""
     return (rgb - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
 
 
 def _fade(
     rng: np.random.Generator, image: np.ndarray, color: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some images without their colors, which then show a kind of no color (-1)."""
+    """Takes some images' colors away, which then show a kind of no color (-1)."""
     faded = rng.random(len(image)) < GRAY_SHARE
     luminance = (image @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     image = np.where(faded[:, None, None, None], luminance[..., None], image)
@@ -118,7 +118,7 @@ def _fade(
 
 
 def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """color [B] from -1, kind [N <= B] -> [B, 11 K]: one subject, or (beyond N) all of a color.
+    """Maps color [B] from -1, kind [N <= B] to [B, 11 K]: a subject, beyond N all of a color.
 
     `subject_captions` lists the gray kinds first, then color by color.
     """
@@ -130,7 +130,7 @@ def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 
 def _without_padding(ids: np.ndarray) -> np.ndarray:
-    """Ids [B, L] without the columns that only repeat the end mark; it is pooled where it first is.
+    """Drops the columns of ids [B, L] that only repeat the end mark, pooled where it first is.
 
     Attention is causal, so what stood behind the mark changed nothing.
     """

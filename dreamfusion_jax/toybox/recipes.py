@@ -131,7 +131,7 @@ STEPS_PER_SHARD = 200  # of the U-Net's training, until another shard is rendere
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
     "vae": Stage(2_400, 8, 1e-3, preview_every=600),
-    "diffusion": Stage(62_500, 32, 1e-3, preview_every=1_000),
+    "diffusion": Stage(62_500, 32, 1e-3, preview_every=2_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),
 }

@@ -37,7 +37,7 @@ def thin_part_iou(
 
 
 def is_thin(part: shapes.Part) -> bool:
-    """Whether a part is a pole, a rod, a leg or a handle."""
+    """Returns whether a part is a pole, a rod, a leg or a handle."""
     if part.shape == "cone":
         return max(part.size[:2]) + part.rounding <= _THIN_RADIUS < part.size[2]
     if part.shape == "torus":

@@ -82,7 +82,7 @@ class _Tiles(NamedTuple):
 
 
 def turn(axis: str, degrees: float) -> np.ndarray:
-    """The (3, 3) right-handed rotation by `degrees` about a world axis x, y or z."""
+    """Returns the (3, 3) right-handed rotation by `degrees` about a world axis x, y or z."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     matrix = np.eye(3)
@@ -91,7 +91,7 @@ def turn(axis: str, degrees: float) -> np.ndarray:
 
 
 def stack(parts: list[Part]) -> Solids:
-    """Parts of one object as float32 arrays."""
+    """Stacks the parts of one object to float32 arrays."""
 
     def column(name: str) -> np.ndarray:
         return np.stack([np.asarray(getattr(part, name), np.float32) for part in parts])
@@ -282,7 +282,7 @@ def _ellipsoid(x: jax.Array, y: jax.Array, z: jax.Array, size: jax.Array) -> jax
 
 
 def _cone(x: jax.Array, y: jax.Array, z: jax.Array, size: jax.Array) -> jax.Array:
-    """Capped cone, exact: its meridian section is a trapezium with caps and a slanted side."""
+    """Returns the exact distance to a capped cone, whose meridian section is a trapezium."""
     lower, upper, half = size[0], size[1], size[2]
     x = _length(x, y)
     cap_x = x - jnp.minimum(x, jnp.where(z < 0.0, lower, upper))
@@ -305,7 +305,7 @@ def _dome(x: jax.Array, y: jax.Array, z: jax.Array, size: jax.Array) -> jax.Arra
 
 
 def _prism(x: jax.Array, y: jax.Array, z: jax.Array, size: jax.Array) -> jax.Array:
-    """A gable: the larger of the distances to its slopes, its ends and its floor."""
+    """Returns the largest of the distances to a gable's slopes, ends and floor."""
     length, width, height = size[0], size[1], size[2]
     slope = (jnp.abs(y) * height + (z - height) * width) / _length(width, height)
     return jnp.maximum(jnp.maximum(slope, jnp.abs(x) - length), -z)

@@ -50,7 +50,7 @@ def write(directory: pathlib.Path, base: pathlib.Path | None = None) -> None:
 
 
 def sizes(directory: pathlib.Path) -> dict[str, int]:
-    """The entries of a CLIPTextConfig that the tokenizer decides."""
+    """Returns the entries of a CLIPTextConfig that the tokenizer decides."""
     vocabulary = json.loads((directory / "vocab.json").read_text())
     return {
         "vocab_size": len(vocabulary),

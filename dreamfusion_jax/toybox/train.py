@@ -50,6 +50,7 @@ _FIRST_SHARDS = flags.DEFINE_integer(
     "Of --shards, those rendered before any training. With all of them, training waits for none.",
     1,
 )
+_WORKERS = flags.DEFINE_integer("workers", 1, "Processes that render images.", 1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Of the stage; 0: the recipe's.", 0)
 _INIT = flags.DEFINE_string(
@@ -71,6 +72,7 @@ class Setup(NamedTuple):
       init: holds weights of the same names to start from; None: random ones.
       shards: of training images, in all.
       first_shards: of them, those there before any training.
+      workers: processes that render them.
       seed: of images, weights, batches and noise.
       steps, batch_size: of the stage; 0: the recipe's.
     """
@@ -81,12 +83,13 @@ class Setup(NamedTuple):
     shards: int
     first_shards: int
     seed: int
+    workers: int = 1
     steps: int = 0
     batch_size: int = 0
 
     @property
     def images(self) -> pathlib.Path:
-        """Where the shards are."""
+        """Returns where the shards are."""
         return self.workdir / "images"
 
     def shards_at(self, step: int) -> int:
@@ -104,6 +107,7 @@ def main() -> int:
         shards=_SHARDS.value,
         first_shards=min(_FIRST_SHARDS.value, _SHARDS.value),
         seed=_SEED.value,
+        workers=_WORKERS.value,
         steps=_STEPS.value,
         batch_size=_BATCH_SIZE.value,
     )
@@ -123,7 +127,14 @@ def main() -> int:
 
 def render_images(setup: Setup, shards: int) -> None:
     """Renders those of the first shards that are not there yet."""
-    dataset.render_shards(setup.images, shards, recipes.SHARD_SIZE, setup.seed, recipes.IMAGE_SIZE)
+    dataset.render_shards(
+        setup.images,
+        shards,
+        recipes.SHARD_SIZE,
+        setup.seed,
+        recipes.IMAGE_SIZE,
+        workers=setup.workers,
+    )
 
 
 def train_vae(setup: Setup) -> None:
@@ -189,7 +200,7 @@ def train_diffusion(setup: Setup) -> None:
 def train_judge(setup: Setup) -> None:
     """Writes a transformers CLIPModel with its tokenizer."""
     output = setup.output / "clip_weights"
-    tokenizer.write(output)
+    tokenizer.write(output, setup.init and setup.init / "clip_weights")
     text_config = recipes.JUDGE["text_config"] | tokenizer.sizes(output)
     config = recipes.JUDGE | {"text_config": text_config}
     side = recipes.JUDGE["vision_config"]["image_size"]

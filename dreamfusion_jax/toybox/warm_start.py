@@ -19,7 +19,8 @@ def transplant(params: Params, donor: Params, rename: Callable[[str], str] = str
 
     Where an array has more channels than the donor's, the donor's channels are the first. They do
     not listen to the inputs that are new; outputs and rows of embeddings that are new stay as they
-    were in `params`.
+    were in `params`. What the donor lacks passes on what it is given: residual blocks add nothing,
+    samplers average or repeat pixels.
 
     Args:
       rename: each part of a name in `params` -> that of the donor.
@@ -28,9 +29,22 @@ def transplant(params: Params, donor: Params, rename: Callable[[str], str] = str
 
     def choose(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
         found = given.get(tuple(map(rename, path)))
-        return leaf if found is None else _copy_into(leaf, found, path[-1] == "kernel")
+        if found is None:
+            return _passing(path, leaf)
+        return _copy_into(leaf, found, path[-1] == "kernel")
 
     return unflatten_dict({path: choose(path, leaf) for path, leaf in flatten_dict(params).items()})
+
+
+def _passing(path: tuple[str, ...], leaf: jax.Array) -> jax.Array:
+    if path[-2:] == ("conv2", "kernel"):
+        return jnp.zeros_like(leaf)
+    if path[-2:] != ("conv", "kernel") or len(path) < 3 or leaf.shape[2] != leaf.shape[3]:
+        return leaf
+    channels = jnp.eye(leaf.shape[2], dtype=leaf.dtype)
+    if path[-3].startswith("downsamplers"):  # of the autoencoder, which pads the far edges alone
+        return jnp.zeros_like(leaf).at[:2, :2].set(channels / 4)
+    return jnp.zeros_like(leaf).at[1, 1].set(channels)
 
 
 def _copy_into(leaf: jax.Array, found: Any, is_kernel: bool) -> jax.Array:
@@ -49,7 +63,7 @@ def inner_blocks(levels: int, donor_levels: int) -> Callable[[str], str]:
     """Names the blocks of a network as those of one with so many outer levels less.
 
     Blocks on the way down are counted from the outermost, those on the way up from the innermost.
-    Blocks of the new levels get the name of the donor's outermost.
+    Blocks of the new levels get names that the donor has not.
 
     Args:
       levels: how many the donor lacks.
@@ -60,9 +74,7 @@ def inner_blocks(levels: int, donor_levels: int) -> Callable[[str], str]:
         block = _BLOCK.match(name)
         if block is None:
             return name
-        number = int(block[2])
-        if block[1] == "down":
-            return f"down_blocks_{max(number - levels, 0)}"
-        return f"up_blocks_{min(number, donor_levels - 1)}"
+        number = int(block[2]) - (levels if block[1] == "down" else 0)
+        return f"{block[1]}_blocks_{number if 0 <= number < donor_levels else 'new'}"
 
     return rename

@@ -26,7 +26,7 @@ def test_a_mirror_image_is_the_view_from_the_mirrored_azimuth(kind):
     assert np.mean(np.abs(seen - expected)) < 0.1 * another
 
 
-def test_the_classifier_is_taught_the_azimuths_of_kinds_with_a_front():
+def test_the_classifier_is_taught_kinds_with_a_front():
     images = dataset.make(128, seed=3, kinds=("mug", "chair"))
     task = azimuth.azimuth_task(azimuth.AzimuthClassifier.from_config(recipes.AZIMUTH), images)
     batch = task.batch(np.random.default_rng(0), 32)

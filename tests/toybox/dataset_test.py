@@ -14,7 +14,7 @@ def pairs(images: dataset.LabeledImages) -> set[tuple[str, str]]:
     return {(subject.color, subject.kind) for subject in subjects if subject.color}
 
 
-def test_the_same_seed_makes_the_same_images_and_no_held_out_pair():
+def test_a_seed_makes_the_same_images_without_held_out_pairs():
     first = dataset.make(128, seed=3, kinds=KINDS)
     again = dataset.make(128, seed=3, kinds=KINDS)
     chex.assert_trees_all_equal(first.columns(), again.columns())
@@ -25,7 +25,7 @@ def test_the_same_seed_makes_the_same_images_and_no_held_out_pair():
     assert pairs(hidden) <= captions.held_out_pairs()
 
 
-def test_backgrounds_are_plain_or_gradients_and_gray_renders_are_gray():
+def test_backgrounds_are_plain_or_gradients_gray_is_gray():
     made = dataset.make(64, seed=5, kinds=("mug",))
     image = made.image.astype(float) / 255.0
     corners = image[:, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -65,7 +65,7 @@ def test_materials_are_named_and_painted():
     assert np.all(plain.material == -1)
 
 
-def test_shards_go_on_where_they_were_cut_short(tmp_path):
+def test_shards_go_on_where_they_were_cut_short(tmp_path, monkeypatch):
     sizes = {"shard_size": 4, "seed": 1, "size": 64, "kinds": ("mug", "chair")}
     dataset.render_shards(tmp_path / "straight", 3, **sizes)
     dataset.render_shards(tmp_path / "resumed", 1, **sizes)
@@ -79,6 +79,11 @@ def test_shards_go_on_where_they_were_cut_short(tmp_path):
     chex.assert_trees_all_equal(straight.columns(), resumed.columns())
     assert straight.image.shape == (12, 64, 64, 3)
     assert not np.array_equal(straight.image[:4], straight.image[4:8])
+    # In several processes, which are one here, a kind is rendered for all shards at once.
+    monkeypatch.setattr(dataset, "_in_processes", lambda make, jobs, _: list(map(make, jobs)))
+    dataset.render_shards(tmp_path / "together", 3, **sizes, workers=2)
+    together = dataset.load_shards(tmp_path / "together", 3)
+    chex.assert_trees_all_equal(straight.columns(), together.columns())
     shrunk = dataset.load_shards(tmp_path / "straight", 3, size=8)
     assert shrunk.image.shape == (12, 8, 8, 3)
     chex.assert_trees_all_equal(shrunk.columns()[1:], straight.without_pixels().columns()[1:])

@@ -36,7 +36,7 @@ def batch(task):
     return task.batch(np.random.default_rng(0), SPHERES + IMAGES)
 
 
-def test_an_image_has_one_caption_and_a_sphere_every_kind_of_its_color(images, batch):
+def test_a_sphere_has_the_caption_of_every_kind_of_its_color(images, batch):
     words = np.array(judge_task.subject_captions())
     assert batch.image.shape == (32, 64, 64, 3) and batch.image.dtype == np.uint8
     np.testing.assert_allclose(batch.subject.sum(axis=1), 1.0, rtol=1e-6)

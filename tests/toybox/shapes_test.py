@@ -91,7 +91,7 @@ def render_sphere(radius: float, ambient: float) -> np.ndarray:
     return np.asarray(shapes.render_batch(("ellipsoid",), *batch, 64))[0]
 
 
-def test_image_of_a_sphere_covers_its_disc_and_is_brightest_towards_the_light():
+def test_a_sphere_covers_its_disc_and_is_brightest_to_the_light():
     image = render_sphere(0.7, 0.3)
     covered = 1.0 - image[..., 2]  # red on white: blue is what the background left
     # A sphere is seen under half angle asin(r / d); its outline on the image is a circle.
@@ -129,7 +129,7 @@ def test_objects_are_bounded_and_their_parts_distinct(kind):
             assert (upper[0] < 0).all()
 
 
-def test_a_kind_has_one_sequence_of_primitives_whatever_its_subject():
+def test_a_kind_has_one_sequence_of_primitives():
     rng = np.random.default_rng(0)
     for kind in captions.KINDS:
         subjects = [

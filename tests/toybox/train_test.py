@@ -14,6 +14,7 @@ import pytest
 
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
+from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.toybox import dataset, fit, latents, recipes, tasks, train, warm_start
 
 
@@ -165,8 +166,21 @@ def test_an_embedding_that_grew_keeps_its_rows():
 
 def test_a_network_with_an_outer_level_more_keeps_the_inner_ones():
     names = [f"down_blocks_{i}" for i in range(4)] + [f"up_blocks_{i}" for i in range(4)]
-    renamed = [warm_start.inner_blocks(1, 3)(name)[-1] for name in names]
-    assert renamed == ["0", "0", "1", "2", "0", "1", "2", "2"]
+    renamed = [warm_start.inner_blocks(1, 3)(name).split("_")[-1] for name in names]
+    assert renamed == ["new", "0", "1", "2", "0", "1", "2", "new"]
+
+
+def test_the_recipes_autoencoder_starts_as_the_embedded_one():
+    directory = train._HOME / "weights" / "vae"
+    vae = AutoencoderKL.from_config(recipes.VAE)
+    params = jax.jit(lambda key: vae.init(key, *vae.dummy_inputs())["params"])(jax.random.key(0))
+    grown = train._with_donor(params, "", directory)
+    # Smooth, because of sharp edges the new level sees more.
+    x, y = np.meshgrid(np.linspace(0, 3, 64), np.linspace(0, 3, 64))
+    image = np.stack([128 + 90 * np.sin(wave) for wave in (x, y, x + y)], axis=-1)[None]
+    expected = latents.smaller_encoder(directory, vae.downscale)(image.astype(np.uint8))
+    found = latents.encoder(vae, grown)(image.astype(np.uint8))[..., :4]
+    assert np.sqrt(np.mean((found - expected) ** 2)) < 0.1 * expected.std()
 
 
 def test_a_kernel_that_grew_is_deaf_to_what_is_new():

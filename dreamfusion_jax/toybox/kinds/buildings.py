@@ -58,7 +58,7 @@ def _house(u: Uniform, main: Color, accent: Color) -> list[Part]:
     window = ground + wall * 1.15
 
     def slope(side: int) -> Part:
-        """From the ridge down along the gable and on, as eaves."""
+        """Makes a slope from the ridge down along the gable and on, as eaves."""
         half = 0.5 * slant + 0.06
         y = (width * (half - 0.02) + gable * 0.025) / slant
         z = eaves + gable - (gable * (half - 0.02) - width * 0.025) / slant
