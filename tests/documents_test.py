@@ -37,11 +37,9 @@ _MODULE = re.compile(r"python3? -m (dreamfusion_jax[\w.]*|tests[\w.]*)(.*)")
 _FILE = re.compile(r"[\w./-]+\.(?:py|cfg|ipynb|js|css|sh|yaml)\b")
 
 # Parses commands with the flags that each program defines as it starts, and reports what is wrong
-# with them. A process for each program, since all define flags of the same names. Without torch,
-# which tensorboardX would import where it is installed, for seconds.
+# with them. A process for each program, since all define flags of the same names.
 PARSER = """
 import json, os, runpy, shlex, sys
-sys.modules["torch"] = None
 from absl import flags
 import dreamfusion_jax.api
 from dreamfusion_jax.config import cli

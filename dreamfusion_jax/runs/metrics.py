@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder
@@ -66,7 +65,7 @@ class MetricsWriter:
         self._before = spent(read_metrics(self.path))
         _drop_lines_after(self.path, first_step)
         self._file = self.path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._board = _summary_writer(folder / "tensorboard", first_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Fetches the metrics from the device, writes them, and returns them as floats."""
@@ -117,6 +116,23 @@ class MetricsWriter:
         if (workdir / FILE).exists():
             (self._scratch / FILE).write_bytes((workdir / FILE).read_bytes())
         return self._scratch
+
+
+def _summary_writer(folder: Path, purge_step: int) -> Any:
+    """Opens a tensorboardX.SummaryWriter.
+
+    Where torch is installed, tensorboardX imports it, to accept its tensors: two seconds and
+    hundreds of megabytes that no run needs. So torch is hidden meanwhile.
+    """
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def read_metrics(path: AnyPath, max_lines: int | None = None) -> list[dict[str, float]]:

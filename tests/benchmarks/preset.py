@@ -83,8 +83,8 @@ def short_config(config: Config, size: int, lit_from: int, seed: int) -> Config:
     return dataclasses.replace(config, train=train)
 
 
-def observe(config: Config, run: loop.Run, steps: int) -> Observed:
-    """Takes the first `steps` steps of a run, then renders the scene."""
+def observe(config: Config, run: loop.Run, steps: int, image_size: int = IMAGE_SIZE) -> Observed:
+    """Takes the first `steps` steps of a run, then renders the scene from four sides."""
     setup = run.setup._replace(config=config)
     train_step = step.make_train_step(setup, run.optimizer, run.devices)
     device, state, *frozen = step_arguments(run._replace(setup=setup), 0)
@@ -94,7 +94,7 @@ def observe(config: Config, run: loop.Run, steps: int) -> Observed:
         history.append((metrics["opacity_mean"], metrics["gradient_norm/field"]))
     opacity, gradient = np.array(jax.device_get(history)).T
     params = jax.device_get(state.params)
-    images, opacities = _render_sides(config, run.scene, params["scene"], steps)
+    images, opacities = _render_sides(config, run.scene, params["scene"], steps, image_size)
     edges = [opacities[:, 0], opacities[:, -1], opacities[:, :, 0], opacities[:, :, -1]]
     return Observed(
         opacity,
@@ -108,12 +108,12 @@ def observe(config: Config, run: loop.Run, steps: int) -> Observed:
 
 
 def _render_sides(
-    config: Config, scene: Scene, params: Any, at: int
+    config: Config, scene: Scene, params: Any, at: int, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     orbit = images.training_orbit(config.camera)
     drawn = [
         images.render_image(
-            scene, params, albedo_view(orbit.camera(azimuth), jnp.ones(3)), IMAGE_SIZE, at
+            scene, params, albedo_view(orbit.camera(azimuth), jnp.ones(3)), size, at
         )
         for azimuth in AZIMUTHS_DEG
     ]

@@ -17,7 +17,7 @@ from dreamfusion_jax.runs import distributed, outputs
 from dreamfusion_jax.runs.checkpoint import load_run
 from dreamfusion_jax.runtime.errors import PriorError, RunError, UserError
 
-STEPS = 200
+STEPS = 60
 SETTINGS = (
     *("--prompt=a red chair", "--preview_size=8", "--checkpoint_every=10", "--log_every=1"),
     "--peer_timeout=10",

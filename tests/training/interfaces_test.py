@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 TWO_DEVICES = """
-import sys, time
+import functools, sys, time
 from pathlib import Path
 import chex, jax, jax.numpy as jnp, numpy as np, optax
 sys.path.insert(0, sys.argv[1])
@@ -61,20 +61,29 @@ def learned_baseline(prior, options):
 
     return Objective(lambda key: {"mean": jnp.zeros(3)}, gradient, loss)
 
-def train(workdir, steps, whole=6):
-    config = Config(
+STEPS = 6
+
+def configured(workdir=""):
+    return Config(
         scene=SCENE,
-        train=TrainOptions(prompt="a cup", steps=whole, render_size=6, views_per_device=2),
+        train=TrainOptions(prompt="a cup", steps=STEPS, render_size=6, views_per_device=2),
         run=RunOptions(workdir=str(workdir), log_every=1, checkpoint_every=3),
     )
+
+@functools.cache
+def prepared():
+    config, devices = configured(), jax.local_devices()
+    assert len(devices) == 2
     setup = loop.make_setup(config, prior, SCHEMES)
     setup = setup._replace(objective=learned_baseline(prior, config.distillation))
-    optimizer, devices = make_optimizer(config.optimizer, whole), jax.local_devices()
-    assert len(devices) == 2
+    optimizer = make_optimizer(config.optimizer, STEPS)
     table = loop.embed_prompts(setup, config)
     step = make_train_step(setup, optimizer, devices)
-    run = loop.Run(Path(workdir), setup, {}, table, optimizer, devices, step)
-    if steps < whole:
+    return loop.Run(Path(), setup, {}, table, optimizer, devices, step)
+
+def train(workdir, steps):
+    config, run = configured(workdir), prepared()._replace(workdir=workdir)
+    if steps < STEPS:
         def stop(*_):
             raise KeyboardInterrupt
         loop.images.preview, loop.FIRST_PREVIEW_STEP = stop, steps + 1
@@ -89,13 +98,13 @@ def train(workdir, steps, whole=6):
 folder = Path(sys.argv[2])
 for name in ("once", "twice"):
     (folder / name).mkdir()
-once = train(folder / "once", 6)
+once = train(folder / "once", STEPS)
 assert train(folder / "twice", 3) is None
-twice = train(folder / "twice", 6)
+twice = train(folder / "twice", STEPS)
 chex.assert_trees_all_equal(once, twice)
 mean = once.params["objective"]["mean"]
 assert np.all(np.abs(mean) > 1e-4), mean
-assert int(once.step) == 6 and int(once.skipped) == 0
+assert int(once.step) == STEPS and int(once.skipped) == 0
 """
 
 

@@ -36,7 +36,7 @@ def _prepared(name):
 def _check_alive(name, seed, size, steps):
     config, run = _prepared(name)
     config = benchmark.short_config(config, size, lit_from=2 * steps // 3, seed=seed)
-    seen = benchmark.observe(config, run, steps)
+    seen = benchmark.observe(config, run, steps, image_size=24)
     assert seen.skipped == 0
     assert 0.03 < seen.mean < 0.8, seen.opacity
     assert seen.border < 0.5
