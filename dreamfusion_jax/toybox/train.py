@@ -20,6 +20,7 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
@@ -138,7 +139,11 @@ def render_images(setup: Setup, shards: int) -> None:
 
 
 def train_vae(setup: Setup) -> None:
-    """Writes vae/ with its scaling_factor measured on the images' latents."""
+    """Writes vae/.
+
+    Its scaling_factor is that of the autoencoder whose latents the first channels are; without one,
+    it is measured on the images' latents.
+    """
     images = dataset.load_shards(setup.images, setup.first_shards)
     vae = AutoencoderKL.from_config(recipes.VAE)
     donor = setup.init and setup.init / "weights" / "vae"
@@ -155,8 +160,12 @@ def train_vae(setup: Setup) -> None:
         )
 
     params = _fit("vae", task._replace(measure=measure), setup, {"": "weights/vae"})
-    mean = latents.encoder(vae, params)(images.image[:2048])
-    config = recipes.VAE | {"scaling_factor": round(float(1.0 / mean.std()), 5)}
+    if donor:
+        scale = read_config(donor)["scaling_factor"]
+    else:
+        mean = latents.encoder(vae, params)(images.image[:2048])
+        scale = round(float(1.0 / mean.std()), 5)
+    config = recipes.VAE | {"scaling_factor": scale}
     write_component(setup.output / "weights" / "vae", config, params, _STORED_DTYPE)
 
 
