@@ -23,6 +23,7 @@ Params = Any
 Batch = Any
 KL_WEIGHT = 3e-4
 ANCHOR_WEIGHT = 0.02
+LOG_VARIANCE = -4.0  # of latents at first: of 0, channels drown in noise before they say anything
 DETAIL_WEIGHT = 4.0
 DETAIL_CONTRAST = 0.06
 CAPTION_DROPOUT = 0.1
@@ -83,7 +84,10 @@ def vae_task(
 
     @jax.jit
     def init(key: jax.Array) -> Params:
-        return vae.init(key, *vae.dummy_inputs())["params"]
+        params = vae.init(key, *vae.dummy_inputs())["params"]
+        bias = params["quant_conv"]["bias"]
+        params["quant_conv"]["bias"] = bias.at[len(bias) // 2 :].set(LOG_VARIANCE)
+        return params
 
     def batch(rng: np.random.Generator, size: int, step: int = 0) -> Batch:
         del step

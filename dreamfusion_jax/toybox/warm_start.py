@@ -31,7 +31,10 @@ def transplant(params: Params, donor: Params, rename: Callable[[str], str] = str
         found = given.get(tuple(map(rename, path)))
         if found is None:
             return _passing(path, leaf)
-        return _copy_into(leaf, found, path[-1] == "kernel")
+        # The autoencoder's quant_conv returns means and log variances, each of as many channels.
+        halves = 2 if path[0] == "quant_conv" else 1
+        pairs = zip(jnp.split(leaf, halves, -1), jnp.split(found, halves, -1), strict=True)
+        return jnp.concatenate([_copy_into(*pair, path[-1] == "kernel") for pair in pairs], -1)
 
     return unflatten_dict({path: choose(path, leaf) for path, leaf in flatten_dict(params).items()})
 
