@@ -30,7 +30,8 @@ AMBIENT = (0.1, 0.5)
 LIGHT_DISTANCE = (0.8, 1.5)
 _CHUNK = 40  # divides the number of each kind in a shard
 _COLORS = tuple(captions.COLORS)
-T, Out = TypeVar("T"), TypeVar("Out")
+T = TypeVar("T")
+Out = TypeVar("Out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -130,7 +130,7 @@ FIRST_SHARDS = 24  # are rendered before any training
 STEPS_PER_SHARD = 200  # of the U-Net's training, until another shard is rendered
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
-    "vae": Stage(2_400, 8, 2e-3, preview_every=600),
+    "vae": Stage(4_800, 8, 2e-3, preview_every=600),
     "diffusion": Stage(62_500, 32, 1e-3, preview_every=2_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -270,7 +271,7 @@ def _with_donor(params: Params, part: str, directory: pathlib.Path) -> Params:
     """Returns the parameters with what fits of the network in `directory` put into `part`."""
     config, donor = read_component(directory)
     recipe = {"UNet2DConditionModel": recipes.UNET, "AutoencoderKL": recipes.VAE}
-    rename = str
+    rename: Callable[[str], str] = str
     if grown := recipe.get(config.get("_class_name", "")):
         levels = len(config["block_out_channels"])
         rename = inner_blocks(len(grown["block_out_channels"]) - levels, levels)
