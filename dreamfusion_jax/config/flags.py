@@ -18,6 +18,7 @@ from absl import flags
 
 from dreamfusion_jax.config import flagfiles
 from dreamfusion_jax.config.folder_names import free_folder
+from dreamfusion_jax.config.parsers import RangeParser, TupleSerializer, WholeNumbersParser
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
@@ -25,8 +26,8 @@ from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.runtime.errors import ArgumentError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, read_json
-from dreamfusion_jax.runtime.settings import Range
-from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
+from dreamfusion_jax.runtime.settings import WholeNumbers, is_whole_numbers
+from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions, check_stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +64,6 @@ PRESETS: Mapping[str, Path] = types.MappingProxyType(
 )
 
 
-class _RangeParser(flags.ArgumentParser):
-    """Parses "2.3,3.2" as the two ends of a range, and one number as both."""
-
-    syntactic_help = "one number, or two with a comma between them"
-
-    def parse(self, argument: Any) -> Range:
-        if isinstance(argument, str):
-            ends = [float(end) for end in argument.strip("()").split(",")]
-        else:
-            ends = [float(end) for end in argument]
-        if len(ends) not in (1, 2):
-            raise ValueError(f"expected {self.syntactic_help}")
-        return ends[0], ends[-1]
-
-    def flag_type(self) -> str:
-        return "range"
-
-
-class _RangeSerializer(flags.ArgumentSerializer):
-    def serialize(self, value: Range) -> str:
-        return f"{value[0]},{value[1]}"
-
-
 def setting_names() -> list[str]:
     """Returns the names of all settings, which are those of their flags."""
     return [
@@ -115,9 +93,8 @@ def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> N
         choices = setting.metadata["choices"]
         flags.DEFINE_enum(name, default, choices, help, flag_values=flag_values)
     elif isinstance(default, tuple):
-        flags.DEFINE(
-            _RangeParser(), name, default, help, flag_values, serializer=_RangeSerializer()
-        )
+        parser = WholeNumbersParser() if is_whole_numbers(setting) else RangeParser()
+        flags.DEFINE(parser, name, default, help, flag_values, serializer=TupleSerializer())
     else:
         define: dict[type, Any] = {
             int: flags.DEFINE_integer,
@@ -187,9 +164,10 @@ def _coerce(setting: dataclasses.Field, value: Any) -> Any:
     """Converts a Python value to the type of its flag; other values are left for the checks."""
     kind = type(setting.default)
     if kind is tuple and isinstance(value, numbers.Real):
-        value = (value, value)
+        value = (value,) if is_whole_numbers(setting) else (value, value)
     if isinstance(value, tuple | list):
-        return tuple(_plain(end, float) for end in value)
+        of = int if is_whole_numbers(setting) else float
+        return tuple(_plain(end, of) for end in value)
     return os.fspath(value) if isinstance(value, os.PathLike) else _plain(value, kind)
 
 
@@ -226,10 +204,13 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     """Inverts `to_dict`; missing settings have their defaults."""
     sections = {}
     for name, section in SECTIONS.items():
+        several = {s.name for s in dataclasses.fields(section) if is_whole_numbers(s)}
         settings = {
-            key: tuple(value) if isinstance(value, list) else value
+            # Runs of earlier versions have one number there.
+            key: (value,) if key in several and isinstance(value, int) else value
             for key, value in values.get(name, {}).items()
         }
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         sections[name] = section(**settings)
     return Config(**sections)
 
@@ -274,6 +255,7 @@ def validate(config: Config) -> Config:
     for name in ("negative_views", "perp_neg"):
         if getattr(config.view_prompts, name) and config.view_prompts.view_words != "paper":
             raise UserError(f"--{name} needs --view_words=paper.")
+    check_stages(config.train)
     for name in ("revision", "variant"):
         if getattr(config.prior, name) and config.prior.prior == "toybox":
             raise UserError(f"--{name} needs another --prior than the toybox, which has only one.")
@@ -347,7 +329,7 @@ def check_text(flag: str, text: str) -> None:
 
 def _check(setting: dataclasses.Field, value: Any) -> None:
     flag, metadata = f"--{setting.name}", setting.metadata
-    kind = type(setting.default)
+    kind: Any = WholeNumbers if is_whole_numbers(setting) else type(setting.default)
     if not _is_of(kind, value):
         raise UserError(f"{flag} must be {_KINDS[kind]}, not {value!r:.80}.")
     if isinstance(value, str):
@@ -366,17 +348,26 @@ def _check(setting: dataclasses.Field, value: Any) -> None:
             if bound is not None and is_outside(number, bound):
                 limit = f"{relation} {_format_number(bound)}"
                 raise UserError(f"{flag} must be {limit}, not {_format_number(number)}.")
-    if isinstance(value, tuple) and value[0] > value[1]:
+    if kind is tuple and value[0] > value[1]:
         raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
 
 
-_KINDS: Mapping[type, str] = types.MappingProxyType(
-    {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a range"}
+_KINDS: Mapping[Any, str] = types.MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple: "a range",
+        WholeNumbers: "one or several whole numbers",
+    }
 )
 
 
-def _is_of(kind: type, value: Any) -> bool:
+def _is_of(kind: Any, value: Any) -> bool:
     """Returns whether a value, which may come from a file, has the type of the flag's kind."""
+    if kind is WholeNumbers:
+        return isinstance(value, tuple) and len(value) > 0 and all(_is_of(int, v) for v in value)
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == 2 and all(_is_of(float, v) for v in value)
     if kind is float:

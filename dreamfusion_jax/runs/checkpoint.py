@@ -33,7 +33,12 @@ from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
 from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import TrainState, build_scene, init_state
+from dreamfusion_jax.training.state import (
+    TrainState,
+    build_scene,
+    init_state,
+    with_objective_params,
+)
 from dreamfusion_jax.training.step import across_processes, replicate
 
 Value = TypeVar("Value")
@@ -185,6 +190,18 @@ class Checkpoints:
             raise fault(folder, error, self._mismatch(folder, template)) from error
         return state
 
+    def objective_params_like(self) -> Any:
+        """Returns zeros like the objective's own params in the newest readable checkpoint, or {}.
+
+        Their shapes follow from the prior, which those who only look at a scene do not load.
+        """
+        for step in reversed(self.steps_now()):
+            with contextlib.suppress(Exception):  # Damaged: that is for `restore` to say.
+                tree = self._reader.metadata(self._folder / str(step) / "state").item_metadata.tree
+                own = tree["params"].get("objective") or {}
+                return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), own)
+        return {}
+
     def _mismatch(self, folder: AnyPath, template: TrainState) -> str:
         """Describes how a checkpoint's arrays differ from those wanted; "": not, or not known."""
         with contextlib.suppress(Exception):  # Damaged: that is for `fault` to say.
@@ -272,6 +289,7 @@ def load_run(workdir: AnyPath) -> SavedRun:
             raise UserError(f"{workdir} holds no checkpoint yet; let the run continue.")
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         like = init_state(scene, optimizer, config.train.seed)
+        like = with_objective_params(like, optimizer, checkpoints.objective_params_like())
         return SavedRun(config, scene, checkpoints.restore(like))
     finally:
         checkpoints.close()

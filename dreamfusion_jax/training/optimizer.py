@@ -18,7 +18,25 @@ from dreamfusion_jax.training.options import OptimizerOptions
 
 
 def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """Makes the optimizer of a run of `steps`."""
+    """Makes the optimizer of a run of `steps`, for params {"scene": ..., "objective": ...}.
+
+    The objective's own params, where there are any, have AdamW at a constant rate instead.
+    """
+    scene = _scene_optimizer(config, steps)
+    own = optax.adamw(config.objective_learning_rate, weight_decay=config.objective_weight_decay)
+    parts = {"scene": scene, "objective": own}
+    both = optax.partition(parts, {name: name for name in parts})
+
+    def chosen(tree: Any) -> optax.GradientTransformation:
+        return both if jax.tree.leaves(tree.get("objective")) else scene
+
+    return optax.GradientTransformation(
+        lambda params: chosen(params).init(params),
+        lambda updates, state, params=None: chosen(updates).update(updates, state, params),
+    )
+
+
+def _scene_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
     parts = [
         _direction(config),
         optax.stateless(lambda updates, params: _scale_groups(config, updates)),
@@ -57,9 +75,8 @@ def _direction(config: OptimizerOptions) -> optax.GradientTransformation:
 
 
 def _scale_groups(config: OptimizerOptions, updates: Any) -> Any:
-    """Scales the updates of {"scene": ..., "objective": ...} by the names on their paths."""
+    """Scales the updates of {"scene": ...} by the names on their paths."""
     rates: dict[tuple[Any, ...], float] = {
-        ("objective",): config.objective_rate,
         ("scene", "proposal"): config.proposal_rate,
         ("scene", "background"): config.background_rate,
         ("scene", "field", "network"): config.network_rate,
@@ -67,7 +84,7 @@ def _scale_groups(config: OptimizerOptions, updates: Any) -> Any:
 
     def scale(path: tuple[Any, ...], leaf: Any) -> Any:
         names = tuple(getattr(part, "key", None) for part in path[:3])
-        matches = (rates[names[:n]] for n in (3, 2, 1) if names[:n] in rates)
+        matches = (rates[names[:n]] for n in (3, 2) if names[:n] in rates)
         return next(matches, 1.0) * leaf
 
     return jax.tree_util.tree_map_with_path(scale, updates)

@@ -32,6 +32,8 @@ class Linear(nn.Module):
     CPU the first takes twice and the second four times as long, forward and backward.
 
     `dtype` is that of the product's factors; its sums come out in `out_dtype` (None: `dtype`).
+    Where the collection "lora" holds two factors for it (diffusion/lora.py), their product is added
+    to the kernel, by way of the activations, so that neither a sum nor a second kernel is stored.
     """
 
     features: int
@@ -50,6 +52,9 @@ class Linear(nn.Module):
         flat = x.reshape(-1, channels).astype(self.dtype)
         kernel = kernel.reshape(channels, self.features).astype(self.dtype)
         y = jnp.matmul(flat, kernel, preferred_element_type=out_dtype)
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in "ab")
+            y = y + jnp.matmul(jnp.matmul(flat, a), b, preferred_element_type=out_dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(out_dtype)

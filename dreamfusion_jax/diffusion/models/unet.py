@@ -137,14 +137,26 @@ class UNet2DConditionModel(nn.Module):
         )
 
     @nn.compact
-    def __call__(self, sample: jax.Array, timestep: jax.Array, text: jax.Array) -> jax.Array:
-        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels]."""
+    def __call__(
+        self,
+        sample: jax.Array,
+        timestep: jax.Array,
+        text: jax.Array,
+        vector: jax.Array | None = None,
+    ) -> jax.Array:
+        """Maps sample [B, h, w, c], index [B] and text [B, L, D] to [B, h, w, out_channels].
+
+        A vector [B, V], such as a camera, is embedded and added to the time's embedding.
+        """
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
         channels, blocks = self.block_out_channels, self._block_options
         text = text.astype(self.dtype)
         waves = timestep_embedding(timestep, channels[0], self.flip_sin_to_cos, self.freq_shift)
         time = TimestepEmbedding(4 * channels[0], self.dtype, name="time_embedding")(waves)
+        if vector is not None:
+            embedding = TimestepEmbedding(4 * channels[0], self.dtype, name="class_embedding")
+            time = time + embedding(vector)
 
         h = conv3x3(channels[0], "conv_in", self.dtype)(sample).astype(RESIDUAL_DTYPE)
         skips = [h]
@@ -198,7 +210,7 @@ class UNet2DConditionModel(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers from the sinusoids of the timestep to the embedding that resnets add."""
+    """Linear, SiLU, linear: from sinusoids of the timestep, or a vector, to what resnets add."""
 
     features: int
     dtype: Dtype = jnp.float32
