@@ -58,6 +58,8 @@ SECTIONS: Mapping[str, type] = types.MappingProxyType(
 )
 
 
+# Settings of earlier versions without effect on any scene.
+_RETIRED = ("objective_rate",)
 _PRESET_FILES = sorted((Path(__file__).parent / "presets").glob("*.cfg"))
 # By name; the first is the default.
 PRESETS: Mapping[str, Path] = types.MappingProxyType(
@@ -214,14 +216,18 @@ def with_run(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Inverts `to_dict`; missing settings have their defaults."""
+    """Inverts `to_dict`, of earlier versions, too; missing settings have their defaults."""
     sections = {}
     for name, section in SECTIONS.items():
-        several = {s.name for s in dataclasses.fields(section) if is_whole_numbers(s)}
+        fields = dataclasses.fields(section)
+        several = {s.name for s in fields if is_whole_numbers(s)}
+        current = {s.metadata["former_name"]: s.name for s in fields}
+        stored = values.get(name, {}).items()
+        renamed = {current.get(key, key): v for key, v in stored if key not in _RETIRED}
         settings = {
             # Runs of earlier versions have one number there.
             key: (value,) if key in several and isinstance(value, int) else value
-            for key, value in values.get(name, {}).items()
+            for key, value in renamed.items()
         }
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         sections[name] = section(**settings)

@@ -198,6 +198,18 @@ def test_a_broken_config_file_is_named(tmp_path):
             configs.read_config(path)
 
 
+def test_a_config_file_of_an_earlier_version_is_read(tmp_path):
+    values = configs.to_dict(parse("--prompt=x", "--objective=csd", "--fd_epsilon=0.5"))
+    values["distillation"]["gradient"] = values["distillation"].pop("objective")
+    values["scene"]["normal_spacing"] = values["scene"].pop("fd_epsilon")
+    values["optimizer"]["objective_rate"] = 1.0
+    values["train"]["render_size"] = 64
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = configs.read_config(tmp_path / "config.json")
+    assert (config.distillation.objective, config.scene.fd_epsilon) == ("csd", 0.5)
+    assert config.train.render_size == (64,)
+
+
 def test_slugs_are_safe_folder_names():
     assert parse("--prompt=A Red/Chair, ../please!").run.workdir == "workdir/a-red-chair-please"
     assert parse("--prompt=???").run.workdir.startswith("workdir/untitled-")
