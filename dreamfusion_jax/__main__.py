@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dreamfusion_jax.runtime import process
 
-COMMANDS = ("main", "sample", "render", "export", "view", "page", "evaluate", "ablation")
+COMMANDS = ("main", "sample", "render", "export", "view", "studio", "page", "evaluate", "ablation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,10 @@
 Makes the missing assets of every prompt by every recipe (20 in all, about three minutes each on two
 cores), then prints a table and writes ablation.png, ablation.md and ablation.json.
 Each recipe adds one thing to the one before it (Poole et al. 2022, section 4 and figure 6).
+
+  python -m dreamfusion_jax.ablation --what=objectives --workdir=workdir/objectives
+
+compares the objectives instead: in as many steps, and in as much time as SDS takes.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from PIL import Image, ImageDraw, ImageFont
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import check_text, define_flags
 from dreamfusion_jax.config.folder_names import free_folder
-from dreamfusion_jax.evaluation import benchmark_runner
+from dreamfusion_jax.evaluation import benchmark_runner, objectives
 from dreamfusion_jax.evaluation.judges import prompt_pair, toybox_judge
 from dreamfusion_jax.evaluation.score import Score, means, named, score_views
 from dreamfusion_jax.evaluation.views import AssetViews, open_run, views_of_run
 from dreamfusion_jax.rendering.images import to_uint8
+from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.toybox import captions
@@ -59,7 +64,9 @@ Views = Mapping[str, Mapping[str, AssetViews]]
 def default_prompts(count: int = 4) -> list[str]:
     """Returns the benchmark's first prompts of kinds with a front, which can show a Janus."""
     fronted = captions.KINDS_WITH_FRONT
-    return [p for p in captions.benchmark_prompts() if prompt_pair(p)[1] in fronted][:count]
+    more = captions.benchmark_prompts(count=40, held_out=12, per_kind=2)
+    prompts = dict.fromkeys([*captions.benchmark_prompts(), *more])
+    return [p for p in prompts if prompt_pair(p)[1] in fronted][:count]
 
 
 def make_assets(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str] = ()) -> None:
@@ -102,7 +109,7 @@ def comparison(views: Views) -> np.ndarray:
     canvas = Image.new("RGB", (len(recipes) * size + MARGIN, len(prompts) * size + MARGIN), "white")
     for column, recipe in enumerate(recipes):
         at = MARGIN + column * size
-        _write(canvas, TITLES[recipe], (at + size // 2, MARGIN // 2))
+        _write(canvas, TITLES.get(recipe, recipe), (at + size // 2, MARGIN // 2))
         for row, prompt in enumerate(prompts):
             shown = views[recipe][prompt]
             block = np.concatenate(
@@ -123,14 +130,25 @@ def comparison(views: Views) -> np.ndarray:
 
 def main() -> int:
     """Makes, scores and compares the assets; returns the exit code."""
-    workdir = as_path(flags.FLAGS.workdir, "workdir")
-    prompts = flags.FLAGS.prompt or default_prompts()
+    workdir, given = as_path(flags.FLAGS.workdir, "workdir"), flags.FLAGS.prompt
+    of_objectives = flags.FLAGS.what == "objectives"
+    prompts = given or default_prompts(6 if of_objectives else 4)
     for prompt in prompts:
         check_text("--prompt", prompt)
         prompt_pair(prompt)  # raises where the judge does not know it
+    extra = benchmark_runner.check_run_flags(flags.FLAGS.run_flags, prompts, [0])
     cli.use_platform(flags.FLAGS.platform)
     cli.use_compilation_cache("auto")
-    make_assets(workdir, prompts)
+    if of_objectives:
+        compare_objectives(workdir, prompts, objective_names(flags.FLAGS.objectives), extra)
+    else:
+        compare_recipes(workdir, prompts, extra)
+    return 0
+
+
+def compare_recipes(workdir: AnyPath, prompts: Sequence[str], extra: Sequence[str]) -> None:
+    """Makes the paper's ablation in `workdir`; `extra` are further flags of all runs."""
+    make_assets(workdir, prompts, extra)
     judge = toybox_judge()
     views = {
         r: {p: views_of_run(open_run(folder(workdir, r, p))) for p in prompts} for r in RECIPES
@@ -145,7 +163,43 @@ def main() -> int:
     (workdir / "ablation.json").write_text(json.dumps(numbers, indent=2) + "\n")
     print(table(scores))
     print(f"ablation.png, ablation.md, ablation.json are in {absolute(workdir)}")
-    return 0
+
+
+def objective_names(names: Sequence[str]) -> list[str]:
+    """Returns the objectives to compare, the reference first.
+
+    Raises:
+      UserError: there is none of a name.
+    """
+    for name in names:
+        if name not in objectives.CANDIDATES:
+            known = ", ".join(objectives.CANDIDATES)
+            raise UserError(f"--objectives={name:.80} is none; there are {known}.")
+    return list(dict.fromkeys([objectives.REFERENCE, *names]))
+
+
+def compare_objectives(
+    workdir: AnyPath, prompts: Sequence[str], names: Sequence[str], extra: Sequence[str]
+) -> None:
+    """Compares objectives in `workdir`; `extra` are further flags of all runs."""
+    others = [p for p in default_prompts(len(prompts) + 2) if p not in prompts][:2]
+    judge = toybox_judge()
+    result = objectives.compare(workdir, prompts, others, names, judge, extra)
+    samples = objectives.prior_chroma(prompts)
+    text = "\n".join(
+        f"{title}:\n\n{objectives.table(result.measured[kind], samples)}"
+        for kind, title in objectives.KINDS.items()
+    )
+    for kind, shown in result.views.items():
+        write_png(workdir / f"{kind}.png", comparison(shown))
+    (workdir / "objectives.md").write_text(text)
+    numbers = objectives.as_json(judge, result) | {"samples_chroma": samples}
+    (workdir / "objectives.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    print(text)
+    print(
+        "objectives.md, objectives.json, equal_steps.png, equal_time.png and search/ are in"
+        f" {absolute(workdir)}"
+    )
 
 
 def _write(canvas: Image.Image, text: str, center: tuple[int, int]) -> None:
@@ -154,6 +208,9 @@ def _write(canvas: Image.Image, text: str, center: tuple[int, int]) -> None:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("what", "recipe", ["recipe", "objectives"], "what to compare")
+    flags.DEFINE_list("objectives", list(objectives.COMPARED), "which --what=objectives compares")
+    flags.DEFINE_string("run_flags", "", "further flags of all runs, quoted as for a shell")
     flags.DEFINE_string("workdir", "workdir/ablation", "where the assets and the results go")
     define_flags(("platform",))
     flags.DEFINE_multi_string("prompt", None, "what to make; may be given several times")

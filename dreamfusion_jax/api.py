@@ -81,7 +81,7 @@ def text_to_3d(
       steps: optimization steps. None: the preset's, 1,000 of the toybox.
       workdir: folder of the run, or a bucket's: checkpoints, metrics, previews. None: a temporary
         one, which is deleted with the asset, or when Python ends.
-      preset: settings to start from: "toybox", "paper" or "sd".
+      preset: settings to start from: "toybox", "paper", "sd" or "refine".
       **settings: any other flag of `python -m dreamfusion_jax.main`, by its name without dashes. A
         range is a pair of numbers, or one number.
 
@@ -158,7 +158,7 @@ def text_to_images(
     variant: str = "",
     dtype: str = "auto",
 ) -> np.ndarray:
-    """Draws samples of the prior itself by DDIM: [samples, size, size, 3] uint8.
+    """Draws samples of the prior itself: [samples, size, size, 3] uint8.
 
     The prior and the compiled sampler stay in memory until a call names another prior, variant or
     dtype; a prior that `text_to_3d` holds is not loaded again.
@@ -167,7 +167,7 @@ def text_to_images(
       prompt: what to draw; the toybox wants the view in words: "a red chair, front view".
       prior: as in `text_to_3d`.
       samples: how many images.
-      steps: of DDIM.
+      steps: of the sampler, which is DDIM unless the prior predicts a variance.
       guidance_scale: classifier-free guidance as in diffusers; 1 is none.
       seed: decides the initial noise.
       variant: which of several precisions to read, such as "fp16"; "": the full one if present.

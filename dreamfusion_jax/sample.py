@@ -1,4 +1,4 @@
-"""Draws DDIM samples of a prior as a grid, one row for each prompt.
+"""Draws samples of a prior as a grid, one row for each prompt.
 
 python -m dreamfusion_jax.sample --prompt="a blue mug, front view"
 python -m dreamfusion_jax.sample --prompt="a red chair" --prompt="a green car" --samples=8
@@ -35,9 +35,14 @@ def define_flags() -> None:
     configs.define_flags((*_PRIOR, *_GUIDANCE, "platform"))
     flags.DEFINE_string("output", "samples.png", "the PNG to write")
     flags.DEFINE_integer("samples", 4, "images for each prompt", 1, 4096)
-    flags.DEFINE_integer("steps", 25, "DDIM steps for each image", 1, 1_000_000)
+    flags.DEFINE_integer("steps", 25, "steps for each image", 1, 1_000_000)
     flags.DEFINE_float(
-        "eta", 0.0, "fresh noise in each step (0: DDIM; 1: ancestral sampling)", 0.0, 1.0
+        "eta",
+        None,
+        "fresh noise in each step (0: DDIM; 1: ancestral sampling; unset: 1 for a prior that"
+        " predicts a variance, as DeepFloyd IF, else 0)",
+        0.0,
+        1.0,
     )
     flags.DEFINE_float("guidance_scale", 6.0, "classifier-free guidance (1: none)", 0.0, 1e3)
     flags.DEFINE_integer(
@@ -52,7 +57,7 @@ def main() -> int:
         raise UserError('--prompt is empty: name what to draw, as in --prompt="a blue mug".')
     for prompt in prompts:
         configs.check_text("--prompt", prompt)
-    if not math.isfinite(FLAGS.guidance_scale + FLAGS.eta):
+    if not math.isfinite(FLAGS.guidance_scale + (FLAGS.eta or 0.0)):
         raise UserError("--guidance_scale and --eta must be finite numbers.")
     given: dict[str, Any] = {name: FLAGS[name].value for name in _PRIOR}
     options = PriorOptions(**given)

@@ -16,7 +16,7 @@ TOP = "commands"  # the room of what stands at the package's top level
 OPTIONS = "options"
 # Rooms of plain functions: arrays and explicit values in, arrays out.
 PURE = ("nerf", "diffusion", "distillation", "rendering", "mesh")
-HOST = ("config", "runs", "training", "toybox", "evaluation", "viewer", TOP)
+HOST = ("config", "runs", "training", "toybox", "evaluation", "viewer", "webui", TOP)
 # Finding, reading and writing weights is what these are for.
 READ_FILES = "diffusion/loading/"
 MAX_LINES = 400

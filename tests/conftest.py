@@ -1,6 +1,7 @@
 """A text-to-image pipeline small enough for tests: random weights, pixels instead of latents."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -12,6 +13,10 @@ from dreamfusion_jax.diffusion.loading.weights import write_component
 from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.toybox import tokenizer
+
+# LLVM's optimizations take half of a test's time and gain nothing at sizes this small; XLA's own
+# stay. Programs that tests start inherit this. Flags that are set outside have the last word.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 TEXT_WIDTH = 16
 UNET = {

@@ -87,6 +87,28 @@ def test_a_run_writes_all_outputs_once(program, tmp_path, monkeypatch):
     assert code == 0 and (workdir / "mesh.glb").exists()
 
 
+@pytest.mark.slow
+def test_a_second_stage_goes_on_from_the_first(program, tmp_path):
+    """On the embedded prior, with all outputs; the page and config.json tell where it started."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shared = ("--prior=toybox", "--surface_points=16", "--mesh_resolution=24")
+    code, _, _ = program(*shared, "--field=sdf", "--blur_start=0.005", f"--workdir={first}")
+    assert code == 0
+    refine = (*shared, "--preset=refine", f"--init_from={first}", f"--workdir={second}")
+    code, stdout, _ = program(*refine, "--width=9")
+    assert code == 2 and not (second / "config.json").exists()
+    code, stdout, _ = program(*refine)
+    assert code == 0 and f"Starting from {first} after step 2" in stdout
+    for name in outputs.SCENE_FILES:
+        assert (second / name).stat().st_size > 0, name
+    assert json.loads((second / "config.json").read_text())["train"]["init_from"] == str(first)
+    page = (second / "index.html").read_text()
+    assert "--preset=refine" in page and f"--init_from={first}" in page
+    shutil.rmtree(first)
+    code, stdout, _ = program(*refine, "--steps=3")
+    assert code == 0 and "Continuing" in stdout
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before():
     """`cli.run` is not meant to return to anybody."""

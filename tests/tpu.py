@@ -120,7 +120,7 @@ def lower_step(
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     table = jax.eval_shape(lambda: loop.embed_prompts(setup, config))
     state = jax.eval_shape(
-        lambda: init_state(setup.scene, optimizer, config.train.seed, setup.objective)
+        lambda: init_state(setup.scene, optimizer, config.train.seed, setup.objective, prior_params)
     )
     each = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
     step: Any = make_train_step(setup, optimizer, devices)

@@ -8,7 +8,6 @@ import difflib
 import math
 import numbers
 import os
-import re
 import types
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,9 @@ from typing import Any
 from absl import flags
 
 from dreamfusion_jax.config import flagfiles
+from dreamfusion_jax.config.combinations import check_combinations
 from dreamfusion_jax.config.folder_names import free_folder
+from dreamfusion_jax.config.parsers import RangeParser, TupleSerializer, WholeNumbersParser
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.options import DistillationOptions, ViewPromptOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges
@@ -25,7 +26,7 @@ from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.runs.options import NO_FOLDERS, RunOptions
 from dreamfusion_jax.runtime.errors import ArgumentError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path, read_json
-from dreamfusion_jax.runtime.settings import Range
+from dreamfusion_jax.runtime.settings import WholeNumbers, is_whole_numbers
 from dreamfusion_jax.training.options import OptimizerOptions, TrainOptions
 
 
@@ -57,33 +58,11 @@ SECTIONS: Mapping[str, type] = types.MappingProxyType(
 )
 
 
-_PRESET_FOLDER = Path(__file__).parent / "presets"
+_PRESET_FILES = sorted((Path(__file__).parent / "presets").glob("*.cfg"))
+# By name; the first is the default.
 PRESETS: Mapping[str, Path] = types.MappingProxyType(
-    {name: _PRESET_FOLDER / f"{name}.cfg" for name in ("toybox", "paper", "sd")}
+    {path.stem: path for path in sorted(_PRESET_FILES, key=lambda path: path.stem != "toybox")}
 )
-
-
-class _RangeParser(flags.ArgumentParser):
-    """Parses "2.3,3.2" as the two ends of a range, and one number as both."""
-
-    syntactic_help = "one number, or two with a comma between them"
-
-    def parse(self, argument: Any) -> Range:
-        if isinstance(argument, str):
-            ends = [float(end) for end in argument.strip("()").split(",")]
-        else:
-            ends = [float(end) for end in argument]
-        if len(ends) not in (1, 2):
-            raise ValueError(f"expected {self.syntactic_help}")
-        return ends[0], ends[-1]
-
-    def flag_type(self) -> str:
-        return "range"
-
-
-class _RangeSerializer(flags.ArgumentSerializer):
-    def serialize(self, value: Range) -> str:
-        return f"{value[0]},{value[1]}"
 
 
 def setting_names() -> list[str]:
@@ -98,7 +77,10 @@ def define_flags(
 ) -> None:
     """Defines one flag per setting: for those in `names`, or for all and `--preset`."""
     if names is None:
-        help = "settings to start from: toybox (the defaults), the paper's, or Stable Diffusion's"
+        help = (
+            "settings to start from: toybox (the defaults), the paper's, Stable Diffusion's (sd),"
+            " or those of a second stage with --init_from or --init_mesh (refine)"
+        )
         flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
     for section in SECTIONS.values():
         for setting in dataclasses.fields(section):
@@ -115,9 +97,8 @@ def _define_flag(setting: dataclasses.Field, flag_values: flags.FlagValues) -> N
         choices = setting.metadata["choices"]
         flags.DEFINE_enum(name, default, choices, help, flag_values=flag_values)
     elif isinstance(default, tuple):
-        flags.DEFINE(
-            _RangeParser(), name, default, help, flag_values, serializer=_RangeSerializer()
-        )
+        parser = WholeNumbersParser() if is_whole_numbers(setting) else RangeParser()
+        flags.DEFINE(parser, name, default, help, flag_values, serializer=TupleSerializer())
     else:
         define: dict[type, Any] = {
             int: flags.DEFINE_integer,
@@ -196,9 +177,10 @@ def _coerce(setting: dataclasses.Field, value: Any) -> Any:
     """Converts a Python value to the type of its flag; other values are left for the checks."""
     kind = type(setting.default)
     if kind is tuple and isinstance(value, numbers.Real):
-        value = (value, value)
+        value = (value,) if is_whole_numbers(setting) else (value, value)
     if isinstance(value, tuple | list):
-        return tuple(_plain(end, float) for end in value)
+        of = int if is_whole_numbers(setting) else float
+        return tuple(_plain(end, of) for end in value)
     return os.fspath(value) if isinstance(value, os.PathLike) else _plain(value, kind)
 
 
@@ -235,10 +217,13 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
     """Inverts `to_dict`; missing settings have their defaults."""
     sections = {}
     for name, section in SECTIONS.items():
+        several = {s.name for s in dataclasses.fields(section) if is_whole_numbers(s)}
         settings = {
-            key: tuple(value) if isinstance(value, list) else value
+            # Runs of earlier versions have one number there.
+            key: (value,) if key in several and isinstance(value, int) else value
             for key, value in values.get(name, {}).items()
         }
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         sections[name] = section(**settings)
     return Config(**sections)
 
@@ -273,20 +258,7 @@ def validate(config: Config) -> Config:
     if is_flat(config):  # A flat image has no views to describe.
         view_prompts = dataclasses.replace(config.view_prompts, view_words="none")
         config = dataclasses.replace(config, view_prompts=view_prompts)
-    for name in ("t_max_start", "t_max_end"):
-        if getattr(config.distillation, name) <= config.distillation.t_min:
-            raise UserError(f"--{name} must be greater than --t_min ({config.distillation.t_min}).")
-    if config.scene.max_degree <= config.scene.min_degree:
-        raise UserError(f"--max_degree must exceed --min_degree ({config.scene.min_degree}).")
-    if config.scene.hash_finest < config.scene.hash_coarsest:
-        raise UserError(f"--hash_finest must reach --hash_coarsest ({config.scene.hash_coarsest}).")
-    for name in ("negative_views", "perp_neg"):
-        if getattr(config.view_prompts, name) and config.view_prompts.view_words != "paper":
-            raise UserError(f"--{name} needs --view_words=paper.")
-    for name in ("revision", "variant"):
-        if getattr(config.prior, name) and config.prior.prior == "toybox":
-            raise UserError(f"--{name} needs another --prior than the toybox, which has only one.")
-    _check_processes(config.run)
+    check_combinations(config)
     config = dataclasses.replace(config, optimizer=config.optimizer.suited_to(config.scene))
     if config.run.workdir:
         return config
@@ -314,17 +286,6 @@ def conflicting_settings(stored: Config, requested: Config) -> dict[str, tuple[A
             if before != after and not grown and setting.name != "views_per_device":
                 conflicts[setting.name] = before, after
     return conflicts
-
-
-def _check_processes(run: RunOptions) -> None:
-    if bool(run.coordinator) != bool(run.processes):
-        raise UserError("--coordinator and --processes must be given together.")
-    if run.coordinator and run.distributed == "off":
-        raise UserError("--coordinator contradicts --distributed=off.")
-    if run.coordinator and not re.fullmatch(r"\S+:\d{1,5}", run.coordinator):
-        raise UserError(f"--coordinator must be host:port, not {run.coordinator!r:.80}.")
-    if run.process_index >= max(run.processes, 1):
-        raise UserError(f"--process_index must be less than --processes ({run.processes}).")
 
 
 def check_section(section: Any) -> None:
@@ -356,7 +317,7 @@ def check_text(flag: str, text: str) -> None:
 
 def _check(setting: dataclasses.Field, value: Any) -> None:
     flag, metadata = f"--{setting.name}", setting.metadata
-    kind = type(setting.default)
+    kind: Any = WholeNumbers if is_whole_numbers(setting) else type(setting.default)
     if not _is_of(kind, value):
         raise UserError(f"{flag} must be {_KINDS[kind]}, not {value!r:.80}.")
     if isinstance(value, str):
@@ -375,17 +336,26 @@ def _check(setting: dataclasses.Field, value: Any) -> None:
             if bound is not None and is_outside(number, bound):
                 limit = f"{relation} {_format_number(bound)}"
                 raise UserError(f"{flag} must be {limit}, not {_format_number(number)}.")
-    if isinstance(value, tuple) and value[0] > value[1]:
+    if kind is tuple and value[0] > value[1]:
         raise UserError(f"{flag} must go from the lesser to the greater, not {value}.")
 
 
-_KINDS: Mapping[type, str] = types.MappingProxyType(
-    {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a range"}
+_KINDS: Mapping[Any, str] = types.MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple: "a range",
+        WholeNumbers: "one or several whole numbers",
+    }
 )
 
 
-def _is_of(kind: type, value: Any) -> bool:
+def _is_of(kind: Any, value: Any) -> bool:
     """Returns whether a value, which may come from a file, has the type of the flag's kind."""
+    if kind is WholeNumbers:
+        return isinstance(value, tuple) and len(value) > 0 and all(_is_of(int, v) for v in value)
     if kind is tuple:
         return isinstance(value, tuple) and len(value) == 2 and all(_is_of(float, v) for v in value)
     if kind is float:

@@ -1,7 +1,8 @@
 """DDIM sampling (Song et al., 2021, eq. 12), from deterministic (eta 0) to ancestral (eta 1).
 
 Step for step what diffusers' DDIMScheduler does under StableDiffusionPipeline, so that the same
-initial noise gives the same image.
+initial noise gives the same image. A prior that predicts its own variance is sampled ancestrally as
+DDPMScheduler does under IFPipeline (ddpm.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamfusion_jax.diffusion.ddpm import ddpm_step, limited
 from dreamfusion_jax.diffusion.guidance import guided_prediction
 from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
 from dreamfusion_jax.diffusion.schedule import Schedule, to_epsilon, to_x0
@@ -35,9 +37,8 @@ def ddim_indices(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray
     elif schedule.timestep_spacing == "trailing":
         indices = np.round(np.arange(total, 0, -total / steps)).astype(np.int32) - 1
     else:
-        # StableDiffusionPipeline forces steps_offset=1 upon every scheduler's config.
-        indices = (np.arange(steps) * (total // steps))[::-1].astype(np.int32) + 1
-        indices = np.minimum(indices, total - 1)
+        indices = (np.arange(steps) * (total // steps))[::-1].astype(np.int32)
+        indices = np.minimum(indices + schedule.steps_offset, total - 1)
     return indices, np.maximum(indices - total // steps, -1)
 
 
@@ -75,8 +76,7 @@ def ddim_step(
         schedule.prediction_type,
     )
     z, eps = to_x0(*args), to_epsilon(*args)
-    if schedule.clip_sample_range is not None:
-        z = jnp.clip(z, -schedule.clip_sample_range, schedule.clip_sample_range)
+    z = limited(z, schedule)
     final = 1.0 if schedule.set_alpha_to_one else alphas_cumprod[0]
     previous_squared = jnp.where(previous < 0, final, alphas_cumprod[jnp.maximum(previous, 0)])
     variance = (1.0 - previous_squared) / (1.0 - alpha_squared)
@@ -136,12 +136,13 @@ def make_sampler(prior: Prior) -> Sample:
       keys: [B], one a sample; see `sample_keys`.
       steps: how many DDIM steps.
       scales: of guidance and of its rescaling.
-      eta: share of fresh noise in each step.
+      eta: share of fresh noise in each step; at 1 of a learned variance, where there is one.
       on_step: called after each step.
 
     and returns images [B, size, size, 3] in [0, 1].
     """
     step, decode = jax.jit(functools.partial(ddim_step, prior)), jax.jit(prior.decode)
+    learned_step = jax.jit(functools.partial(ddpm_step, prior))
     fold = jax.vmap(jax.random.fold_in, (0, None))
 
     def sample(
@@ -154,10 +155,14 @@ def make_sampler(prior: Prior) -> Sample:
         eta: float = 0.0,
         on_step: Callable[[], Any] = lambda: None,
     ) -> np.ndarray:
-        z = draw_noise(prior, keys)
+        z, learned = draw_noise(prior, keys), eta == 1.0 and prior.predict_variance is not None
         for index, previous in zip(*ddim_indices(prior.schedule, steps), strict=True):
             fresh_noise = draw_noise(prior, fold(keys, index)) if eta else 0.0
-            z = step(params, z, index, previous, cond, uncond, *scales, eta, fresh_noise)
+            arguments = params, z, index, previous, cond, uncond, *scales
+            if learned:
+                z = learned_step(*arguments, fresh_noise)
+            else:
+                z = step(*arguments, eta, fresh_noise)
             jax.block_until_ready(z)
             on_step()
         return np.asarray(decode(params, z))

@@ -36,19 +36,21 @@ DEFAULTS: dict[str, Any] = {
     "set_alpha_to_one": True,
     "clip_sample": False,
     "clip_sample_range": 1.0,
+    "thresholding": False,
+    "dynamic_thresholding_ratio": 0.995,
+    "sample_max_value": 1.0,
 }
 REQUIRED: dict[str, Any] = {
-    "thresholding": False,
     "timestep_type": "discrete",
     "use_dynamic_shifting": False,
     "use_flow_sigmas": False,
 }
 # Options of other samplers: they do not change the noise that the network was trained on.
 IGNORED = (
-    *("algorithm_type", "corrector_order", "disable_corrector", "dynamic_thresholding_ratio"),
+    *("algorithm_type", "corrector_order", "disable_corrector"),
     *("euler_at_final", "final_sigmas_type", "flow_shift", "interpolation_type"),
     *("lambda_min_clipped", "lower_order_final", "noise_sampler_seed", "original_inference_steps"),
-    *("predict_x0", "predictor_order", "sample_max_value", "shift_terminal", "sigma_max"),
+    *("predict_x0", "predictor_order", "shift_terminal", "sigma_max"),
     *("sigma_min", "skip_prk_steps", "solver_order", "solver_p", "solver_type", "steps_offset"),
     *("tau_func", "time_shift_type", "timestep_scaling", "use_beta_sigmas"),
     *("use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
@@ -74,6 +76,9 @@ class Schedule(NamedTuple):
       timestep_spacing: how a sampler of fewer steps picks its indices (see sampling.py).
       set_alpha_to_one: whether a sampler's last step ends at the clean latent, or at index 0.
       clip_sample_range: a sampler clips its estimates of z to plus or minus this; None: not.
+      thresholding: instead, it clips each to this quantile of its sizes, between 1 and this
+        maximum, and divides by it (dynamic thresholding, Saharia et al., 2022); None: not.
+      steps_offset: of a sampler's indices where they are "leading".
     """
 
     alphas_cumprod: np.ndarray
@@ -81,6 +86,8 @@ class Schedule(NamedTuple):
     timestep_spacing: str = "leading"
     set_alpha_to_one: bool = True
     clip_sample_range: float | None = None
+    thresholding: tuple[float, float] | None = None
+    steps_offset: int = 1  # StableDiffusionPipeline forces it upon every scheduler's config
 
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
@@ -107,7 +114,18 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
         options["timestep_spacing"],
         bool(options["set_alpha_to_one"]),
         float(options["clip_sample_range"]) if options["clip_sample"] else None,
+        _thresholding(options) if options["thresholding"] else None,
     )
+
+
+def _thresholding(options: Mapping[str, Any]) -> tuple[float, float]:
+    ratio, maximum = options["dynamic_thresholding_ratio"], options["sample_max_value"]
+    if not (0.0 <= ratio <= 1.0 <= maximum):
+        raise PriorError(
+            f"scheduler config: dynamic_thresholding_ratio={ratio} and sample_max_value={maximum} "
+            "are not supported, only a quantile and a maximum of 1 or more are."
+        )
+    return float(ratio), float(maximum)
 
 
 def _is_schedule(alphas_cumprod: np.ndarray) -> bool:

@@ -22,6 +22,7 @@ from dreamfusion_jax.distillation.objective import (
     draw_noise,
     draw_uniform,
     finish_score,
+    guidance_scale,
     noised,
     predict_noise,
     without_params,
@@ -45,7 +46,7 @@ def asd(prior: Prior, options: DistillationOptions) -> Objective:
                 Query(z_later, later, batch.cond),
             ],
         )
-        guided = classifier_free(text, empty, options.guidance_scale)
+        guided = classifier_free(text, empty, guidance_scale(batch.step, options))
         return finish_score(prior, batch, z_t, eps, guided, guided - render, options)
 
     return without_params(gradient)

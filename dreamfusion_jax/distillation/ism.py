@@ -22,6 +22,7 @@ from dreamfusion_jax.distillation.objective import (
     Query,
     draw_noise,
     finish_score,
+    guidance_scale,
     noised,
     predict_noise,
     without_params,
@@ -47,7 +48,7 @@ def ism(prior: Prior, options: DistillationOptions) -> Objective:
         text, empty = predict_noise(
             prior, prior_params, [Query(z_t, batch.t, c) for c in (batch.cond, batch.negative)]
         )
-        guided = classifier_free(text, empty, options.guidance_scale)
+        guided = classifier_free(text, empty, guidance_scale(batch.step, options))
         return finish_score(prior, batch, z_t, eps, guided, guided - render, options)
 
     return without_params(gradient)

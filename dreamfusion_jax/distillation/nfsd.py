@@ -20,6 +20,7 @@ from dreamfusion_jax.distillation.objective import (
     Query,
     draw_noise,
     finish_score,
+    guidance_scale,
     noised,
     predict_noise,
     without_params,
@@ -42,7 +43,7 @@ def nfsd(prior: Prior, options: DistillationOptions) -> Objective:
             [Query(z_t, batch.t, c) for c in (batch.cond, batch.uncond, batch.negative)],
         )
         domain = jnp.where(per_view(batch.t < LOW_NOISE, z_t), empty, empty - negative)
-        score = domain + options.guidance_scale * (text - empty)
+        score = domain + guidance_scale(batch.step, options) * (text - empty)
         return finish_score(prior, batch, z_t, eps, text, score, options)
 
     return without_params(gradient)

@@ -61,12 +61,12 @@ class Objective(NamedTuple):
     """A triple of pure functions.
 
     Attributes:
-      init: key -> the objective's own trainable params; {} for most.
+      init: key, prior params -> the objective's own trainable params; {} for most.
       gradient: params, prior params, batch -> a constant cotangent [B, h, w, c] for z, and metrics.
       loss: params, prior params, batch -> a scalar that the objective's own params descend.
     """
 
-    init: Callable[[jax.Array], Params]
+    init: Callable[[jax.Array, PriorParams], Params]
     gradient: Callable[[Params, PriorParams, Batch], tuple[jax.Array, Metrics]]
     loss: Callable[[Params, PriorParams, Batch], jax.Array]
 
@@ -76,7 +76,7 @@ def without_params(
 ) -> Objective:
     """Makes an objective that trains nothing of its own."""
     return Objective(
-        init=lambda key: {},
+        init=lambda key, prior_params: {},
         gradient=lambda params, prior_params, batch: gradient(prior_params, batch),
         loss=lambda params, prior_params, batch: jnp.zeros(()),
     )
@@ -105,6 +105,11 @@ def draw_uniform(batch: Batch) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(batch.key)
 
 
+def with_other_keys(batch: Batch, fold: int) -> Batch:
+    """Returns the batch with keys for further noise and numbers, other than those of its own."""
+    return batch._replace(key=jax.vmap(jax.random.fold_in, (0, None))(batch.key, fold))
+
+
 def noised(prior: Prior, z: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
     """Returns z_t [B, h, w, c] at times t [B]."""
     return add_noise(z, eps, *alpha_sigma(prior.schedule, t))
@@ -127,24 +132,48 @@ def predict_noise(
     return jnp.split(eps, len(queries))
 
 
-def predict_eps_x0(
-    prior: Prior, prior_params: PriorParams, batch: Batch, eps: jax.Array, options: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Returns the guided estimates of eps and of z, each [B, h, w, c].
+def guidance_scale(step: jax.Array, options: DistillationOptions) -> jax.Array | float:
+    """Returns the scale [] of classifier-free guidance at `step`; a constant where it stays."""
+    start, end = options.guidance_scale, options.guidance_scale_end
+    if not end:
+        return start
+    return start + (end - start) * jnp.clip(step / options.guidance_anneal_steps, 0.0, 1.0)
 
-    Args:
-      options: the `guidance_scale` and `guidance_rescale` of DistillationOptions.
+
+def predict_eps_x0(
+    prior: Prior,
+    prior_params: PriorParams,
+    batch: Batch,
+    eps: jax.Array,
+    options: DistillationOptions,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the guided estimates of eps and of z, each [B, h, w, c]."""
+    levels = alpha_sigma(prior.schedule, batch.t)
+    z_t = add_noise(batch.z, eps, *levels)
+    return guided_eps_x0(prior, prior_params, batch, z_t, batch.t, levels, options)
+
+
+def guided_eps_x0(
+    prior: Prior,
+    prior_params: PriorParams,
+    batch: Batch,
+    z_t: jax.Array,
+    t: jax.Array,
+    levels: tuple[jax.Array, jax.Array],
+    options: DistillationOptions,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the same at z_t [B, h, w, c] and t [B], of these alpha and sigma [B], under the texts
+    of `batch`.
     """
-    alpha, sigma = alpha_sigma(prior.schedule, batch.t)
-    z_t = add_noise(batch.z, eps, alpha, sigma)
+    alpha, sigma = levels
     prediction = guided_prediction(
         prior,
         prior_params,
         z_t,
-        batch.t,
+        t,
         batch.cond,
         batch.negative,
-        options.guidance_scale,
+        guidance_scale(batch.step, options),
         options.guidance_rescale,
         batch.perp_neg,
     )

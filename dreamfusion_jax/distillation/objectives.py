@@ -12,6 +12,7 @@ from dreamfusion_jax.distillation.objective import Objective
 from dreamfusion_jax.distillation.options import OBJECTIVES, DistillationOptions
 from dreamfusion_jax.distillation.sdi import sdi
 from dreamfusion_jax.distillation.sds import sds
+from dreamfusion_jax.distillation.vsd import vsd
 
 
 def make_objective(prior: Prior, options: DistillationOptions) -> Objective:
@@ -33,6 +34,8 @@ def make_objective(prior: Prior, options: DistillationOptions) -> Objective:
             return sdi(prior, options)
         case "asd":
             return asd(prior, options)
+        case "vsd":
+            return vsd(prior, options)
         case "sds_without_baseline":
             return sds(prior, options, with_baseline=False)
         case "full":

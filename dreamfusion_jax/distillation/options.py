@@ -6,7 +6,10 @@ import dataclasses
 
 from dreamfusion_jax.runtime.settings import MAX_STEPS, setting
 
-OBJECTIVES = ("sds", "csd", "nfsd", "ism", "sdi", "asd", "sds_without_baseline", "full")
+OBJECTIVES = (
+    *("sds", "csd", "nfsd", "ism", "sdi", "asd", "vsd"),
+    *("sds_without_baseline", "full"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,12 @@ class DistillationOptions:
     )
     guidance_rescale: float = setting(
         0.0, "share of the guided prediction that keeps the unguided one's spread", 0, 1
+    )
+    guidance_scale_end: float = setting(
+        0.0, "guidance from --guidance_anneal_steps on, reached linearly (0: the same)", 0, 1e3
+    )
+    guidance_anneal_steps: int = setting(
+        5000, "steps over which --guidance_scale becomes --guidance_scale_end", 1, MAX_STEPS
     )
     weighting: str = setting(
         "sigma_over_alpha",
@@ -33,7 +42,8 @@ class DistillationOptions:
     objective: str = setting(
         "sds",
         "what pulls the scene to the prior: sds (the paper's), csd (classifier score), nfsd (noise"
-        " free), ism (interval matching), sdi (inversion), asd (asynchronous); for study:"
+        " free), ism (interval matching), sdi (inversion), asd (asynchronous), vsd (variational,"
+        " which trains low-rank updates of the prior on the renders); for study:"
         " sds_without_baseline, and full, the diffusion loss's own with the network's derivative",
         choices=OBJECTIVES,
         former_name="gradient",
@@ -75,6 +85,15 @@ class DistillationOptions:
     )
     asd_gamma: float = setting(
         0.1, "asd: how far beyond t the render's score is taken, relative to t (authors: 0.1)", 0, 1
+    )
+    vsd_lora_rank: int = setting(
+        4, "vsd: rank of the updates of the prior's attention (authors: 4)", 1, 1024
+    )
+    vsd_camera_dropout: float = setting(
+        0.1,
+        "vsd: share of views of which the updates learn without a camera (authors: 0.1)",
+        0,
+        1,
     )
     time_schedule: str = setting(
         "uniform",

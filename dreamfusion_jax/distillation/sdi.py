@@ -26,6 +26,7 @@ from dreamfusion_jax.distillation.objective import (
     draw_noise,
     draw_uniform,
     finish,
+    guidance_scale,
     predict_noise,
     without_params,
 )
@@ -37,7 +38,7 @@ def sdi(prior: Prior, options: DistillationOptions) -> Objective:
     """Makes Score Distillation via Inversion."""
 
     def gradient(prior_params: PriorParams, batch: Batch) -> tuple[jax.Array, Metrics]:
-        def guided(z_t: jax.Array, t: jax.Array, scale: float) -> jax.Array:
+        def guided(z_t: jax.Array, t: jax.Array, scale: jax.Array | float) -> jax.Array:
             queries = [Query(z_t, t, condition) for condition in (batch.cond, batch.negative)]
             text, empty = predict_noise(prior, prior_params, queries)
             return classifier_free(text, empty, scale)
@@ -63,7 +64,7 @@ def sdi(prior: Prior, options: DistillationOptions) -> Objective:
         )
         alpha, sigma = alpha_sigma(prior.schedule, t)
         weight = timestep_weight(options.weighting, alpha, sigma, options.weight_cap)
-        eps_hat = guided(z_t, t, options.guidance_scale)
+        eps_hat = guided(z_t, t, guidance_scale(batch.step, options))
         x0 = estimate_x0(z_t, eps_hat, alpha, sigma)
         to_noise = per_view(weight * alpha / jnp.maximum(sigma, 1e-6), z_t)
         eps = (z_t - per_view(alpha, z_t) * batch.z) / per_view(jnp.maximum(sigma, 1e-6), z_t)

@@ -127,6 +127,11 @@ def negative_prompts(options: ViewPromptOptions, scheme: ViewScheme) -> list[str
     return [_join(options.negative_prompt, *(n for n in names if n != own)) for own in names]
 
 
+def all_prompts(prompt: str, options: ViewPromptOptions, scheme: ViewScheme) -> list[str]:
+    """Returns every text that `text_table` embeds."""
+    return [*table_prompts(prompt, scheme), *negative_prompts(options, scheme), prompt, ""]
+
+
 def text_table(
     prior: Prior, prompt: str, options: ViewPromptOptions, scheme: ViewScheme
 ) -> TextTable:

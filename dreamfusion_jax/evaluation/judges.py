@@ -17,7 +17,7 @@ from dreamfusion_jax.diffusion.loading.model_files import weights_digest
 from dreamfusion_jax.evaluation.clip_encoder import check_layout, load_clip
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import as_path
-from dreamfusion_jax.toybox import captions, dataset
+from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox import judge as toybox_clip
 from dreamfusion_jax.toybox.azimuth import NameSide, load_azimuth_classifier
 
@@ -117,7 +117,7 @@ def toybox_judge() -> Judge:
     return Judge(
         TOYBOX,
         weights_digest(toybox_clip.DIRECTORY),
-        dataset.IMAGE_SIZE,
+        judge.image_size,
         judge.embed,
         Candidates("pairs", judge.subjects, lambda prompt: pairs.index(prompt_pair(prompt))),
         Candidates("kinds", judge.kinds, lambda p: captions.KINDS.index(prompt_pair(p)[1])),

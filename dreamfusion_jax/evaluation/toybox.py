@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from dreamfusion_jax.diffusion.loading.pipeline import load_prior
-from dreamfusion_jax.diffusion.priors.prior import Condition
-from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.evaluation.score import share
 from dreamfusion_jax.rendering.images import to_uint8
 from dreamfusion_jax.runs.open_prior import TOYBOX
@@ -19,6 +15,7 @@ from dreamfusion_jax.toybox import captions, dataset
 from dreamfusion_jax.toybox.azimuth import azimuth_of, load_azimuth_classifier
 from dreamfusion_jax.toybox.image_ops import grid
 from dreamfusion_jax.toybox.judge import Judge
+from dreamfusion_jax.toybox.obedience import examine
 
 UNSEEN_SEED = 90_001  # of true renders that were in no training set
 
@@ -55,37 +52,16 @@ def measure_prior(judge: Judge, png: Path | None = None, samples: int = 2) -> Nu
       png: where to write the judged images; None: nowhere.
       samples: samples per prompt.
     """
-    prior, prior_params = load_prior(TOYBOX)
-    colors, hidden = tuple(captions.COLORS), captions.held_out_pairs()
-    subjects, prompts = [], []
-    for kind in captions.KINDS_WITH_FRONT:
-        for side, phrase in enumerate(captions.AZIMUTH_PHRASES):
-            for sample in range(samples):
-                offset = side + sample
-                trained = [c for c in colors if (c, kind) not in hidden]
-                color = trained[(captions.KINDS.index(kind) + offset) % len(trained)]
-                subjects.append((captions.KINDS.index(kind), side))
-                prompts.append(captions.with_article(f"a {color} {kind}, {phrase}, medium angle"))
-    kinds, sides = np.array(subjects).T
-
-    @jax.jit
-    def draw(params: Any, text: Condition, empty: Condition, key: jax.Array) -> jax.Array:
-        return prior.decode(params, ddim_sample(prior, params, text, empty, key, 25, 4.0))
-
-    batch = 16
-    empty = prior.encode_text([""] * batch)
-    chunks = []
-    for start in range(0, len(prompts), batch):
-        text = prior.encode_text(prompts[start : start + batch])
-        chunks.append(np.asarray(draw(prior_params, text, empty, jax.random.key(start))))
-    rgb = np.concatenate(chunks)
+    seen = examine(TOYBOX, judge, load_azimuth_classifier(), samples)
     if png:
-        write_png(png, grid(to_uint8(rgb), columns=16))
-    is_right = load_azimuth_classifier()(rgb, kinds) == sides
-    by_kind = {captions.KINDS[kind]: share(is_right[kinds == kind]) for kind in np.unique(kinds)}
+        write_png(png, grid(to_uint8(seen.rgb), columns=16))
+    by_kind = {
+        captions.KINDS[kind]: share(seen.side_right[seen.kind == kind])
+        for kind in np.unique(seen.kind)
+    }
     return {
-        "azimuth_obedience": share(is_right),
-        "kind_named": share(judge.name_kind(rgb) == kinds),
+        "azimuth_obedience": share(seen.side_right),
+        "kind_named": share(seen.kind_right),
         "azimuth_obedience_by_kind": by_kind,
     }
 
@@ -100,9 +76,9 @@ def _sphere_rate(judge: Judge) -> float:
     return share(np.array([np.mean(named == kind) for kind in kinds]))
 
 
-def _pair(images: dataset.Pictures) -> np.ndarray:
+def _pair(images: dataset.LabeledImages) -> np.ndarray:
     return images.color.astype(int) * len(captions.KINDS) + images.kind
 
 
-def _rgb(images: dataset.Pictures) -> np.ndarray:
+def _rgb(images: dataset.LabeledImages) -> np.ndarray:
     return images.image.astype(np.float32) / 255.0

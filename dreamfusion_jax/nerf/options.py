@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+from collections.abc import Mapping
+from typing import Any
 
 from dreamfusion_jax.runtime.settings import MAX_STEPS, setting
 
@@ -32,6 +36,24 @@ class SceneOptions:
     sdf_beta_steps: int = setting(900, "steps over which that width falls", 1, MAX_STEPS)
     surface_points: int = setting(
         1024, "random points per view for the eikonal and smoothness losses", 1, 2**20
+    )
+    render: str = setting(
+        "volume",
+        "volume: densities along each ray; surface: one point a ray, where it meets the surface of"
+        " --field=sdf",
+        choices=("volume", "surface"),
+    )
+    trace_steps: int = setting(
+        32, "steps along a ray in which --render=surface looks for the surface", 1, 1024
+    )
+    silhouette_width: float = setting(
+        1.0, "width of the soft silhouette of --render=surface, in pixels", 1e-2, 100
+    )
+    texture: str = setting(
+        "shared",
+        "shared: one network says shape and albedo; own: the albedo has a network of its own, so"
+        " that --freeze can hold one of them",
+        choices=("shared", "own"),
     )
     bound_radius: float = setting(
         1.0, "radius of the sphere that holds the scene (paper: 1.4)", 0.1, 100
@@ -139,3 +161,38 @@ class SceneOptions:
     def encoding(self) -> str:
         """The network that the field reads: "mip", "grid" or "hash"; "image" for a flat image."""
         return self.sdf_encoding if self.field == "sdf" else self.field
+
+    def shape(self) -> dict[str, Any]:
+        """Returns the settings by name without which the scene's parameters mean another scene."""
+        names = ["field", "bound_radius", "blob_radius", "background", *_OF_ENCODING[self.encoding]]
+        names += ["sdf_encoding"] if self.field == "sdf" else _OF_DENSITY
+        names += ["proposal_resolution"] if self.proposal_samples else ["proposal_samples"]
+        return {name: getattr(self, name) for name in names}
+
+    def detail(self, step: int) -> dict[str, Any]:
+        """Returns the settings by name that give a run at its start the detail of `step` here."""
+        match self.encoding:
+            case "mip":
+                fallen = min(step / self.blur_steps, 1.0)
+                blur = self.blur_start + (self.blur_end - self.blur_start) * fallen
+                return {"blur_start": round(blur, 9)}
+            case "hash":
+                risen = max(step - self.hash_start_step, 0) / self.hash_level_steps
+                active = math.ceil(self.hash_start_level + risen)
+                return {"hash_start_level": min(active, self.hash_levels)}
+        return {}
+
+
+# Settings behind the shapes of each encoding's parameters, and of what they mean.
+_OF_ENCODING: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+    {
+        "mip": ("width", "depth", "network", "min_degree", "max_degree"),
+        "grid": ("grid_resolution",),
+        "hash": (
+            *("width", "depth", "hash_levels", "hash_features"),
+            *("hash_log2_rows", "hash_coarsest", "hash_finest"),
+        ),
+        "image": ("image_size",),
+    }
+)
+_OF_DENSITY = ["density_activation", "density_scale", "blob_scale", "blob_shape", "density_bias"]

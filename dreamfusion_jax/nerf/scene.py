@@ -14,11 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.nerf import low_res, regularizers
-from dreamfusion_jax.nerf.cameras import Rays, pixel_rays
-from dreamfusion_jax.nerf.encoding import frustum_gaussians
+from dreamfusion_jax.nerf.cameras import pixel_rays
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening
-from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
+from dreamfusion_jax.nerf.fields.field import (
+    Field,
+    FieldOutput,
+    Head,
+    Params,
+    with_own_texture,
+)
 from dreamfusion_jax.nerf.fields.grid import grid_field
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
 from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
@@ -26,22 +31,22 @@ from dreamfusion_jax.nerf.fields.proposal import proposal_grid
 from dreamfusion_jax.nerf.fields.sdf import SignedDistance, surface_regularizers
 from dreamfusion_jax.nerf.options import SceneOptions
 from dreamfusion_jax.nerf.ray_chunks import render_in_chunks
-from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals, point_light
+from dreamfusion_jax.nerf.ray_rendering import QueryNormals, RayOutputs, render_volume
+from dreamfusion_jax.nerf.shading import density_normals, finite_difference_normals
+from dreamfusion_jax.nerf.surface_rendering import (
+    POINTS_PER_RAY,
+    Crossing,
+    render_surface,
+    trace,
+)
 from dreamfusion_jax.nerf.view import View
 from dreamfusion_jax.nerf.view_rays import (
     BoundedRays,
-    Intervals,
-    StratifiedNoise,
     bounded_rays,
     choose_intervals,
     draw_stratified_noise,
 )
-from dreamfusion_jax.nerf.volume_rendering import (
-    composite,
-    compositing_weights,
-    expected_depth,
-    over,
-)
+from dreamfusion_jax.nerf.volume_rendering import over
 
 # Width of a bare point, about one training pixel: the field resolves nothing finer.
 _POINT_STD = 0.01
@@ -132,16 +137,8 @@ class Scene(NamedTuple):
     flat: bool = False
 
 
-# mean, covariance_diag -> FieldOutput
-Query = Callable[[jax.Array, jax.Array], FieldOutput]
-
 # function that rises inwards, points -> its value, the function's other output, normals
 NormalsFn = Callable[..., tuple[jax.Array, Any, jax.Array]]
-
-# points -> FieldOutput; points -> FieldOutput and outward normals there
-QueryNormals = Callable[
-    [Callable[[jax.Array], FieldOutput], jax.Array], tuple[FieldOutput, jax.Array]
-]
 
 
 def make_scene(options: SceneOptions) -> Scene:
@@ -152,9 +149,13 @@ def make_scene(options: SceneOptions) -> Scene:
     """
     head = _make_head(options)
     field = _make_field(options, head)
+    if options.texture == "own":
+        field = with_own_texture(field)
     proposal = proposal_grid(options.proposal_resolution, options.bound_radius, head)
     background = _make_background(options)
-    signed = options.field == "sdf"
+    signed, surface = options.field == "sdf", options.render == "surface"
+    if surface and not signed:
+        raise ValueError(f"surfaces are rendered of signed distances, not of {options.field}")
     level_set = ZERO_DISTANCE if signed else DENSITY_LEVELS
     normals_fn: NormalsFn = density_normals
     if options.fd_epsilon:
@@ -190,20 +191,36 @@ def make_scene(options: SceneOptions) -> Scene:
         def query(mean: jax.Array, covariance_diag: jax.Array) -> FieldOutput:
             return field.query(params["field"], mean, covariance_diag, step)
 
-        def render_chunk(
-            query_normals: QueryNormals | None, chunk: tuple[BoundedRays, StratifiedNoise]
-        ) -> RayOutputs:
+        def query_surface(params: Params, points: jax.Array) -> FieldOutput:
+            covariance = _point_covariance(options, points)
+            return field.query(params["field"], points, covariance, step)
+
+        def render_chunk(query_normals: QueryNormals | None, chunk: tuple[Any, Any]) -> RayOutputs:
+            if surface:
+                at_surface = functools.partial(query_surface, params)
+                return render_surface(options, at_surface, query_normals, view, *chunk)
             bounded, noise = chunk
             intervals = choose_intervals(options, proposal_density, bounded, noise)
-            return _render_rays(options, query, query_normals, view, bounded.rays, intervals)
+            return render_volume(options, query, query_normals, view, bounded.rays, intervals)
 
-        outputs = render_in_chunks(
+        def trace_chunk(bounded: BoundedRays) -> Crossing:
+            constant = functools.partial(query_surface, jax.lax.stop_gradient(params))
+            return trace(constant, bounded, options.trace_steps)
+
+        in_chunks = functools.partial(
+            render_in_chunks,
+            inactive=inactive,
+            points_per_ray=POINTS_PER_RAY if surface else options.fine_samples,
+        )
+        if surface:
+            rest = in_chunks([trace_chunk], index=jnp.int32(0), rays=bounded)
+        else:
+            rest = draw_stratified_noise(options, size, key)
+        outputs = in_chunks(
             # Normals double the cost, so the first branch leaves them out.
             [functools.partial(render_chunk, None), functools.partial(render_chunk, query_normals)],
             index=jnp.where((view.diffuse > 0.0) | view.with_normals, 1, 0),
-            rays=(bounded, draw_stratified_noise(options, size, key)),
-            inactive=inactive,
-            points_per_ray=options.fine_samples,
+            rays=(bounded, rest),
         )
         if half_size is not None:
             outputs = low_res.tree_where(half_size, low_res.enlarge(outputs, size), outputs)
@@ -214,13 +231,13 @@ def make_scene(options: SceneOptions) -> Scene:
         rendered = _composite_over(outputs, background_color)
         if not signed or key is None:
             return rendered
-        surface = surface_regularizers(
+        terms = surface_regularizers(
             lambda points: -level_set.value(query_points(params, points, step)),
             options.bound_radius,
             options.surface_points,
             jax.random.fold_in(key, 2),
         )
-        return rendered._replace(regularizers={**rendered.regularizers, **surface})
+        return rendered._replace(regularizers={**rendered.regularizers, **terms})
 
     def query_points(params: Params, points: jax.Array, step: jax.Array) -> FieldOutput:
         out = field.query(params["field"], points, _point_covariance(options, points), step)
@@ -310,60 +327,6 @@ def _make_background(options: SceneOptions) -> Background | None:
 
 def _background_color(background: Background, params: Params, direction: jax.Array) -> jax.Array:
     return jnp.asarray(background.apply({"params": params}, direction))
-
-
-class RayOutputs(NamedTuple):
-    """What rays return; all 0 for a ray that misses the scene.
-
-    Attributes:
-      color: [..., 3] premultiplied.
-      opacity: [...].
-      depth: [...].
-      normals: [..., 3] composited.
-      regularizers: [...] "orientation", "distortion", "interlevel".
-    """
-
-    color: jax.Array
-    opacity: jax.Array
-    depth: jax.Array
-    normals: jax.Array
-    regularizers: dict[str, jax.Array]
-
-
-def _render_rays(
-    options: SceneOptions,
-    query: Query,
-    query_normals: QueryNormals | None,
-    view: View,
-    rays: Rays,
-    intervals: Intervals,
-) -> RayOutputs:
-    """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
-    mean, covariance_diag = frustum_gaussians(rays, intervals.edges)
-    if query_normals is None:
-        out, normals = query(mean, covariance_diag), jnp.zeros_like(mean)
-    else:
-        out, normals = query_normals(lambda points: query(points, covariance_diag), mean)
-    albedo = jnp.where(view.textureless, 1.0, out.albedo)
-    color = point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse)
-    weights = compositing_weights(out.density, intervals.edges)
-    # In units of the bounding sphere's diameter, so that a scene's size does not matter.
-    relative_edges = intervals.edges / (2.0 * options.bound_radius)
-    interlevel = (
-        regularizers.interlevel_loss(intervals.edges, weights, *proposal)
-        for proposal in intervals.proposals
-    )
-    return RayOutputs(
-        color=composite(weights, color),
-        opacity=jnp.sum(weights, axis=-1),
-        depth=expected_depth(weights, intervals.edges),
-        normals=composite(weights, normals),
-        regularizers={
-            "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
-            "distortion": regularizers.distortion_loss(weights, relative_edges),
-            "interlevel": sum(interlevel, jnp.zeros(weights.shape[:-1])),
-        },
-    )
 
 
 def _composite_over(outputs: RayOutputs, background: jax.Array) -> Render:

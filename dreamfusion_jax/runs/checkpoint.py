@@ -33,7 +33,12 @@ from dreamfusion_jax.runs.workdir import check_places
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, absolute, as_path, move
 from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import TrainState, build_scene, init_state
+from dreamfusion_jax.training.state import (
+    TrainState,
+    build_scene,
+    init_state,
+    with_objective_params,
+)
 from dreamfusion_jax.training.step import across_processes, replicate
 
 Value = TypeVar("Value")
@@ -185,6 +190,18 @@ class Checkpoints:
             raise fault(folder, error, self._mismatch(folder, template)) from error
         return state
 
+    def objective_params_like(self) -> Any:
+        """Returns zeros like the objective's own params in the newest readable checkpoint, or {}.
+
+        Their shapes follow from the prior, which those who only look at a scene do not load.
+        """
+        for step in reversed(self.steps_now()):
+            with contextlib.suppress(Exception):  # Damaged: that is for `restore` to say.
+                tree = self._reader.metadata(self._folder / str(step) / "state").item_metadata.tree
+                own = tree["params"].get("objective") or {}
+                return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), own)
+        return {}
+
     def _mismatch(self, folder: AnyPath, template: TrainState) -> str:
         """Describes how a checkpoint's arrays differ from those wanted; "": not, or not known."""
         with contextlib.suppress(Exception):  # Damaged: that is for `fault` to say.
@@ -258,8 +275,8 @@ def require_not_newer(workdir: AnyPath, step: int) -> None:
         checkpoints.close()
 
 
-def load_run(workdir: AnyPath) -> SavedRun:
-    """Loads the configuration and the newest intact state of a work folder.
+def load_run(workdir: AnyPath, step: int | None = None) -> SavedRun:
+    """Loads the configuration of a work folder and its newest intact state, or that of `step`.
 
     Raises:
       UserError: there is no run, or no intact checkpoint.
@@ -272,7 +289,13 @@ def load_run(workdir: AnyPath) -> SavedRun:
             raise UserError(f"{workdir} holds no checkpoint yet; let the run continue.")
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         like = init_state(scene, optimizer, config.train.seed)
-        return SavedRun(config, scene, checkpoints.restore(like))
+        like = with_objective_params(like, optimizer, checkpoints.objective_params_like())
+        if step is None:
+            return SavedRun(config, scene, checkpoints.restore(like))
+        try:
+            return SavedRun(config, scene, checkpoints.restore_step(step, like))
+        except DamagedError as error:
+            raise UserError(f"The checkpoint of step {step} in {workdir}: {error}.") from error
     finally:
         checkpoints.close()
 

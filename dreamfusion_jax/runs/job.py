@@ -18,6 +18,7 @@ from dreamfusion_jax.runs.outputs import make_outputs, missing_outputs, output_f
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.prior_record import record_prior
 from dreamfusion_jax.runs.sampling import PriorSampler, open_sampler, shared_sampler
+from dreamfusion_jax.runs.start import check_start
 from dreamfusion_jax.runs.workdir import (
     newest_checkpoint,
     prepare_workdir,
@@ -117,6 +118,8 @@ def optimize(
     scheme = schemes.get(config.view_prompts.view_words)
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):
         distributed.print_primary(note, file=sys.stderr)
+    if not newest_checkpoint(as_path(config.run.workdir)):  # before anything is written
+        check_start(config)
     run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes)
     digest = run.prior_digest
     distributed.run_on_primary(lambda: record_prior(run.workdir, config.prior, digest))

@@ -39,6 +39,7 @@ LOCK = ".lock"
 SYSTEM_LOCK = ".lock.system"  # of filelock
 BEAT_SECONDS = 15.0  # between two heartbeats of a job in a bucket
 SILENT_SECONDS = 60.0  # without a heartbeat, after which a job counts as dead
+_OWNER = re.compile(r"process (\d+) on (.+)\n")
 
 
 @contextmanager
@@ -69,8 +70,16 @@ def is_held(workdir: AnyPath, silent: float = SILENT_SECONDS) -> bool:
         return _changes(workdir / LOCK, text, silent)
     if flocks is None:
         return not _is_free(workdir / SYSTEM_LOCK)
-    owner = re.fullmatch(r"process (\d+) on (.+)\n", text)
+    owner = _OWNER.fullmatch(text)
     return not owner or owner[2] != socket.gethostname() or _is_running(int(owner[1]))
+
+
+def local_owner(workdir: Path) -> int | None:
+    """Returns the number of this machine's process that is at work in the folder, if any."""
+    owner = _OWNER.fullmatch(_read(workdir / LOCK) or "")
+    if not owner or owner[2] != socket.gethostname() or not _is_running(int(owner[1])):
+        return None
+    return int(owner[1])
 
 
 def _is_free(path: Path) -> bool:

@@ -6,6 +6,7 @@ so that the progress bar is right and an interruption is handled at once.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import signal
 import threading
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamfusion_jax.config.flags import Config, is_flat
+from dreamfusion_jax.config.flags import Config, is_flat, name_flags
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
 from dreamfusion_jax.distillation import view_prompts
 from dreamfusion_jax.distillation.objectives import make_objective
@@ -29,9 +30,12 @@ from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import distributed, memory_advice
 from dreamfusion_jax.runs.checkpoint import Checkpoints
 from dreamfusion_jax.runs.diagnostics import write_diagnostics
+from dreamfusion_jax.runs.guidance_strip import write_guidance
 from dreamfusion_jax.runs.metrics import MetricsWriter
 from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
 from dreamfusion_jax.runs.page import build
+from dreamfusion_jax.runs.start import initial_state
+from dreamfusion_jax.runs.text_embeddings import with_kept_text
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
 from dreamfusion_jax.runtime import oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
@@ -39,9 +43,18 @@ from dreamfusion_jax.runtime.files import AnyPath, as_path
 from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.png import write_png
 from dreamfusion_jax.runtime.progress import Progress
+from dreamfusion_jax.training.guidance_view import make_guidance_view
 from dreamfusion_jax.training.optimizer import make_optimizer
+from dreamfusion_jax.training.options import render_stages
 from dreamfusion_jax.training.state import TrainState, build_scene, init_state
-from dreamfusion_jax.training.step import Setup, TrainStep, make_train_step, place_input, replicate
+from dreamfusion_jax.training.step import (
+    Setup,
+    TrainStep,
+    make_train_step,
+    place_input,
+    replicate,
+    stage_setups,
+)
 
 # The first preview comes after this many steps, or sooner, after this many seconds.
 FIRST_PREVIEW_STEP = 20
@@ -63,8 +76,9 @@ class Run(NamedTuple):
       table: the embedded prompts.
       optimizer: updates the parameters of the scene and the objective.
       devices: the devices of all processes on which the steps run.
-      step: the compiled step.
+      step: the compiled step, at the first render size.
       prior_digest: of the prior's files; "": not known.
+      later_steps: the compiled step at each further render size.
     """
 
     workdir: AnyPath
@@ -75,6 +89,7 @@ class Run(NamedTuple):
     devices: list[jax.Device]
     step: TrainStep
     prior_digest: str = ""
+    later_steps: tuple[TrainStep, ...] = ()
 
     @property
     def scene(self) -> Scene:
@@ -100,6 +115,7 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
     prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices), path)
     setup = make_setup(config, prior, schemes)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
+    step, *later_steps = (make_train_step(s, optimizer, devices) for s in stage_setups(setup))
     return Run(
         as_path(config.run.workdir),
         setup,
@@ -107,8 +123,9 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
         embed_prompts(setup, config),
         optimizer,
         devices,
-        make_train_step(setup, optimizer, devices),
+        step,
         prior_digest(config.prior, path),
+        tuple(later_steps),
     )
 
 
@@ -121,13 +138,10 @@ def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) 
             f" {joint} views of an object together."
         )
     known = {"paper": view_prompts.PAPER, "none": view_prompts.NONE, **schemes}
-    return Setup(
-        config,
-        build_scene(config.scene),
-        prior,
-        make_objective(prior, config.distillation),
-        known[config.view_prompts.view_words],
-    )
+    with name_flags():
+        objective = make_objective(prior, config.distillation)
+    scheme = known[config.view_prompts.view_words]
+    return Setup(config, build_scene(config.scene), prior, objective, scheme)
 
 
 def with_prompt(run: Run, config: Config) -> Run:
@@ -141,9 +155,12 @@ def with_prompt(run: Run, config: Config) -> Run:
 
 def embed_prompts(setup: Setup, config: Config) -> TextTable:
     """Embeds the prompts of a run's views. Raises a RunError where the text encoder gives NaN."""
-    table = view_prompts.text_table(
-        setup.prior, config.train.prompt, config.view_prompts, setup.scheme
-    )
+    settings = config.train.prompt, config.view_prompts, setup.scheme
+    prior, workdir = setup.prior, config.run.workdir
+    if workdir:  # None yet where the Python API prepares for later prompts.
+        prompts = view_prompts.all_prompts(*settings)
+        prior = with_kept_text(prior, as_path(workdir), prompts)
+    table = view_prompts.text_table(prior, *settings)
     for leaf in jax.tree.leaves(table):
         require_finite(leaf, "What the text encoder makes of --prompt", _TEXT_REMEDY)
     return table
@@ -186,8 +203,11 @@ def _remedies(config: Config, run: Run) -> list[str]:
 def _train(config: Config, run: Run, started: float) -> TrainState:
     checkpoints = Checkpoints(run.workdir, run.devices)
     try:
-        state = init_state(run.scene, run.optimizer, config.train.seed, run.setup.objective)
-        if checkpoints.latest_step():
+        inputs = (run.scene, run.optimizer, run.setup.objective, run.prior_params)
+        if not checkpoints.latest_step():
+            state = initial_state(config, *inputs)
+        else:
+            state = init_state(*inputs[:2], config.train.seed, *inputs[2:])
             # A run that gave up after skipped steps gets as many again.
             state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
             if distributed.is_primary():
@@ -209,18 +229,22 @@ def _train_steps(
 ) -> TrainState:
     """Runs the loop, the same in every process. Returns the last state, on the host."""
     first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
-    inputs = {stop: place_input(run.devices, stop) for stop in (False, True)}
+    placed = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
     writer = _metrics_writer(config, run, first) if shows else None
     previewed = first > 0
     if writer and previewed:  # The page says that it stopped, or finished with fewer steps.
         build.write_page(run.workdir, config, build.RUNNING, first, writer.path)
+    views = [make_guidance_view(setup) for setup in stage_setups(run.setup)]
     progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
     metrics: dict[str, jax.Array] = {}
     try:
         for step in range(first + 1, steps + 1):
-            before = metrics
-            state, metrics = run.step(inputs[shutdown.requested], state, prior_params, table)
+            before, stage = metrics, stage_of(config, step - 1)
+            if step > first + 1 and stage > stage_of(config, step - 2):
+                progress.write(f"Step {step}: the renders grow, and the step compiles again")
+            compiled = (run.step, *run.later_steps)[stage]
+            state, metrics = compiled(placed[shutdown.requested], state, prior_params, table)
             # The device gets one step ahead only; with more, the progress shown would be wrong.
             signals = _read_signals(metrics if step == steps else before)
             if step == first + 1:
@@ -232,6 +256,9 @@ def _train_steps(
             if writer and _preview_due(config, step, previewed, started):
                 image = _write_preview(config, run, state, step)
                 writer.write_preview(step, image)
+                if config.run.save_guidance:
+                    inputs = prior_params, table, state.scene_params
+                    write_guidance(run.workdir, views[stage_of(config, step)], step, *inputs)
                 if not previewed:
                     newest = run.workdir / "preview.png"
                     progress.write(f"First preview: {newest} (updated during the run)")
@@ -254,6 +281,11 @@ def _train_steps(
         if writer:
             writer.close()
     return jax.device_get(state)
+
+
+def stage_of(config: Config, step: int) -> int:
+    """Returns which of the render sizes a step, counted from 0, has."""
+    return bisect.bisect_right(render_stages(config.train), step) - 1
 
 
 def _metrics_writer(config: Config, run: Run, first: int) -> MetricsWriter:

@@ -45,7 +45,7 @@ def training_remedies(config: Config, unet_bytes: int, dtype: Any, vae_dtype: An
             f"--views_per_device={views // 2}, which halves what grows with the views, mostly"
             " what the encoder keeps for its gradient, and may change in the same --workdir"
         )
-    if config.distillation.objective == "full":
+    if config.distillation.objective in ("full", "vsd"):
         remedies.append(f"--objective=sds {_NEW_FOLDER}, which keeps no activations of the U-Net")
     if platform() not in _HALF or unet_bytes < _LARGE:
         return remedies

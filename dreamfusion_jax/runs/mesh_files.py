@@ -88,7 +88,10 @@ def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
     if settings.mesh_faces:
         closed = surface.decimate(closed, settings.mesh_faces)
     _print_progress(description, len(closed.faces), settings)
-    below = texture.layers(closed, field, radius)
+    if config.scene.render == "surface":  # whose colors are those of the surface alone
+        below = np.asarray(closed.vertices)[None]
+    else:
+        below = texture.layers(closed, field, radius)
     textured = texture.add_texture(closed, below, field, settings.texture_size, unwrap)
     return Mesh(closed, images.to_uint8(texture.mean_albedo(below, field)), textured)
 

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from dreamfusion_jax.runs.wandb_logger import WandbRun
+from dreamfusion_jax.runtime.device import peak_memory_bytes
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write, copy_folder, naming
 
 FILE = "metrics.jsonl"
@@ -74,7 +75,8 @@ class MetricsWriter:
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         # JSON knows no NaN.
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        line = {"step": step, **self._spent()._asdict(), **numbers}
+        memory = {"peak_memory_bytes": peak_memory_bytes()}
+        line = {"step": step, **self._spent()._asdict(), **memory, **numbers}
         with naming(self.path):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()

@@ -43,6 +43,11 @@ class RunOptions:
     log_every: int = setting(20, "steps between lines of metrics", 1, MAX_STEPS)
     preview_every: int = setting(100, "steps between preview images", 1, MAX_STEPS)
     checkpoint_every: int = setting(250, "steps between checkpoints", 1, MAX_STEPS)
+    save_guidance: bool = setting(
+        False,
+        "at each preview also write guidance.png: a training view, the same noised, the prior's"
+        " estimate of the clean image, and the image that it denoises to",
+    )
     preview_size: int = setting(64, "side of each preview image, in pixels", 8, 2048)
     poster_size: int = setting(384, "side of the poster, one large view, in pixels", 8, 8192)
     sheet_size: int = setting(96, "side of each contact sheet image, in pixels", 8, 2048)
@@ -51,8 +56,8 @@ class RunOptions:
     mesh_resolution: int = setting(96, "grid points along a side for marching cubes", 8, 1024)
     mesh_threshold: float = setting(
         0.0,
-        "density (per unit length) at which the mesh's surface lies (0: automatic, so that its"
-        " silhouettes match the opacity)",
+        "density (per unit length) at which the mesh's surface lies (0: automatic: of a signed"
+        " distance where that is 0, else such that the mesh's silhouettes match the opacity)",
         0,
         1e9,
     )

@@ -70,19 +70,22 @@ def draw_samples(
     samples: int,
     steps: int,
     seed: int,
-    eta: float = 0.0,
+    eta: float | None = None,
 ) -> list[np.ndarray]:
     """Draws `samples` images of every prompt, [B, size, size, 3] in [0, 1], with a progress bar.
 
     Args:
-      steps: of DDIM.
-      eta: share of fresh noise in each of them.
+      steps: of the sampler.
+      eta: share of fresh noise in each of them; None: 1 where the prior predicts a variance, as
+        diffusers samples DeepFloyd IF, else 0, which is DDIM.
 
     Raises:
       UserError: the prior has fewer steps, or memory runs out.
     """
     prior, params, sample = sampler
     check_steps(prior, steps)
+    if eta is None:
+        eta = float(prior.predict_variance is not None)
     keys = sample_keys(seed, samples)
     uncond = prior.encode_text([guidance.negative_prompt])
     scales = guidance.scale, guidance.rescale

@@ -17,11 +17,15 @@ from dreamfusion_jax.runs.lock import LOCK, SYSTEM_LOCK
 from dreamfusion_jax.runs.metrics import FILE as METRICS
 from dreamfusion_jax.runs.prior_record import FILE as PRIOR
 from dreamfusion_jax.runs.prior_record import PLACES, is_recorded
+from dreamfusion_jax.runs.text_embeddings import FOLDER as TEXT_EMBEDDINGS
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, copy_folder
 
 # What a run writes; all else in the folder is not its own.
-FOLDERS = ("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb")
+FOLDERS = (
+    *("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb"),
+    TEXT_EMBEDDINGS,
+)
 SUFFIXES = (
     *(".json", ".jsonl", ".html", ".part"),
     *(".png", ".mp4", ".gif", ".glb", ".obj", ".mtl", ".ply"),

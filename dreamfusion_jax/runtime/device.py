@@ -7,6 +7,8 @@ accelerator that they are for, and must be the same as if they had been compiled
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
@@ -103,3 +105,12 @@ def require(name: str) -> None:
             f"--platform={name}, but JAX runs on the {here} here: give --platform={here} or"
             f" --platform=auto{'; ' + _INSTALL[name] if name in _INSTALL else ''}."
         )
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory in use so far: of the first device or, on a CPU, of the process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else 1024 * used

@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 Range = tuple[float, float]
+WholeNumbers = tuple[int, ...]  # one or several; told from a range by its default's integers
 MAX_STEPS = 10_000_000
 
 
@@ -27,7 +28,7 @@ def setting(
     Args:
       default: the value where none is given; its type is the setting's.
       help: the meaning, with the unit.
-      minimum, maximum: the bounds of a number, or of both ends of a range.
+      minimum, maximum: the bounds of a number, of both ends of a range, or of each of several.
       choices: the values that a string may have.
       former_name: an old name that still works for one release.
     """
@@ -39,3 +40,8 @@ def setting(
         "former_name": former_name,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def is_whole_numbers(field: dataclasses.Field) -> bool:
+    """Returns whether a setting is one or several whole numbers."""
+    return isinstance(field.default, tuple) and isinstance(field.default[0], int)

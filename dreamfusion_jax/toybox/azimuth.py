@@ -1,4 +1,4 @@
-"""The azimuth classifier: names the side from which a picture shows an object of a known kind.
+"""The azimuth classifier: names the side from which an image shows an object of a known kind.
 
 Whether a prior obeys the view words is measured with it (`evaluate --measure=prior`).
 """
@@ -17,8 +17,9 @@ import numpy as np
 from dreamfusion_jax.diffusion.loading.options import module_defaults, module_options
 from dreamfusion_jax.diffusion.loading.weights import load_module
 from dreamfusion_jax.diffusion.models.layers import GroupNorm, Linear, conv3x3
+from dreamfusion_jax.diffusion.priors.prior import resize_bilinear
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.toybox.dataset import Pictures
+from dreamfusion_jax.toybox.dataset import LabeledImages
 from dreamfusion_jax.toybox.image_ops import augment, grid, in_chunks, mirror, to_signed
 from dreamfusion_jax.toybox.tasks import Params, Task
 
@@ -34,6 +35,7 @@ class AzimuthClassifier(nn.Module):
 
     widths: tuple[int, ...] = (24, 48, 96)
     norm_num_groups: int = 8
+    image_size: int = 64
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], dtype: Any = jnp.float32) -> AzimuthClassifier:
@@ -41,13 +43,12 @@ class AzimuthClassifier(nn.Module):
         del dtype
         return cls(**module_options("AzimuthClassifier", config, module_defaults(cls), {}))
 
-    @staticmethod
-    def dummy_inputs() -> tuple[jax.Array]:
-        return (jnp.zeros((1, 64, 64, 3)),)
+    def dummy_inputs(self) -> tuple[jax.Array]:
+        return (jnp.zeros((1, self.image_size, self.image_size, 3)),)
 
     @nn.compact
     def __call__(self, rgb: jax.Array) -> jax.Array:
-        """rgb [B, 64, 64, 3] in [-1, 1] -> logits [B, K, 8]: each kind's sides."""
+        """Maps rgb [B, H, W, 3] in [-1, 1] to logits [B, K, 8]: each kind's sides."""
         x = rgb
         for i, width in enumerate(self.widths):
             x = nn.Conv(width, (3, 3), (2, 2), padding=1, name=f"down_{i}")(x)
@@ -64,7 +65,7 @@ class AzimuthClassifier(nn.Module):
         return nn.silu(GroupNorm(self.norm_num_groups, 1e-5, name=name)(x))
 
 
-# rgb [N, 64, 64, 3] in [0, 1], kind [N] -> [N] indices into captions.AZIMUTH_PHRASES
+# rgb [N, H, W, 3] in [0, 1], kind [N] -> [N] indices into captions.AZIMUTH_PHRASES
 NameSide = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -76,14 +77,16 @@ class AzimuthBatch(NamedTuple):
     side: Any
 
 
-def azimuth_task(classifier: AzimuthClassifier, pictures: Pictures) -> Task:
-    """Cross-entropy over the eight sides of the kind shown; only kinds with a front are shown."""
-    fronted = pictures.take(pictures.with_front())
+def azimuth_task(classifier: AzimuthClassifier, images: LabeledImages) -> Task:
+    """Names the side of the kind shown, among eight; only kinds with a front are shown."""
+    fronted = images.take(images.with_front())
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         return classifier.init(key, *classifier.dummy_inputs())["params"]
 
-    def batch(rng: np.random.Generator, size: int) -> AzimuthBatch:
+    def batch(rng: np.random.Generator, size: int, step: int = 0) -> AzimuthBatch:
+        del step
         shown = fronted.take(rng.integers(fronted.count, size=size))
         image, mirrored = mirror(rng, shown.image)
         side = azimuth_of(shown)
@@ -112,7 +115,8 @@ def load_azimuth_classifier(directory: pathlib.Path = DIRECTORY) -> NameSide:
 
     @jax.jit
     def logits(params: Params, rgb: jax.Array) -> jax.Array:
-        return classifier.apply({"params": params}, 2.0 * rgb - 1.0)
+        shrunk = resize_bilinear(rgb, classifier.image_size)
+        return classifier.apply({"params": params}, 2.0 * shrunk - 1.0)
 
     def classify_azimuth(rgb: np.ndarray, kind: np.ndarray) -> np.ndarray:
         sides = in_chunks(lambda chunk: logits(params, chunk), rgb)
@@ -121,11 +125,11 @@ def load_azimuth_classifier(directory: pathlib.Path = DIRECTORY) -> NameSide:
     return classify_azimuth
 
 
-def azimuth_of(pictures: Pictures) -> np.ndarray:
-    """[N] which of the eight sides each picture shows."""
-    return np.asarray(captions.azimuth_index(pictures.azimuth_deg))
+def azimuth_of(images: LabeledImages) -> np.ndarray:
+    """Returns which of the eight sides each image shows [N]."""
+    return np.asarray(captions.azimuth_index(images.azimuth_deg))
 
 
 def mirrored_azimuth(kind: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """[N] the side that the mirror image of a picture of `side` shows."""
+    """Returns the side [N] that the mirror image of a image of `side` shows."""
     return np.where(_SAME_FROM_BEHIND[kind], SIDES // 2 - side, -side) % SIDES

@@ -59,6 +59,9 @@ ACCENT_PARTS: dict[str, str] = {
 }
 KINDS: tuple[str, ...] = tuple(ACCENT_PARTS)
 
+# Stripes of white over the main color; or wood with its grain in place of a color.
+MATERIALS: tuple[str, ...] = ("striped", "wooden")
+
 # Kinds whose front, back and sides a person can tell apart.
 KINDS_WITH_FRONT: tuple[str, ...] = (
     "airplane",
@@ -101,32 +104,37 @@ _TEMPLATES = ("a {}", "a photo of a {}", "a render of a {}", "a picture of a {}"
 
 
 class Subject(NamedTuple):
-    """What a picture shows. `color` None is a gray textureless render; `accent` may be None."""
+    """What an image shows.
+
+    `color` None is a gray textureless render, or a wooden object; `accent` and `material` may be
+    None.
+    """
 
     kind: str
     color: str | None
     accent: str | None
+    material: str | None = None
 
 
 def all_pairs() -> list[tuple[str, str]]:
-    """Every (color, kind) pair, in a fixed order."""
+    """Returns every (color, kind) pair, in a fixed order."""
     return [(color, kind) for color in COLORS for kind in KINDS]
 
 
 def held_out_pairs() -> frozenset[tuple[str, str]]:
-    """The pairs that training never sees: those with the smallest SHA-256 of "color kind"."""
+    """Returns the pairs that training never sees: of the smallest SHA-256 of "color kind"."""
     return frozenset(sorted(all_pairs(), key=_digest)[:HELD_OUT_COUNT])
 
 
 def pair_in(prompt: str) -> tuple[str, str] | None:
-    """The one (color, kind) pair that a prompt names; None where it names none, or several."""
+    """Returns the (color, kind) pair that a prompt names; None if it names none, or several."""
     words = prompt.lower().replace(",", " ").split()
     pairs = [pair for pair in all_pairs() if pair[0] in words and pair[1] in words]
     return pairs[0] if len(pairs) == 1 else None
 
 
 def benchmark_prompts(count: int = 10, held_out: int = 3, per_kind: int = 1) -> list[str]:
-    """The prompts that quality is measured on, chosen by hash alone.
+    """Returns the prompts that quality is measured on, chosen by hash alone.
 
     Pairs are taken in the order of SHA-256 of "benchmark color kind", each kind at most `per_kind`
     times, until `held_out` of them are held-out pairs and the rest are pairs that training saw.
@@ -143,23 +151,23 @@ def benchmark_prompts(count: int = 10, held_out: int = 3, per_kind: int = 1) -> 
 
 
 def view_phrases() -> list[str]:
-    """The finer view words, one phrase an (elevation, azimuth) bin; `view_index` is its index."""
+    """Returns the finer view words, a phrase a bin; `view_index` is its index."""
     return [f"{azimuth}, {angle}" for angle in ELEVATION_PHRASES for azimuth in AZIMUTH_PHRASES]
 
 
 def view_index(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> jax.Array:
-    """Index into `view_phrases` of cameras at these angles in degrees; int32, same shape."""
+    """Returns the indices, int32, into `view_phrases` of cameras at these angles in degrees."""
     elevation_bin = sum((elevation_deg > edge).astype(jnp.int32) for edge in ELEVATION_EDGES_DEG)
     return elevation_bin * len(AZIMUTH_PHRASES) + azimuth_index(azimuth_deg)
 
 
 def azimuth_index(azimuth_deg: jax.Array | np.ndarray) -> jax.Array:
-    """Index into AZIMUTH_PHRASES of cameras at these azimuths in degrees; int32, same shape."""
+    """Returns the indices, int32, into AZIMUTH_PHRASES of cameras at these azimuths in degrees."""
     return jnp.round(azimuth_deg / 45.0).astype(jnp.int32) % len(AZIMUTH_PHRASES)
 
 
 def coarse_phrase(azimuth_deg: float, elevation_deg: float) -> str:
-    """The paper's view words (Poole et al. 2022, section 3.2)."""
+    """Returns the paper's view words (Poole et al. 2022, section 3.2)."""
     if elevation_deg > OVERHEAD_ELEVATION_DEG:
         return "overhead view"
     return ("front view", "side view", "back view", "side view")[round(azimuth_deg / 90.0) % 4]
@@ -171,8 +179,8 @@ def with_article(words: str) -> str:
 
 
 def subject_phrase(subject: Subject) -> str:
-    """For example "red chair with blue legs", or "chair" where there is no color."""
-    words = subject.kind if subject.color is None else f"{subject.color} {subject.kind}"
+    """Returns for example "striped red chair with blue legs", or "chair" without a color."""
+    words = " ".join(filter(None, (subject.material, subject.color, subject.kind)))
     if subject.accent is not None:
         words += f" with {subject.accent} {ACCENT_PARTS[subject.kind]}"
     return words
@@ -185,7 +193,7 @@ def caption(
     elevation_deg: float,
     fine_share: float = FINE_SHARE,
 ) -> str:
-    """One random caption: a template and view words, the finer ones with the odds `fine_share`.
+    """Draws a caption: a template and view words, the finer ones with the odds `fine_share`.
 
     Nine in eleven of those name the elevation too; of the other captions four in nine carry the
     paper's words and the rest none.
@@ -202,21 +210,22 @@ def caption(
 
 
 def strip_colors(prompt: str) -> str:
-    """The prompt without the toybox's color words: what a textureless render shows."""
-    kept = [word for word in prompt.split() if word.strip(",.").lower() not in COLORS]
+    """Returns the prompt without color and material words: what a textureless render shows."""
+    dropped = {*COLORS, *MATERIALS}
+    kept = [word for word in prompt.split() if word.strip(",.").lower() not in dropped]
     return with_article(re.sub(r"\ban\b", "a", " ".join(kept)))
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold; the tokenizer gives each a token of its own."""
+    """Lists the words that a caption can hold; the tokenizer gives each a token of its own."""
     phrases = [*_TEMPLATES, *AZIMUTH_PHRASES, *ELEVATION_PHRASES, "an with overhead view side view"]
-    text = " ".join([*phrases, *COLORS, *KINDS, *ACCENT_PARTS.values()])
+    text = " ".join([*phrases, *COLORS, *MATERIALS, *KINDS, *ACCENT_PARTS.values()])
     return sorted({word for word in text.replace("{}", " ").replace(",", " ").split()})
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that the toybox never learned, in their order."""
-    known = set(vocabulary())
+    """Lists the words of a prompt that the embedded prior never learned, in their order."""
+    known = set(vocabulary()) - set(MATERIALS)  # which its training captions did not hold
     return [word for word in re.findall(r"[^\W_]+", prompt.lower()) if word not in known]
 
 

@@ -1,4 +1,4 @@
-"""toybox-clip, the judge: names what a picture shows, among everything that the toybox can say."""
+"""toybox-clip, the judge: names what an image shows, among everything that the toybox can say."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ DIRECTORY = pathlib.Path(__file__).parent / "clip_weights"
 
 
 class Judge(NamedTuple):
-    """Pictures and the texts they are compared with, as unit vectors.
+    """Images and the texts they are compared with, as unit vectors.
 
     Attributes:
+      image_size: pixels a side of what it sees; `embed` resizes all else.
       embed: rgb [N, H, W, 3] in [0, 1] -> [N, P].
       subjects: [10 K, P] the (color, kind) captions in the order of captions.all_pairs().
       kinds: [K, P] the kinds without a color.
     """
 
+    image_size: int
     embed: Callable[[np.ndarray], np.ndarray]
     subjects: np.ndarray
     kinds: np.ndarray
 
     def name_pair(self, rgb: np.ndarray) -> np.ndarray:
-        """[N] the best (color, kind) caption's index in captions.all_pairs()."""
+        """Returns the best (color, kind) captions' indices [N] in captions.all_pairs()."""
         return np.argmax(self.embed(rgb) @ self.subjects.T, axis=-1)
 
     def name_kind(self, rgb: np.ndarray) -> np.ndarray:
-        """[N] the best kind's index in captions.KINDS, colors not mentioned."""
+        """Returns the best kinds' indices [N] in captions.KINDS, colors not mentioned."""
         return np.argmax(self.embed(rgb) @ self.kinds.T, axis=-1)
 
 
@@ -62,4 +64,4 @@ def load_judge(directory: pathlib.Path = DIRECTORY) -> Judge:
 
     subjects = np.asarray(embed_text(params, tokenize(subject_captions())))
     count = len(captions.KINDS)
-    return Judge(embed, subjects[count:], subjects[:count])
+    return Judge(model.vision_config.image_size, embed, subjects[count:], subjects[:count])

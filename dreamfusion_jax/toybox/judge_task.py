@@ -11,18 +11,18 @@ import numpy as np
 
 from dreamfusion_jax.diffusion.models.clip import IMAGE_MEAN, IMAGE_STD, CLIPModel
 from dreamfusion_jax.toybox import captions
-from dreamfusion_jax.toybox.dataset import Pictures
+from dreamfusion_jax.toybox.dataset import LabeledImages
 from dreamfusion_jax.toybox.image_ops import augment, grid, mirror
 from dreamfusion_jax.toybox.tasks import Params, Task
 
-GRAY_SHARE = 0.2  # of the pictures lose their colors, and with them the caption's
+GRAY_SHARE = 0.2  # of the images lose their colors, and with them the caption's
 SPHERE_SHARE = 1 / 16  # of a batch are plain spheres
 MAX_LOG_SCALE = 4.6
 KINDS, COLORS = len(captions.KINDS), len(captions.COLORS)
 
 
 class JudgeBatch(NamedTuple):
-    """Pictures, of which the last ones are spheres.
+    """Images, of which the last ones are spheres.
 
     Attributes:
       image: [B, H, W, 3] uint8.
@@ -35,11 +35,11 @@ class JudgeBatch(NamedTuple):
 
 def judge_task(
     model: CLIPModel,
-    pictures: Pictures,
-    spheres: Pictures,
+    images: LabeledImages,
+    spheres: LabeledImages,
     tokenize: Callable[[list[str]], np.ndarray],
 ) -> Task:
-    """Contrastive: each picture against every subject's caption.
+    """Contrasts each image with every subject's caption.
 
     The texts are the whole of what can be asked, so there are no false negatives: all (color,
     kind) captions and the kinds alone, but for the held-out pairs, which could only ever be wrong
@@ -47,8 +47,8 @@ def judge_task(
 
     Args:
       model: both towers.
-      pictures: what to name.
-      spheres: pictures of plain spheres (`dataset.plain_spheres`). Every kind is to be equally
+      images: what to name.
+      spheres: images of plain spheres (`dataset.plain_spheres`). Every kind is to be equally
         likely, or a colored ball, the commonest failure of a distillation, would count as
         whatever kind is roundest.
       tokenize: captions -> ids [B, L].
@@ -57,12 +57,14 @@ def judge_task(
     hidden = captions.held_out_pairs()
     asked = np.array([True] * KINDS + [pair not in hidden for pair in captions.all_pairs()])
 
+    @jax.jit
     def init(key: jax.Array) -> Params:
         return model.init(key, model.dummy_inputs()[0], subject_ids[:1])["params"]
 
-    def batch(rng: np.random.Generator, size: int) -> JudgeBatch:
+    def batch(rng: np.random.Generator, size: int, step: int = 0) -> JudgeBatch:
+        del step
         balls = round(SPHERE_SHARE * size)
-        shown = pictures.take(rng.integers(pictures.count, size=size - balls))
+        shown = images.take(rng.integers(images.count, size=size - balls))
         plain = spheres.take(rng.integers(spheres.count, size=balls))
         image = np.concatenate([shown.image, plain.image])
         color = np.concatenate([shown.color, plain.color]).astype(np.int32)
@@ -94,21 +96,21 @@ def judge_task(
 
 
 def subject_captions() -> list[str]:
-    """The kinds without a color ("a chair"), then all pairs ("a red chair")."""
+    """Lists the kinds without a color ("a chair"), then all pairs ("a red chair")."""
     subjects = [captions.Subject(kind, None, None) for kind in captions.KINDS]
     subjects += [captions.Subject(kind, color, None) for color, kind in captions.all_pairs()]
     return [captions.with_article(f"a {captions.subject_phrase(subject)}") for subject in subjects]
 
 
 def normalize(rgb: jax.Array) -> jax.Array:
-    """RGB in [0, 1] as CLIP's towers want it (the image processor of the original CLIP)."""
+    """Normalizes RGB in [0, 1] as the image processor of the original CLIP does."""
     return (rgb - jnp.array(IMAGE_MEAN)) / jnp.array(IMAGE_STD)
 
 
 def _fade(
     rng: np.random.Generator, image: np.ndarray, color: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some pictures without their colors, which then show a kind of no color (-1)."""
+    """Takes some images' colors away, which then show a kind of no color (-1)."""
     faded = rng.random(len(image)) < GRAY_SHARE
     luminance = (image @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)
     image = np.where(faded[:, None, None, None], luminance[..., None], image)
@@ -116,7 +118,7 @@ def _fade(
 
 
 def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """color [B] from -1, kind [N <= B] -> [B, 11 K]: one subject, or (beyond N) all of a color.
+    """Maps color [B] from -1, kind [N <= B] to [B, 11 K]: a subject, beyond N all of a color.
 
     `subject_captions` lists the gray kinds first, then color by color.
     """
@@ -128,7 +130,7 @@ def _subjects(color: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 
 def _without_padding(ids: np.ndarray) -> np.ndarray:
-    """Ids [B, L] without the columns that only repeat the end mark; it is pooled where it first is.
+    """Drops the columns of ids [B, L] that only repeat the end mark, pooled where it first is.
 
     Attention is causal, so what stood behind the mark changed nothing.
     """

@@ -11,7 +11,16 @@ import numpy as np
 
 from dreamfusion_jax.toybox.captions import COLORS, GRAY, Subject
 from dreamfusion_jax.toybox.kinds import buildings, containers, figures, furniture, vehicles
-from dreamfusion_jax.toybox.kinds.materials import CREAM, DARK, ORANGE, STEEL, WOOD, Builder, Color
+from dreamfusion_jax.toybox.kinds.materials import (
+    CREAM,
+    DARK,
+    ORANGE,
+    STEEL,
+    WOOD,
+    Builder,
+    Color,
+    shade,
+)
 from dreamfusion_jax.toybox.shapes import Part
 
 _BUILDERS: dict[str, Builder] = {
@@ -53,24 +62,43 @@ _DEFAULT_ACCENT: dict[str, Color | None] = {
 }
 
 
-def build(rng: np.random.Generator, subject: Subject) -> list[Part]:
-    """The parts of one random object, slightly scaled at random about the origin.
+_WOODS: tuple[Color, ...] = ((0.68, 0.46, 0.25), (0.58, 0.36, 0.18), (0.76, 0.57, 0.35))
 
-    A subject without a color is gray all over, details included: a textureless render.
+
+def build(rng: np.random.Generator, subject: Subject) -> list[Part]:
+    """Returns the parts of one random object, slightly scaled at random about the origin.
+
+    A subject with neither color nor material is gray all over, details included: a textureless
+    render.
     """
     main = COLORS[subject.color] if subject.color else GRAY
+    if subject.material == "wooden":
+        main = _WOODS[int(rng.integers(len(_WOODS)))]
+    main = _vary(rng, main)
     accent = COLORS[subject.accent] if subject.accent else _DEFAULT_ACCENT[subject.kind]
-    parts = _BUILDERS[subject.kind](rng.uniform, _vary(rng, main), accent or _vary(rng, main))
-    if subject.color is None:
+    parts = _BUILDERS[subject.kind](rng.uniform, main, accent or main)
+    if subject.material:
+        pattern = _stripes(rng, subject, main)
+        parts = [p._replace(stripes=pattern) if p.color == main else p for p in parts]
+    elif subject.color is None:
         parts = [part._replace(color=GRAY) for part in parts]
     scale = rng.uniform(0.94, 1.06)
     return [_scale(part, scale) for part in parts]
 
 
+def _stripes(
+    rng: np.random.Generator, subject: Subject, main: Color
+) -> tuple[float, float, float, float, float]:
+    """Returns a `Part.stripes`: bands of white (on white, of gray), or the grain of wood."""
+    if subject.material == "wooden":
+        red, green, blue = shade(main, 0.72)
+        return red, green, blue, rng.uniform(7.0, 10.0), 1.0
+    red, green, blue = GRAY if subject.color == "white" else COLORS["white"]
+    return red, green, blue, rng.uniform(3.5, 5.0), 0.0
+
+
 def _vary(rng: np.random.Generator, color: Color) -> Color:
-    shade = rng.uniform(0.94, 1.04)
-    red, green, blue = (float(min(1.0, channel * shade)) for channel in color)
-    return red, green, blue
+    return shade(color, rng.uniform(0.94, 1.04))
 
 
 def _scale(part: Part, scale: float) -> Part:

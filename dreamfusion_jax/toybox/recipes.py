@@ -8,14 +8,14 @@ VAE: dict[str, Any] = {
     "_class_name": "AutoencoderKL",
     "in_channels": 3,
     "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "block_out_channels": [16, 32, 64],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [16, 16, 32, 64],
     "layers_per_block": 1,
     "act_fn": "silu",
-    "latent_channels": 4,
+    "latent_channels": 16,
     "norm_num_groups": 2,
-    "sample_size": 64,
+    "sample_size": 128,
     "scaling_factor": 1.0,  # measured after training: 1 / the latents' standard deviation
 }
 
@@ -34,14 +34,16 @@ TEXT_ENCODER: dict[str, Any] = {
 UNET: dict[str, Any] = {
     "_class_name": "UNet2DConditionModel",
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": VAE["latent_channels"],
+    "out_channels": VAE["latent_channels"],
+    # No attention at 16 x 16: it would cost as much as all the rest.
     "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     "block_out_channels": [64, 128, 192],
     "layers_per_block": 1,
     "attention_head_dim": 4,  # the number of heads, as in Stable Diffusion's configs
     "cross_attention_dim": TEXT_ENCODER["hidden_size"],
+    # Four channels a group at full resolution: of two, a norm erases the background's gray.
     "norm_num_groups": 16,
     "act_fn": "silu",
 }
@@ -85,7 +87,11 @@ JUDGE: dict[str, Any] = {
     },
 }
 
-AZIMUTH: dict[str, Any] = {"_class_name": "AzimuthClassifier", "widths": [24, 48, 96]}
+AZIMUTH: dict[str, Any] = {
+    "_class_name": "AzimuthClassifier",
+    "widths": [24, 48, 96],
+    "image_size": 64,
+}
 
 MODEL_INDEX: dict[str, Any] = {
     "_class_name": "StableDiffusionPipeline",
@@ -102,19 +108,30 @@ MODEL_INDEX: dict[str, Any] = {
 
 
 class Stage(NamedTuple):
-    """How one network is trained: Muon, linear warm-up, cosine decay to zero."""
+    """How one network is trained: Muon, linear warm-up, a constant rate, linear decay to zero.
+
+    Attributes:
+      steps: to the end of the decay, which takes the last `decay_share` of them.
+      preview_every: steps between two images of what the network does.
+    """
 
     steps: int
     batch_size: int
     learning_rate: float
+    decay_share: float = 0.2
+    preview_every: int = 400
 
 
-PICTURES = 31_200
+IMAGE_SIZE = 128
+CROP_SIZE = 64  # of the autoencoder's training; it is convolutional
+SHARD_SIZE = 1_040  # images, 40 of each kind
+SHARDS = 60
+FIRST_SHARDS = 24  # are rendered before any training
+STEPS_PER_SHARD = 200  # of the U-Net's training, until another shard is rendered
 SPHERES = 1_024
 STAGES: dict[str, Stage] = {
-    "vae": Stage(7_000, 8, 2e-3),
-    "diffusion": Stage(6_200, 32, 1e-3),
-    "views": Stage(3_600, 32, 8e-4),
+    "vae": Stage(4_800, 8, 2e-3, preview_every=600),
+    "diffusion": Stage(62_500, 32, 1e-3, preview_every=2_000),
     "judge": Stage(5_000, 64, 2e-3),
     "azimuth": Stage(2_000, 64, 2e-3),
 }

@@ -14,23 +14,26 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 
 
-def write(directory: pathlib.Path) -> None:
+def write(directory: pathlib.Path, base: pathlib.Path | None = None) -> None:
     """Writes vocab.json, merges.txt and tokenizer_config.json as transformers' CLIPTokenizer.
 
-    As in CLIP, the vocabulary is all bytes, all bytes at a word's end, the merges' results, and the
-    two special tokens last; text that the toybox never saw falls back to bytes. A vocabulary that
-    is there and knows every word is kept: networks were trained on its numbers, and the trainer of
-    merges breaks ties differently each time.
+    As in CLIP, the vocabulary is all bytes, all bytes at a word's end, the two special tokens, and
+    the merges' results; text that the toybox never saw falls back to bytes. A vocabulary that is
+    there and knows every word is kept.
+
+    Args:
+      base: a directory with a vocabulary to extend, whose tokens keep their numbers: networks were
+        trained on them. None: starts from the bytes.
     """
     if _knows_every_word(directory / "vocab.json"):
         return
-    merges = _merges(captions.vocabulary())
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*alphabet, *(letter + _WORD_END for letter in alphabet)]
-    pieces += [left + right for left, right in merges]
-    vocabulary = dict.fromkeys([*pieces, _START, _END])
+    pieces, merges = _read(base) if base else (_alphabet(), [])
+    for word in captions.vocabulary():
+        merges += _missing_merges(word, {pair: rank for rank, pair in enumerate(merges)})
+    numbered = dict(pieces)
+    for left, right in merges:
+        numbered.setdefault(left + right, len(numbered))
     directory.mkdir(parents=True, exist_ok=True)
-    numbered = {piece: index for index, piece in enumerate(vocabulary)}
     (directory / "vocab.json").write_text(json.dumps(numbered, ensure_ascii=False))
     lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
     (directory / "merges.txt").write_text("\n".join(lines) + "\n")
@@ -47,7 +50,7 @@ def write(directory: pathlib.Path) -> None:
 
 
 def sizes(directory: pathlib.Path) -> dict[str, int]:
-    """The entries of a CLIPTextConfig that the tokenizer decides."""
+    """Returns the entries of a CLIPTextConfig that the tokenizer decides."""
     vocabulary = json.loads((directory / "vocab.json").read_text())
     return {
         "vocab_size": len(vocabulary),
@@ -65,13 +68,33 @@ def _knows_every_word(vocabulary: pathlib.Path) -> bool:
     return all(word + _WORD_END in pieces for word in captions.vocabulary())
 
 
-def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges that reduce each of `words` to a single token."""
-    model = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix=_WORD_END))
-    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=10_000, min_frequency=1, end_of_word_suffix=_WORD_END, show_progress=False
-    )
-    model.train_from_iterator(words, trainer)
-    merges = json.loads(model.to_str())["model"]["merges"]
-    return [(left, right) for left, right in merges]
+def _alphabet() -> dict[str, int]:
+    letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*letters, *(letter + _WORD_END for letter in letters), _START, _END]
+    return {piece: index for index, piece in enumerate(pieces)}
+
+
+def _read(directory: pathlib.Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    lines = (directory / "merges.txt").read_text().splitlines()[1:]
+    pairs = [line.split() for line in lines if line]
+    return json.loads((directory / "vocab.json").read_text()), [(a, b) for a, b in pairs]
+
+
+def _missing_merges(word: str, ranks: dict[tuple[str, str], int]) -> list[tuple[str, str]]:
+    """Returns the merges that make one token of what `ranks` leaves of a word, from its left.
+
+    Other words stay as they are: merges that come later are of a lower rank.
+    """
+    pieces = [*word[:-1], word[-1] + _WORD_END]
+    while True:
+        pairs = list(zip(pieces, pieces[1:], strict=False))
+        first = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)), default=None)
+        if first is None or first not in ranks:
+            break
+        at = pairs.index(first)
+        pieces[at : at + 2] = ["".join(first)]
+    merges, left = [], pieces[0]
+    for right in pieces[1:]:
+        merges.append((left, right))
+        left += right
+    return merges

@@ -1,8 +1,9 @@
 """Trains the embedded prior: `python -m dreamfusion_jax.toybox.train --workdir=DIR --stage=all`.
 
-Stages, each resumable: pictures (rendered once), vae, diffusion (text encoder and U-Net), views
-(the same two, taught to obey the view words), judge, azimuth. The weights are written in the
-diffusers / transformers layout to --output as each stage ends.
+Stages, each resumable: images (the first shards), vae, diffusion (text encoder and U-Net), judge,
+azimuth. The other shards are rendered as the diffusion stage comes to need them. The weights are
+written in the diffusers / transformers layout to --output as each stage ends. A checkpoint saved
+on a CPU goes on on a GPU, and the other way round.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,95 +21,169 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import define_flags
 from dreamfusion_jax.diffusion import schedule as schedules
-from dreamfusion_jax.diffusion.loading.pipeline import load_prior
+from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.priors.prior import Condition
-from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.runtime.files import local_path
-from dreamfusion_jax.toybox import captions, dataset, recipes, tasks, tokenizer
+from dreamfusion_jax.toybox import captions, dataset, latents, recipes, tasks, tokenizer
 from dreamfusion_jax.toybox.azimuth import AzimuthClassifier, azimuth_task
 from dreamfusion_jax.toybox.fit import fit
-from dreamfusion_jax.toybox.image_ops import grid, in_chunks, to_signed
+from dreamfusion_jax.toybox.image_ops import from_signed, grid, to_signed
 from dreamfusion_jax.toybox.judge_task import judge_task
+from dreamfusion_jax.toybox.obedience import draw_prompts, measure_obedience
+from dreamfusion_jax.toybox.reconstruction import thin_part_iou
+from dreamfusion_jax.toybox.warm_start import Params, inner_blocks, transplant
 
-_STAGES = ("pictures", "vae", "diffusion", "views", "judge", "azimuth")
-_WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and pictures go.")
+_HOME = pathlib.Path(__file__).parent
+_STAGES = ("images", "vae", "diffusion", "judge", "azimuth")
+_WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and images go.")
 _OUTPUT = flags.DEFINE_string(
     "output", "", "Where weights/, clip_weights/ and azimuth_weights/ go; empty: <workdir>/trained."
 )
 _STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
-_PICTURES = flags.DEFINE_integer("pictures", recipes.PICTURES, "Training pictures to render.", 1)
+_SHARDS = flags.DEFINE_integer(
+    "shards", recipes.SHARDS, f"Shards of {recipes.SHARD_SIZE} training images to render.", 1
+)
+_FIRST_SHARDS = flags.DEFINE_integer(
+    "first_shards",
+    recipes.FIRST_SHARDS,
+    "Of --shards, those rendered before any training. With all of them, training waits for none.",
+    1,
+)
+_WORKERS = flags.DEFINE_integer("workers", 1, "Processes that render images.", 1)
 _STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
-_WARM_START = flags.DEFINE_bool(
-    "warm_start", False, "Start from the weights in --output, not from random ones."
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Of the stage; 0: the recipe's.", 0)
+_INIT = flags.DEFINE_string(
+    "init",
+    str(_HOME),
+    "Holds the weights/, clip_weights/ and azimuth_weights/ to start from, as far as shapes allow;"
+    " empty: random ones. The embedded ones by default.",
 )
-_SEED = flags.DEFINE_integer(
-    "seed", 1, "Seed of pictures, weights, batches and noise.", 0, 2**31 - 1
-)
+_SEED = flags.DEFINE_integer("seed", 1, "Seed of images, weights, batches and noise.", 0, 2**31 - 1)
 _STORED_DTYPE = jnp.float16
+
+
+class Setup(NamedTuple):
+    """Where a stage reads and writes, and from what it starts.
+
+    Attributes:
+      workdir: of images, latents, checkpoints and logs.
+      output: gets weights/, clip_weights/ and azimuth_weights/.
+      init: holds weights of the same names to start from; None: random ones.
+      shards: of training images, in all.
+      first_shards: of them, those there before any training.
+      workers: processes that render them.
+      seed: of images, weights, batches and noise.
+      steps, batch_size: of the stage; 0: the recipe's.
+    """
+
+    workdir: pathlib.Path
+    output: pathlib.Path
+    init: pathlib.Path | None
+    shards: int
+    first_shards: int
+    seed: int
+    workers: int = 1
+    steps: int = 0
+    batch_size: int = 0
+
+    @property
+    def images(self) -> pathlib.Path:
+        """Returns where the shards are."""
+        return self.workdir / "images"
+
+    def shards_at(self, step: int) -> int:
+        """Returns how many shards a step of the diffusion stage draws from."""
+        return min(self.first_shards + step // recipes.STEPS_PER_SHARD, self.shards)
 
 
 def main() -> int:
     cli.use_platform(flags.FLAGS.platform)
     workdir = local_path(_WORKDIR.value, "workdir")
     output = local_path(_OUTPUT.value, "output") if _OUTPUT.value else workdir / "trained"
-    pictures = dataset.load_or_make(workdir / "pictures.npz", _PICTURES.value, _SEED.value)
+    setup = Setup(
+        workdir=workdir,
+        output=output,
+        init=local_path(_INIT.value, "init") if _INIT.value else None,
+        shards=_SHARDS.value,
+        first_shards=min(_FIRST_SHARDS.value, _SHARDS.value),
+        seed=_SEED.value,
+        workers=_WORKERS.value,
+        steps=_STEPS.value,
+        batch_size=_BATCH_SIZE.value,
+    )
+    render_images(setup, setup.first_shards)
     runs = {
-        "vae": (train_vae, output / "weights"),
-        "diffusion": (train_diffusion, output / "weights"),
-        "views": (train_views, output / "weights"),
-        "judge": (train_judge, output / "clip_weights"),
-        "azimuth": (train_azimuth, output / "azimuth_weights"),
+        "vae": train_vae,
+        "diffusion": train_diffusion,
+        "judge": train_judge,
+        "azimuth": train_azimuth,
     }
-    for name, (run, target) in runs.items():
+    for name, run in runs.items():
         if _STAGE.value in ("all", name):
-            print(f"Stage {name}: {pictures.count} pictures.", flush=True)
-            run(pictures, workdir / name, target)
+            print(f"Stage {name}.", flush=True)
+            run(setup)
     return 0
 
 
-def train_vae(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """Writes vae/ with its scaling_factor measured on the pictures' latents."""
+def render_images(setup: Setup, shards: int) -> None:
+    """Renders those of the first shards that are not there yet."""
+    dataset.render_shards(
+        setup.images,
+        shards,
+        recipes.SHARD_SIZE,
+        setup.seed,
+        recipes.IMAGE_SIZE,
+        workers=setup.workers,
+    )
+
+
+def train_vae(setup: Setup) -> None:
+    """Writes vae/.
+
+    Its scaling_factor is that of the autoencoder whose latents the first channels are; without one,
+    it is measured on the images' latents.
+    """
+    images = dataset.load_shards(setup.images, setup.first_shards)
     vae = AutoencoderKL.from_config(recipes.VAE)
-    task = tasks.vae_task(vae, pictures)
-    task = _start(task, lambda: read_component(output / "vae")[1], _WARM_START.value)
-    params = fit(task, _stage("vae"), workdir, _SEED.value)
-    latents = encode(vae, params, pictures.image[:4096])
-    config = recipes.VAE | {"scaling_factor": round(float(1.0 / latents.std()), 5)}
-    write_component(output / "vae", config, params, _STORED_DTYPE)
+    donor = setup.init and setup.init / "weights" / "vae"
+    anchor = latents.smaller_encoder(donor, vae.downscale) if donor else None
+    task = tasks.vae_task(vae, images, recipes.CROP_SIZE, anchor)
+
+    @jax.jit
+    def reconstruct(params: Any, image: jax.Array) -> jax.Array:
+        return from_signed(vae.apply({"params": params}, to_signed(image)))
+
+    def measure(params: Any) -> dict[str, float]:
+        return thin_part_iou(
+            lambda image: np.asarray(reconstruct(params, image)), recipes.IMAGE_SIZE
+        )
+
+    params = _fit("vae", task._replace(measure=measure), setup, {"": "weights/vae"})
+    if donor:
+        scale = read_config(donor)["scaling_factor"]
+    else:
+        mean = latents.encoder(vae, params)(images.image[:2048])
+        scale = round(float(1.0 / mean.std()), 5)
+    config = recipes.VAE | {"scaling_factor": scale}
+    write_component(setup.output / "weights" / "vae", config, params, _STORED_DTYPE)
 
 
-def train_diffusion(
-    pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path
-) -> None:
+def train_diffusion(setup: Setup) -> None:
     """Writes unet/, text_encoder/, tokenizer/, scheduler/ and model_index.json."""
-    _train_denoiser("diffusion", tasks.SamplingBias(), _WARM_START.value, pictures, workdir, output)
-
-
-def train_views(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
-    """Goes on with what `train_diffusion` wrote, with every view named."""
-    _train_denoiser("views", tasks.VIEWS, True, pictures, workdir, output)
-
-
-def _train_denoiser(
-    stage: str,
-    bias: tasks.SamplingBias,
-    warm_start: bool,
-    pictures: dataset.Pictures,
-    workdir: pathlib.Path,
-    output: pathlib.Path,
-) -> None:
-    tokenizer.write(output / "tokenizer")
+    output = setup.output / "weights"
+    tokenizer.write(output / "tokenizer", setup.init and setup.init / "weights" / "tokenizer")
     text_config = recipes.TEXT_ENCODER | tokenizer.sizes(output / "tokenizer")
     text_encoder = CLIPTextModel.from_config(text_config)
     unet = UNet2DConditionModel.from_config(recipes.UNET)
-    vae_config, vae_params = read_component(output / "vae")
-    vae = AutoencoderKL.from_config(vae_config)
-    latents = vae_config["scaling_factor"] * encode(vae, vae_params, pictures.image)
+    load = latents.shard_loader(setup.images, output / "vae", setup.workdir / "latents")
+
+    def render_and_load(index: int) -> latents.Shard:
+        render_images(setup, index + 1)
+        return load(index)
 
     def publish(params: Any) -> None:
         write_component(output / "unet", recipes.UNET, params["unet"], _STORED_DTYPE)
@@ -125,81 +200,86 @@ def _train_denoiser(
         unet,
         text_encoder,
         schedules.schedule_from_config(recipes.SCHEDULER),
-        latents,
-        pictures,
+        latents.growing(render_and_load, setup.shards_at),
         load_tokenizer(output / "tokenizer", tokenizer.MAX_LENGTH),
         draw,
-        bias,
+        lambda _: measure_obedience(output),  # of what the preview has just written
     )
-    task = _start(
-        task,
-        lambda: {name: read_component(output / name)[1] for name in ("unet", "text_encoder")},
-        warm_start,
-    )
-    publish(fit(task, _stage(stage), workdir, _SEED.value))
+    sources = {"unet": "weights/unet", "text_encoder": "weights/text_encoder"}
+    publish(_fit("diffusion", task, setup, sources))
 
 
-def train_judge(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def train_judge(setup: Setup) -> None:
     """Writes a transformers CLIPModel with its tokenizer."""
-    tokenizer.write(output)
-    sizes = tokenizer.sizes(output)
-    text_config = recipes.JUDGE["text_config"] | sizes
+    output = setup.output / "clip_weights"
+    tokenizer.write(output, setup.init and setup.init / "clip_weights")
+    text_config = recipes.JUDGE["text_config"] | tokenizer.sizes(output)
     config = recipes.JUDGE | {"text_config": text_config}
-    model = CLIPModel.from_config(config)
-    spheres = dataset.plain_spheres(recipes.SPHERES, _SEED.value)
-    tokenize = load_tokenizer(output, tokenizer.MAX_LENGTH)
-    task = judge_task(model, pictures, spheres, tokenize)
-    task = _start(task, lambda: read_component(output)[1], _WARM_START.value)
-    params = fit(task, _stage("judge"), workdir, _SEED.value)
+    side = recipes.JUDGE["vision_config"]["image_size"]
+    render_images(setup, setup.shards)
+    task = judge_task(
+        CLIPModel.from_config(config),
+        dataset.load_shards(setup.images, setup.shards, side),
+        dataset.plain_spheres(recipes.SPHERES, setup.seed, side),
+        load_tokenizer(output, tokenizer.MAX_LENGTH),
+    )
+    params = _fit("judge", task, setup, {"": "clip_weights"})
     write_component(output, config, params, _STORED_DTYPE)
 
 
-def train_azimuth(pictures: dataset.Pictures, workdir: pathlib.Path, output: pathlib.Path) -> None:
+def train_azimuth(setup: Setup) -> None:
     """Writes the classifier of azimuths."""
-    task = azimuth_task(AzimuthClassifier.from_config(recipes.AZIMUTH), pictures)
-    task = _start(task, lambda: read_component(output)[1], _WARM_START.value)
-    params = fit(task, _stage("azimuth"), workdir, _SEED.value)
-    write_component(output, recipes.AZIMUTH, params, _STORED_DTYPE)
+    render_images(setup, setup.shards)
+    images = dataset.load_shards(setup.images, setup.shards, recipes.AZIMUTH["image_size"])
+    task = azimuth_task(AzimuthClassifier.from_config(recipes.AZIMUTH), images)
+    params = _fit("azimuth", task, setup, {"": "azimuth_weights"})
+    write_component(setup.output / "azimuth_weights", recipes.AZIMUTH, params, _STORED_DTYPE)
 
 
 def draw_samples(directory: pathlib.Path) -> np.ndarray:
-    """What the prior in `directory` draws: some subjects, and a chair and a car turning."""
-    colors = tuple(captions.COLORS)
-    prompts = [f"a {colors[i % len(colors)]} {kind}" for i, kind in enumerate(captions.KINDS[:16])]
-    for subject in ("a red chair", "a blue car"):
-        prompts += [f"{subject}, {side}, medium angle" for side in captions.AZIMUTH_PHRASES]
-    prior, weights = load_prior(directory)
-    text, empty = prior.encode_text(prompts), prior.encode_text([""] * len(prompts))
-
-    @jax.jit
-    def draw(weights: Any, text: Condition, empty: Condition) -> jax.Array:
-        latents = ddim_sample(prior, weights, text, empty, jax.random.key(0), 20, 4.0)
-        return prior.decode(weights, latents)
-
-    return grid(np.asarray(draw(weights, text, empty) * 255.0).astype(np.uint8), columns=8)
+    """Draws every kind from its front left, and a chair from six sides."""
+    colors, hidden = tuple(captions.COLORS), captions.held_out_pairs()
+    prompts = []
+    for number, kind in enumerate(captions.KINDS):
+        shown = [color for color in colors if (color, kind) not in hidden]
+        prompts.append(f"a {shown[3 * number % len(shown)]} {kind}, front left view, medium angle")
+    prompts += [f"a red chair, {side}, medium angle" for side in captions.AZIMUTH_PHRASES[2:]]
+    rgb = draw_prompts(directory, [captions.with_article(prompt) for prompt in prompts])
+    return grid((rgb * 255.0).round().astype(np.uint8), columns=8)
 
 
-def encode(vae: AutoencoderKL, params: Any, image: np.ndarray) -> np.ndarray:
-    """Latent means [N, h, w, c] of uint8 pictures, unscaled."""
+def _fit(stage: str, task: tasks.Task, setup: Setup, sources: dict[str, str]) -> Params:
+    """Trains from the weights in `setup.init`, as far as names and shapes agree.
 
-    @jax.jit
-    def mean(params: Any, image: jax.Array) -> jax.Array:
-        return vae.apply({"params": params}, to_signed(image), method="encode")[0]
+    Args:
+      sources: part of the parameters ("" for all of them) -> directory below `setup.init`.
+    """
+    donors, random_init = setup.init, task.init
 
-    return in_chunks(lambda chunk: mean(params, chunk), image)
+    def init(key: jax.Array) -> Params:
+        params = random_init(key)
+        for part, directory in sources.items():
+            params = _with_donor(params, part, donors / directory) if donors else params
+        return params
+
+    recipe = recipes.STAGES[stage]
+    recipe = recipe._replace(
+        steps=setup.steps or recipe.steps, batch_size=setup.batch_size or recipe.batch_size
+    )
+    return fit(task._replace(init=init), recipe, setup.workdir / stage, setup.seed)
 
 
-def _start(task: tasks.Task, read: Callable[[], Any], warm: bool) -> tasks.Task:
-    """The task; where `warm`, starting from the weights that `read` finds."""
-    if not warm:
-        return task
-    params = read()
-    return task._replace(init=lambda key: params)
-
-
-def _stage(name: str) -> recipes.Stage:
-    stage = recipes.STAGES[name]
-    return stage._replace(steps=_STEPS.value) if _STEPS.value else stage
+def _with_donor(params: Params, part: str, directory: pathlib.Path) -> Params:
+    """Returns the parameters with what fits of the network in `directory` put into `part`."""
+    config, donor = read_component(directory)
+    recipe = {"UNet2DConditionModel": recipes.UNET, "AutoencoderKL": recipes.VAE}
+    rename: Callable[[str], str] = str
+    if grown := recipe.get(config.get("_class_name", "")):
+        levels = len(config["block_out_channels"])
+        rename = inner_blocks(len(grown["block_out_channels"]) - levels, levels)
+    if not part:
+        return transplant(params, donor, rename)
+    return {**params, part: transplant(params[part], donor, rename)}
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dreamfusion_jax.nerf.options import SceneOptions
@@ -18,12 +19,32 @@ from dreamfusion_jax.training.options import OptimizerOptions
 
 
 def make_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
-    """Makes the optimizer of a run of `steps`."""
+    """Makes the optimizer of a run of `steps`, for params {"scene": ..., "objective": ...}.
+
+    The objective's own params, where there are any, have AdamW at a constant rate instead.
+    """
+    scene = _scene_optimizer(config, steps)
+    own = optax.adamw(config.objective_learning_rate, weight_decay=config.objective_weight_decay)
+    parts = {"scene": scene, "objective": own}
+    both = optax.partition(parts, {name: name for name in parts})
+
+    def chosen(tree: Any) -> optax.GradientTransformation:
+        return both if jax.tree.leaves(tree.get("objective")) else scene
+
+    return optax.GradientTransformation(
+        lambda params: chosen(params).init(params),
+        lambda updates, state, params=None: chosen(updates).update(updates, state, params),
+    )
+
+
+def _scene_optimizer(config: OptimizerOptions, steps: int) -> optax.GradientTransformation:
     parts = [
         _direction(config),
         optax.stateless(lambda updates, params: _scale_groups(config, updates)),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     ]
+    if config.freeze != "none":
+        parts.insert(0, _frozen(config))
     if config.gradient_clip:
         parts.insert(0, optax.clip_by_global_norm(config.gradient_clip))
     return optax.chain(*parts)
@@ -47,6 +68,23 @@ def learning_rate(config: OptimizerOptions, steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, fall], [config.warmup_steps])
 
 
+def _frozen(config: OptimizerOptions) -> optax.GradientTransformation:
+    """Makes the gradients of what --freeze names 0, for the first steps or for all."""
+    steps, group = config.freeze_steps, ("scene", "field", config.freeze)
+
+    def share(count: jax.Array) -> jax.Array:
+        return jnp.float32(count >= steps) if steps else jnp.float32(0.0)
+
+    def is_frozen(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[:3] == group, params)
+
+    return optax.masked(optax.scale_by_schedule(share), is_frozen)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(getattr(part, "key", None) for part in path)
+
+
 def _direction(config: OptimizerOptions) -> optax.GradientTransformation:
     match config.optimizer:
         case "adam":
@@ -57,17 +95,17 @@ def _direction(config: OptimizerOptions) -> optax.GradientTransformation:
 
 
 def _scale_groups(config: OptimizerOptions, updates: Any) -> Any:
-    """Scales the updates of {"scene": ..., "objective": ...} by the names on their paths."""
+    """Scales the updates of {"scene": ...} by the names on their paths."""
     rates: dict[tuple[Any, ...], float] = {
-        ("objective",): config.objective_rate,
         ("scene", "proposal"): config.proposal_rate,
         ("scene", "background"): config.background_rate,
         ("scene", "field", "network"): config.network_rate,
     }
 
     def scale(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = tuple(getattr(part, "key", None) for part in path[:3])
-        matches = (rates[names[:n]] for n in (3, 2, 1) if names[:n] in rates)
+        # A texture of its own has the rates of the field that it is a copy of.
+        names = tuple(name for name in _names(path) if name not in ("geometry", "texture"))
+        matches = (rates[names[:n]] for n in (3, 2) if names[:n] in rates)
         return next(matches, 1.0) * leaf
 
     return jax.tree_util.tree_map_with_path(scale, updates)

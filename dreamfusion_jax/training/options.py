@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from dreamfusion_jax.nerf.options import SceneOptions
-from dreamfusion_jax.runtime.settings import MAX_STEPS, Range, setting
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.settings import MAX_STEPS, Range, WholeNumbers, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +17,36 @@ class TrainOptions:
     prompt: str = setting("", "what to make, for example 'a red chair'")
     steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
+    init_from: str = setting(
+        "",
+        "folder of a run, or of one of its checkpoints, from whose scene to start (empty: from"
+        " the blob or sphere)",
+    )
+    init_mesh: str = setting(
+        "", "GLB, OBJ or PLY file to which the distance of --field=sdf is fitted before step 1"
+    )
+    init_mesh_radius: float = setting(
+        0.8,
+        "distance of that mesh's farthest vertex from the middle, as a share of --bound_radius",
+        1e-2,
+        1,
+    )
     views_per_device: int = setting(
         1, "views a step on each device (paper: 1 on each of four)", 1, 4096
     )
-    render_size: int = setting(
-        0, "side of a training render in pixels (0: the prior's own image size; paper: 64)", 0, 4096
+    render_size: WholeNumbers = setting(
+        (0,),
+        "side of a training render in pixels, or several with a step of --render_milestones between"
+        " each two (0: the prior's own image size; paper: 64; ProlificDreamer: 64,512)",
+        0,
+        4096,
+    )
+    render_milestones: WholeNumbers = setting(
+        (0,),
+        "steps from which the next of several --render_size is rendered (0: none; ProlificDreamer:"
+        " 5000)",
+        0,
+        MAX_STEPS,
     )
     half_size_steps: int = setting(
         400,
@@ -141,7 +168,9 @@ class OptimizerOptions:
     adam_b1: float = setting(0.9, "Adam's decay of the first moment", 0, 0.999999)
     adam_b2: float = setting(0.999, "Adam's decay of the second moment", 0, 0.999999)
     adam_eps: float = setting(1e-8, "Adam's and Adan's epsilon", 1e-30, 1)
-    gradient_clip: float = setting(0.0, "greatest norm of all gradients together (0: any)", 0, 1e12)
+    gradient_clip: float = setting(
+        0.0, "greatest norm of the scene's gradients together (0: any)", 0, 1e12
+    )
     proposal_rate: float = setting(
         1.0, "the proposal's learning rate as a multiple of the others'", 0, 1e3
     )
@@ -151,7 +180,21 @@ class OptimizerOptions:
         0,
         1e3,
     )
-    objective_rate: float = setting(1.0, "the same of the objective's own parameters", 0, 1e3)
+    objective_learning_rate: float = setting(
+        1e-4,
+        "AdamW's learning rate of what --objective=vsd trains (ProlificDreamer: 1e-4)",
+        0,
+        10,
+    )
+    objective_weight_decay: float = setting(
+        0.01, "its weight decay (ProlificDreamer: torch's 0.01)", 0, 1
+    )
+    freeze: str = setting(
+        "none",
+        "what does not learn, of a scene with --texture=own: its geometry or its texture",
+        choices=("none", "geometry", "texture"),
+    )
+    freeze_steps: int = setting(0, "steps after which that learns, too (0: never)", 0, MAX_STEPS)
     network_rate: float = setting(
         1.0, "the same of the MLP behind --field=hash, whose tables keep the full rate", 0, 1e3
     )
@@ -171,3 +214,29 @@ class OptimizerOptions:
             learning_rate_final=self.learning_rate_final or (highest if tables else 0.1 * highest),
             warmup_steps=self.warmup_steps if self.warmup_steps >= 0 else 100 * residual,
         )
+
+
+def render_stages(options: TrainOptions) -> list[int]:
+    """Returns the first step, counted from 0, of each of the render sizes."""
+    return [0, *options.render_milestones][: len(options.render_size)]
+
+
+def check_stages(options: TrainOptions) -> None:
+    """Raises a UserError unless there is a milestone between each two render sizes, in order."""
+    sizes, milestones = options.render_size, options.render_milestones
+    if milestones == (0,) and len(sizes) == 1:
+        return
+    if len(milestones) != len(sizes) - 1:
+        raise UserError(
+            f"--render_milestones must be {len(sizes) - 1} steps, one between each two of"
+            f" --render_size ({len(sizes)} given), not {len(milestones)}."
+        )
+    if any(a >= b for a, b in itertools.pairwise([0, *milestones])):
+        raise UserError(
+            f"--render_milestones must rise from one to the next, not {_joined(milestones)}, so"
+            " that every --render_size has its steps."
+        )
+
+
+def _joined(numbers: WholeNumbers) -> str:
+    return ",".join(map(str, numbers))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dreamfusion_jax.diffusion.priors.prior import PriorParams
 from dreamfusion_jax.distillation.objective import Objective, Params
 from dreamfusion_jax.nerf.fields.flat_image import image_scene
 from dreamfusion_jax.nerf.options import SceneOptions
@@ -54,14 +55,24 @@ def init_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     objective: Objective | None = None,
+    prior_params: PriorParams = None,
 ) -> TrainState:
     """Makes the state before the first step.
 
     Args:
       objective: None: one without params of its own.
+      prior_params: whose shapes an objective with params of its own reads.
     """
     key = jax.random.key(seed)
-    own = objective.init(jax.random.fold_in(key, 1)) if objective else {}
+    own = objective.init(jax.random.fold_in(key, 1), prior_params) if objective else {}
     params = {"scene": scene.init(key), "objective": own}
     step, skipped, consecutive = (jnp.zeros((), jnp.int32) for _ in range(3))
     return TrainState(step, params, optimizer.init(params), skipped, consecutive)
+
+
+def with_objective_params(
+    state: TrainState, optimizer: optax.GradientTransformation, own: Params
+) -> TrainState:
+    """Returns the state with params of the objective's own, and the optimizer's state from new."""
+    params = {**state.params, "objective": own}
+    return state._replace(params=params, opt_state=optimizer.init(params))

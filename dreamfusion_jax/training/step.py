@@ -12,6 +12,7 @@ matter only against the regularizers' weights.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -172,7 +173,8 @@ def gradients(
     (scene_grads,) = pull((residual / residual.shape[0], jnp.ones_like(penalty)))
     own_grads = own
     if jax.tree.leaves(own):
-        own_grads = jax.grad(setup.objective.loss)(own, prior_params, batch)
+        loss = jax.value_and_grad(setup.objective.loss)
+        metrics["objective_loss"], own_grads = loss(own, prior_params, batch)
     metrics = {
         **metrics,
         "opacity_mean": jnp.mean(rendered.opacity),
@@ -229,10 +231,24 @@ def make_batch(setup: Setup, table: TextTable, draws: Draw, z: jax.Array, step: 
 
 
 def render_size(config: Config, prior: Prior) -> int:
-    """Returns the side of a training render in pixels; a flat image renders at its own size."""
+    """Returns the side of a training render in pixels; a flat image renders at its own size.
+
+    Of several sizes it is the first: a step is compiled for one, see `stage_setups`.
+    """
     if is_flat(config):
         return config.scene.image_size
-    return config.train.render_size or prior.image_size
+    return config.train.render_size[0] or prior.image_size
+
+
+def stage_setups(setup: Setup) -> list[Setup]:
+    """Returns a setup for each of the render sizes, with that size alone."""
+    sizes = setup.config.train.render_size
+    return [setup if len(sizes) == 1 else _with_render_size(setup, size) for size in sizes]
+
+
+def _with_render_size(setup: Setup, size: int) -> Setup:
+    train = dataclasses.replace(setup.config.train, render_size=(size,), render_milestones=(0,))
+    return setup._replace(config=dataclasses.replace(setup.config, train=train))
 
 
 def regularization(

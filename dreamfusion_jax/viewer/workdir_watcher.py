@@ -19,7 +19,7 @@ from dreamfusion_jax.runs.checkpoint_faults import DamagedError
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath
 from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import build_scene, init_state
+from dreamfusion_jax.training.state import build_scene, init_state, with_objective_params
 
 MESH = "mesh.glb"
 _MAX_TRIES = 3  # to read a checkpoint that exists
@@ -72,8 +72,8 @@ class WorkdirWatcher:
         if is_flat(self.config):
             raise UserError(f"--workdir={workdir} holds a flat image; there is nothing to orbit.")
         self.scene = build_scene(self.config.scene)
-        optimizer = make_optimizer(self.config.optimizer, self.config.train.steps)
-        self._like = init_state(self.scene, optimizer, self.config.train.seed)
+        self._optimizer = make_optimizer(self.config.optimizer, self.config.train.steps)
+        self._like = init_state(self.scene, self._optimizer, self.config.train.seed)
         self.init_params = self._like.scene_params
         self._checkpoints = Checkpoints(workdir)
         self._failures: dict[int, _Failure] = {}  # by step
@@ -118,7 +118,10 @@ class WorkdirWatcher:
         if is_damage and tries >= _MAX_TRIES:
             return False
         try:
-            params = jax.device_put(self._checkpoints.restore_step(step, self._like).scene_params)
+            like = with_objective_params(
+                self._like, self._optimizer, self._checkpoints.objective_params_like()
+            )
+            params = jax.device_put(self._checkpoints.restore_step(step, like).scene_params)
         except DamagedError as error:
             sentence = f"The checkpoint of step {step:,} is damaged ({error})."
             self._failures[step] = _Failure(tries + 1, sentence, is_damage=True)

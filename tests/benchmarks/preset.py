@@ -76,7 +76,7 @@ def short_config(config: Config, size: int, lit_from: int, seed: int) -> Config:
     """Returns the run's configuration with small renders, early light and another seed."""
     train = dataclasses.replace(
         config.train,
-        render_size=size,
+        render_size=(size,),
         shading_start_step=min(lit_from, config.train.shading_start_step),
         seed=seed,
     )

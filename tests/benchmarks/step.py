@@ -47,7 +47,7 @@ def parts(run: loop.Run) -> dict[str, Part]:
     setup, prior_params = run.setup, run.prior_params
     config, scene, prior, objective, _ = setup
     size, now = step.render_size(config, prior), jnp.int32(first_dear_step(config))
-    state = init_state(scene, run.optimizer, 0, objective)
+    state = init_state(scene, run.optimizer, 0, objective, prior_params)
     params, own = state.scene_params, state.params["objective"]
     draws = step.draw_views(setup, now, jnp.arange(1))
     draw = jax.tree.map(lambda x: x[0], draws)
@@ -99,7 +99,7 @@ def step_arguments(
 ) -> tuple[step.DeviceInput, TrainState, PriorParams, TextTable]:
     """Returns the arguments of `run.step` at step `first` of an untrained scene."""
     config, scene, _, objective, _ = run.setup
-    state = init_state(scene, run.optimizer, config.train.seed, objective)
+    state = init_state(scene, run.optimizer, config.train.seed, objective, run.prior_params)
     state = state._replace(step=jnp.int32(first))
     shared = step.replicate((state, run.prior_params, run.table), run.devices)
     return step.place_input(run.devices), *shared

@@ -19,6 +19,7 @@ from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.distillation import view_prompts
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.settings import is_whole_numbers
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from dreamfusion_jax.training.optimizer import make_optimizer
 
@@ -37,6 +38,8 @@ FREE_TEXT = {
         "revision",
         "variant",
         "workdir",
+        "init_from",
+        "init_mesh",
         "compilation_cache",
         "coordinator",
         "wandb",
@@ -71,7 +74,7 @@ def test_every_flag_has_a_range_or_choices_or_is_text():
 def beyond(setting: dataclasses.Field, side: str) -> str:
     """The next value on the other side of a bound."""
     bound, sign = setting.metadata[side], {"minimum": -1, "maximum": 1}[side]
-    if isinstance(setting.default, int):
+    if isinstance(setting.default, int) or is_whole_numbers(setting):
         return str(bound + sign)
     return repr(math.nextafter(bound, sign * math.inf))
 
@@ -88,7 +91,8 @@ def test_a_number_just_beyond_its_bound_is_refused_by_name(setting, side):
 def test_the_bounds_themselves_are_accepted(setting):
     section = next(s for s in configs.SECTIONS.values() if setting in dataclasses.fields(s))
     for bound in (setting.metadata["minimum"], setting.metadata["maximum"]):
-        value = (float(bound),) * 2 if isinstance(setting.default, tuple) else bound
+        value = bound if is_whole_numbers(setting) else float(bound)
+        value = (value,) * 2 if isinstance(setting.default, tuple) else bound
         configs.check_section(dataclasses.replace(section(), **{setting.name: value}))
 
 
@@ -124,6 +128,10 @@ CONFLICTS = {
     ("--perp_neg", "--view_words=none"): ("--perp_neg", "--view_words"),
     ("--perp_neg", "--view_words=paper", "--field=image"): ("--perp_neg", "--view_words"),
     ("--variant=fp16",): ("--variant", "--prior"),
+    ("--render_size=64,256",): ("--render_milestones", "--render_size"),
+    ("--render_milestones=9",): ("--render_milestones", "--render_size"),
+    ("--render_size=8,16,32", "--render_milestones=9,9"): ("--render_milestones", "--render_size"),
+    ("--render_size=8,16", "--render_milestones=0"): ("--render_milestones", "--render_size"),
     ("--revision=main",): ("--revision", "--prior"),
     ("--preset=sd", "--prior=toybox"): ("--variant", "--prior"),
 }
@@ -148,8 +156,10 @@ def tame(setting: dataclasses.Field) -> st.SearchStrategy[str]:
         return st.sampled_from(("true", "false", "1", "0"))
     if isinstance(default, str):
         return st.sampled_from(("a red chair", "x", "\u6771\u4eac", "caf\u00e9/../..", "~"))
-    if isinstance(default, int):
+    if isinstance(default, int) or setting.name == "render_size":
         return st.integers(limits["minimum"], limits["maximum"]).map(str)
+    if setting.name == "render_milestones":  # which several sizes need
+        return st.just("0")
     number = st.floats(limits["minimum"], limits["maximum"])
     if isinstance(default, tuple):
         return st.tuples(number, number).map(sorted).map(lambda ends: f"{ends[0]!r},{ends[1]!r}")

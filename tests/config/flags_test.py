@@ -201,3 +201,15 @@ def test_a_broken_config_file_is_named(tmp_path):
 def test_slugs_are_safe_folder_names():
     assert parse("--prompt=A Red/Chair, ../please!").run.workdir == "workdir/a-red-chair-please"
     assert parse("--prompt=???").run.workdir.startswith("workdir/untitled-")
+
+
+def test_render_sizes_are_one_or_several_whole_numbers():
+    one = parse("--prompt=x", "--render_size=64").train
+    assert (one.render_size, one.render_milestones) == ((64,), (0,))
+    several = parse("--prompt=x", "--render_size=64,256", "--render_milestones=5000")
+    assert (several.train.render_size, several.train.render_milestones) == ((64, 256), (5000,))
+    assert configs.from_dict(json.loads(json.dumps(configs.to_dict(several)))) == several
+    settings = {"prompt": "x", "render_size": 64}
+    assert configs.config_from_settings("toybox", settings).train.render_size == (64,)
+    earlier = {"train": {"render_size": 64}}  # a config.json of one number
+    assert configs.from_dict(earlier).train.render_size == (64,)

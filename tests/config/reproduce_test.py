@@ -18,7 +18,7 @@ def parse_arguments(config: Config) -> Config:
     [
         (),
         ("--distance=1.5", "--fov_deg=30,60", "--learning_rate=1e-7", "--steps=7"),
-        ("--field=image",),
+        ("--field=image", "--render=volume", "--texture=shared", "--freeze=none"),
         ("--negative_prompt=ugly, 'bad' and \"worse\"", "--workdir=a folder/with spaces"),
         ("--interpolate_views=true", "--max_skipped_steps=3", "--prior=some/model"),
     ],

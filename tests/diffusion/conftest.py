@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.priors.prior import Prior
+from tests.floyd import write_tiny
 
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -148,3 +149,9 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, **marks}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def floyd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DeepFloyd IF of random weights."""
+    return write_tiny(tmp_path_factory.mktemp("floyd"))

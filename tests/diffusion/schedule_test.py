@@ -86,7 +86,6 @@ def test_every_scheduler_class_gives_the_same_noise_levels(scheduler):
         ("prediction_type", "flow"),
         ("timestep_spacing", "karras"),
         ("rescale_betas_zero_snr", True),  # the default predicts the noise
-        ("thresholding", True),
         ("use_flow_sigmas", True),
         ("_class_name", "FlowMatchEulerDiscreteScheduler"),
         ("invented_option", 1),

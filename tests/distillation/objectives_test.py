@@ -14,7 +14,12 @@ from dreamfusion_jax.diffusion.priors.analytic import analytic_prior
 from dreamfusion_jax.diffusion.priors.prior import Condition
 from dreamfusion_jax.diffusion.schedule import add_noise, alpha_sigma
 from dreamfusion_jax.distillation import asd, csd, inversion, ism, sdi
-from dreamfusion_jax.distillation.objective import Query, draw_noise, predict_noise
+from dreamfusion_jax.distillation.objective import (
+    Query,
+    draw_noise,
+    guidance_scale,
+    predict_noise,
+)
 from dreamfusion_jax.distillation.objectives import make_objective
 from dreamfusion_jax.distillation.options import DistillationOptions
 from tests.distillation.conftest import make_batch
@@ -164,6 +169,21 @@ def test_strides_end_at_each_view_s_own_time():
     times = inversion.times_up_to(jnp.array([0.5, 0.05]), 0.2)
     np.testing.assert_allclose(times[:, 0], [0, 0.2, 0.4, 0.5, 0.5, 0.5], atol=1e-6)
     np.testing.assert_allclose(times[:, 1], [0, 0.05, 0.05, 0.05, 0.05, 0.05], atol=1e-6)
+
+
+def test_guidance_changes_linearly_and_then_stays():
+    options = DistillationOptions(10.0, guidance_scale_end=2.0, guidance_anneal_steps=100)
+    scales = [guidance_scale(jnp.int32(step), options) for step in (0, 25, 100, 500)]
+    np.testing.assert_allclose(scales, [10.0, 8.0, 2.0, 2.0])
+    assert guidance_scale(jnp.int32(25), DistillationOptions(10.0)) == 10.0
+
+
+@pytest.mark.parametrize("name", ["sds", "nfsd", "ism", "sdi", "asd"])
+def test_guidance_may_anneal(name):
+    batch = BATCH._replace(step=jnp.int32(25))
+    annealed = {"guidance_scale": 10.0, "guidance_scale_end": 2.0, "guidance_anneal_steps": 100}
+    expected = cotangent(name, batch, guidance_scale=8.0)
+    chex.assert_trees_all_close(cotangent(name, batch, **annealed), expected, rtol=1e-4)
 
 
 def test_one_network_call_answers_all_queries():

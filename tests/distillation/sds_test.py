@@ -26,7 +26,8 @@ _KEYS = jax.random.split(jax.random.key(0), _COUNT)
 
 
 def _gradient(prior, options, batch, params=None):
-    return make_objective(prior, options).gradient({}, params or {}, batch)
+    own = {"lora": {}, "camera": {}} if options.objective == "vsd" else {}
+    return make_objective(prior, options).gradient(own, params or {}, batch)
 
 
 @functools.partial(jax.jit, static_argnames="weighting")

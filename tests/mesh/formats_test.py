@@ -119,6 +119,13 @@ def test_the_glb_has_one_matt_material_with_a_png_inside(written, textured):
     np.testing.assert_array_equal(np.asarray(png), textured.texture)
 
 
+def test_the_glb_is_no_mirror_and_no_lamp_to_its_reader(written):
+    material = trimesh.load(written / "mesh.glb", force="mesh").visual.material
+    assert (material.metallicFactor, material.roughnessFactor) == (0.0, 1.0)
+    assert material.emissiveFactor is None and material.emissiveTexture is None
+    assert material.baseColorFactor is None, "the texture's colors as they are"
+
+
 def test_the_obj_names_its_own_files(written):
     assert "mtllib mesh.mtl" in (written / "mesh.obj").read_text().splitlines()
     assert "map_Kd mesh.png" in (written / "mesh.mtl").read_text().splitlines()

@@ -63,7 +63,8 @@ def start(tmp_path_factory, tiny_prior):
                 command += [f"--coordinator=localhost:{port}", f"--processes={count}"]
                 command += [f"--process_index={index}"]
             host_devices = f"--xla_force_host_platform_device_count={devices}"
-            environment = {**os.environ, "XLA_FLAGS": host_devices, "JAX_PLATFORMS": "cpu"}
+            xla_flags = f"{os.environ['XLA_FLAGS']} {host_devices}"
+            environment = {**os.environ, "XLA_FLAGS": xla_flags, "JAX_PLATFORMS": "cpu"}
             with log.open("wb") as out:
                 job.processes.append(
                     subprocess.Popen(command, stdout=out, stderr=out, env=environment)

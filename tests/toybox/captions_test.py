@@ -30,7 +30,7 @@ def test_benchmark_prompts_are_so_many_of_each_sort(count, held_out, per_kind):
     assert order == sorted(order)
 
 
-def test_the_benchmark_is_what_published_numbers_were_measured_on():
+def test_the_benchmark_is_the_published_numbers():
     first = "a red house, a cyan mug, a pink robot, a pink truck, a green rocket, a green fish"
     assert captions.benchmark_prompts()[:6] == first.split(", ")
     named = "\n".join(captions.benchmark_prompts(40, 12, 2))

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from dreamfusion_jax.toybox import fit as fits
 from dreamfusion_jax.toybox.recipes import Stage
@@ -21,7 +22,7 @@ def plane_task() -> Task:
 
     return Task(
         init=lambda key: {"kernel": jax.random.normal(key, (2, 1)), "bias": jnp.zeros(1)},
-        batch=lambda rng, size: rng.normal(size=(size, 2)).astype(np.float32),
+        batch=lambda rng, size, step: rng.normal(size=(size, 2)).astype(np.float32),
         loss=loss,
         preview=lambda params: np.zeros((8, 8, 3), np.uint8),
     )
@@ -38,10 +39,10 @@ def test_resumed_fit_equals_the_straight_one_bit_for_bit(tmp_path, monkeypatch):
     def stop_at(step: int) -> Task:
         original, calls = plane_task(), iter(range(100))
 
-        def batch(rng, size):
+        def batch(rng, size, number):
             if next(calls) == step:
                 raise Stopped
-            return original.batch(rng, size)
+            return original.batch(rng, size, number)
 
         return original._replace(batch=batch)
 
@@ -51,6 +52,15 @@ def test_resumed_fit_equals_the_straight_one_bit_for_bit(tmp_path, monkeypatch):
         pass
     resumed = fits.fit(plane_task(), stage, tmp_path / "cut", seed=1)
     chex.assert_trees_all_equal(straight, resumed)
+
+
+def test_another_batch_size_goes_on_and_counts_its_images(tmp_path):
+    start = Stage(steps=2, batch_size=8, learning_rate=0.1)
+    fits.fit(plane_task(), start, tmp_path, seed=1)
+    fits.fit(plane_task(), start._replace(steps=5, batch_size=32), tmp_path, seed=1)
+    with ocp.CheckpointManager(tmp_path / "checkpoints") as manager:
+        state = manager.restore(5, args=ocp.args.StandardRestore())
+    assert int(state["images"]) == 2 * 8 + 3 * 32
 
 
 def test_fit_learns(tmp_path):

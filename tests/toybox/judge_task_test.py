@@ -1,4 +1,4 @@
-"""What the judge is taught: the targets are the captions of what the pictures show."""
+"""What the judge is taught: the targets are the captions of what the images show."""
 
 import jax
 import numpy as np
@@ -8,16 +8,16 @@ from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.diffusion.models.clip import CLIPModel
 from dreamfusion_jax.toybox import captions, dataset, judge_task, recipes, tokenizer
 
-SPHERES, PICTURES = 2, 30
+SPHERES, IMAGES = 2, 30
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return dataset.make(128, seed=3, kinds=("mug", "chair"))
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory, pictures):
+def task(tmp_path_factory, images):
     folder = tmp_path_factory.mktemp("judge")
     tokenizer.write(folder)
     sizes = tokenizer.sizes(folder)
@@ -28,24 +28,24 @@ def task(tmp_path_factory, pictures):
     }
     spheres = dataset.plain_spheres(64, seed=2)
     tokenize = load_tokenizer(folder, tokenizer.MAX_LENGTH)
-    return judge_task.judge_task(CLIPModel.from_config(config), pictures, spheres, tokenize)
+    return judge_task.judge_task(CLIPModel.from_config(config), images, spheres, tokenize)
 
 
 @pytest.fixture(scope="module")
 def batch(task):
-    return task.batch(np.random.default_rng(0), SPHERES + PICTURES)
+    return task.batch(np.random.default_rng(0), SPHERES + IMAGES)
 
 
-def test_a_picture_has_one_caption_and_a_sphere_every_kind_of_its_color(pictures, batch):
+def test_a_sphere_has_the_caption_of_every_kind_of_its_color(images, batch):
     words = np.array(judge_task.subject_captions())
     assert batch.image.shape == (32, 64, 64, 3) and batch.image.dtype == np.uint8
     np.testing.assert_allclose(batch.subject.sum(axis=1), 1.0, rtol=1e-6)
-    # Which pictures a batch shows is its first draw.
-    shown = np.random.default_rng(0).integers(pictures.count, size=PICTURES)
-    for row, kind in enumerate(pictures.kind[shown]):
+    # Which images a batch shows is its first draw.
+    shown = np.random.default_rng(0).integers(images.count, size=IMAGES)
+    for row, kind in enumerate(images.kind[shown]):
         (caption,) = words[batch.subject[row] > 0]
         assert captions.KINDS[kind] in caption
-    for row in range(PICTURES, SPHERES + PICTURES):
+    for row in range(IMAGES, SPHERES + IMAGES):
         named = words[batch.subject[row] > 0]
         assert len(named) >= 20 and len({name.split()[-1] for name in named}) == len(named)
 
@@ -56,7 +56,7 @@ def test_held_out_pairs_are_neither_right_nor_wrong(task, batch):
     assert not batch.subject[:, never].any()
 
 
-def test_pictures_without_color_are_gray(batch):
+def test_images_without_color_are_gray(batch):
     gray = batch.subject[:, : len(captions.KINDS)].any(axis=1)
     assert 3 <= gray.sum() < 20
 

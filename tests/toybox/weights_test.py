@@ -32,18 +32,19 @@ def test_diffusers_loads_the_weights_and_draws_the_same_picture():
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(WEIGHTS, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["a red chair, front left view, medium angle", "a blue car"]
-    noise = np.random.default_rng(0).normal(size=(2, 4, 16, 16)).astype(np.float32)
+    prior, weights = load_prior(WEIGHTS)
+    height, width, channels = prior.latent_shape
+    noise = np.random.default_rng(0).normal(size=(2, channels, height, width)).astype(np.float32)
     expected = pipeline(
         prompts,
-        height=64,
-        width=64,
+        height=prior.image_size,
+        width=prior.image_size,
         num_inference_steps=8,
         guidance_scale=6.0,
         latents=torch.from_numpy(noise),
         output_type="np",
     ).images
 
-    prior, weights = load_prior(WEIGHTS)
     text, empty = prior.encode_text(prompts), prior.encode_text([""] * 2)
 
     @jax.jit

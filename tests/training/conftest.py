@@ -17,7 +17,7 @@ from dreamfusion_jax.runs.options import RunOptions
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.options import TrainOptions
-from dreamfusion_jax.training.step import TrainStep, make_train_step
+from dreamfusion_jax.training.step import TrainStep, make_train_step, stage_setups
 
 SCENE = SceneOptions(
     width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
@@ -27,7 +27,7 @@ SCENE = SceneOptions(
 @pytest.fixture
 def make_config(tmp_path: Path) -> Callable[..., Config]:
     def make(**train) -> Config:
-        settings = {"prompt": "a cup", "steps": 10, "render_size": 6, "shading_start_step": 2}
+        settings = {"prompt": "a cup", "steps": 10, "render_size": (6,), "shading_start_step": 2}
         return Config(
             scene=SCENE,
             train=TrainOptions(**{**settings, **train}),
@@ -47,6 +47,7 @@ def make_run() -> Callable[..., Run]:
         setup = loop.make_setup(config, prior or analytic_prior(0.2, 0.05), SCHEMES)
         optimizer = make_optimizer(config.optimizer, config.train.steps)
         devices = jax.local_devices()[:1]
+        step, *later = (make_train_step(s, optimizer, devices) for s in stage_setups(setup))
         return Run(
             workdir,
             setup,
@@ -54,7 +55,8 @@ def make_run() -> Callable[..., Run]:
             loop.embed_prompts(setup, config),
             optimizer,
             devices,
-            make_train_step(setup, optimizer, devices),
+            step,
+            later_steps=tuple(later),
         )
 
     return make

@@ -59,14 +59,14 @@ def learned_baseline(prior, options):
         r = jax.lax.stop_gradient(residual(params, prior_params, batch))
         return jnp.mean((r - params["mean"]) ** 2)
 
-    return Objective(lambda key: {"mean": jnp.zeros(3)}, gradient, loss)
+    return Objective(lambda key, prior_params: {"mean": jnp.zeros(3)}, gradient, loss)
 
 STEPS = 6
 
 def configured(workdir=""):
     return Config(
         scene=SCENE,
-        train=TrainOptions(prompt="a cup", steps=STEPS, render_size=6, views_per_device=2),
+        train=TrainOptions(prompt="a cup", steps=STEPS, render_size=(6,), views_per_device=2),
         run=RunOptions(workdir=str(workdir), log_every=1, checkpoint_every=3),
     )
 
@@ -109,7 +109,7 @@ assert int(once.step) == STEPS and int(once.skipped) == 0
 
 
 def test_a_new_prior_and_objective_train_and_resume_to_the_bit(tmp_path):
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, "-c", TWO_DEVICES, str(Path(__file__).parent), str(tmp_path)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

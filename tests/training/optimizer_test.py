@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,26 @@ def test_the_default_is_adam_with_exponential_decay():
     state = theirs.init(_PARAMS)
     for _ in range(3):
         expected, state = theirs.update(_GRADIENTS, state)
-    chex.assert_trees_all_close(_updates(OptimizerOptions(), [_GRADIENTS] * 3), expected)
+    got = _updates(OptimizerOptions(), [_GRADIENTS] * 3)
+    chex.assert_trees_all_close(got["scene"], expected["scene"])
+
+
+def test_the_objective_s_own_params_have_adamw_at_a_constant_rate():
+    config = OptimizerOptions(objective_learning_rate=0.1, objective_weight_decay=0.5)
+    config = dataclasses.replace(config, gradient_clip=1e-3, warmup_steps=10, optimizer="adan")
+    theirs, params = optax.adamw(0.1, weight_decay=0.5), {"field": jnp.ones(3)}
+    optimizer, whole = make_optimizer(config, 20), {**_PARAMS, "objective": params}
+    state, their_state = optimizer.init(whole), theirs.init(params)
+    for _ in range(3):
+        updates, state = optimizer.update(_GRADIENTS, state, whole)
+        expected, their_state = theirs.update(_GRADIENTS["objective"], their_state, params)
+    chex.assert_trees_all_close(updates["objective"], expected)
+
+
+def test_a_state_without_params_of_the_objective_is_the_scene_s_alone():
+    optimizer = make_optimizer(OptimizerOptions(), 20)
+    adam = optax.scale_by_adam().init({"scene": _SCENE, "objective": {}})
+    chex.assert_trees_all_equal(optimizer.init({"scene": _SCENE, "objective": {}})[0], adam)
 
 
 def test_the_papers_rate_warms_up_and_decays_as_a_cosine():
@@ -53,7 +74,7 @@ def test_the_papers_rate_warms_up_and_decays_as_a_cosine():
 
 def test_groups_have_rates_of_their_own():
     plain = _updates(OptimizerOptions())
-    rates = {"proposal": 10.0, "background": 0.5, "network": 0.1, "objective": 3.0}
+    rates = {"proposal": 10.0, "background": 0.5, "network": 0.1}
     named = {f"{name}_rate": rate for name, rate in rates.items()}
     scaled = _updates(OptimizerOptions(**named))
     scene = plain["scene"]
@@ -66,7 +87,7 @@ def test_groups_have_rates_of_their_own():
             "proposal": {"grid": 10.0 * scene["proposal"]["grid"]},
             "background": {"bias": 0.5 * scene["background"]["bias"]},
         },
-        "objective": {"field": 3.0 * plain["objective"]["field"]},
+        "objective": plain["objective"],
     }
     chex.assert_trees_all_close(scaled, expected, rtol=1e-6)
 
@@ -75,11 +96,13 @@ def test_gradients_are_clipped_together():
     """What Adam is given after a small gradient shows in the ratio of its moments."""
     small, large = (jax.tree.map(lambda leaf, s=s: s * leaf, _GRADIENTS) for s in (1e-2, 1e3))
     limit = 3.0
-    norm = optax.tree.norm(large)
+    norm = optax.tree.norm(large["scene"])
     by_hand = jax.tree.map(lambda leaf: leaf * limit / norm, large)
-    clipped = _updates(OptimizerOptions(gradient_clip=limit), [small, large])
-    chex.assert_trees_all_close(clipped, _updates(OptimizerOptions(), [small, by_hand]), rtol=1e-5)
-    difference = optax.tree.sub(clipped, _updates(OptimizerOptions(), [small, large]))
+    clipped = _updates(OptimizerOptions(gradient_clip=limit), [small, large])["scene"]
+    expected = _updates(OptimizerOptions(), [small, by_hand])["scene"]
+    chex.assert_trees_all_close(clipped, expected, rtol=1e-5)
+    unclipped = _updates(OptimizerOptions(), [small, large])["scene"]
+    difference = optax.tree.sub(clipped, unclipped)
     assert optax.tree.norm(difference) > 1e-3 * optax.tree.norm(clipped)
 
 
@@ -143,5 +166,6 @@ def test_every_optimizer_finds_the_bottom_of_a_bowl(name):
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (_PARAMS, optimizer.init(_PARAMS)), length=500)
-    chex.assert_trees_all_close(params, jax.tree.map(lambda x: x + 1.5, _PARAMS), atol=2e-2)
+    start = {"scene": _SCENE, "objective": {}}
+    (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), length=500)
+    chex.assert_trees_all_close(params, jax.tree.map(lambda x: x + 1.5, start), atol=2e-2)

@@ -58,7 +58,7 @@ def test_a_presets_scene_is_alive_after_150_steps(name, seed):
 def test_an_adam_step_moves_no_presets_raw_density_far():
     """At 1e-2 the residual MLP's moves by 10 in ten steps, and its density saturates."""
     changes = {}
-    for name in configs.PRESETS:
+    for name in configs.PRESETS.keys() - {"refine"}:  # which holds its geometry, a distance
         config, run = _prepared(name)
         changes[name] = benchmark.raw_change(config, run.scene)
     assert all(0.01 < change < 4.0 for change in changes.values()), changes

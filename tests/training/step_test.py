@@ -126,7 +126,7 @@ assert len(ALL) == 8
 prior, descent, params = analytic_prior(0.2, 0.05), optax.sgd(RATE), {"unused": np.zeros(3)}
 
 def configured(devices, workdir=""):
-    train = TrainOptions(prompt="a cup", steps=8, render_size=6, shading_start_step=2,
+    train = TrainOptions(prompt="a cup", steps=8, render_size=(6,), shading_start_step=2,
                         views_per_device=8 // devices)
     return Config(scene=SCENE, train=train, run=RunOptions(workdir=workdir, log_every=1))
 
@@ -188,7 +188,7 @@ for devices in (2, 8):
 
 
 def test_1_2_4_and_8_devices_agree_and_resume_each_other(tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", EIGHT_DEVICES, str(Path(__file__).parent), str(tmp_path)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

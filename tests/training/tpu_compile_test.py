@@ -22,7 +22,7 @@ from dreamfusion_jax.training.state import build_scene
 from tests import tpu
 
 tpu.require_libtpu()
-train = TrainOptions(prompt="a cup", render_size=40, shading_start_step=0)
+train = TrainOptions(prompt="a cup", render_size=(40,), shading_start_step=0)
 unet = {
     "block_out_channels": [16],
     "down_block_types": ["CrossAttnDownBlock2D"],

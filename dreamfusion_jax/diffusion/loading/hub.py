@@ -49,7 +49,9 @@ class Model(NamedTuple):
 
 def needed_files(variant: str = "") -> list[str]:
     """Returns patterns of the files of a prior; other precisions and formats are not downloaded."""
-    patterns = ["model_index.json", "scheduler/*.json", "tokenizer/*.json", "tokenizer/merges.txt"]
+    patterns = ["model_index.json", "scheduler/*.json"]
+    for tokenizer in ("tokenizer", "tokenizer_2"):
+        patterns += [f"{tokenizer}/{name}" for name in ("*.json", "merges.txt", "spiece.model")]
     for network in NETWORKS:
         patterns += _network_files(f"{network}/", variant)
     return patterns

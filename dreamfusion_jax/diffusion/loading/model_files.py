@@ -15,7 +15,7 @@ from typing import Any
 from dreamfusion_jax.runtime.errors import PriorError
 from dreamfusion_jax.runtime.files import read_json
 
-NETWORKS = ("unet", "vae", "text_encoder")
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 FILE_STEMS = ("diffusion_pytorch_model", "model")
 
 
@@ -45,8 +45,23 @@ def weights_digest(directory: str | Path, variant: str = "") -> str:
     """Returns the SHA-256, in hexadecimal, of the weights files that are read of a network."""
     digest = hashlib.sha256()
     for path in weights_files(Path(directory), variant):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        stat = path.stat()
+        digest.update(_file_digest(path, stat.st_size, stat.st_mtime_ns))
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)  # A large text encoder is asked for twice.
+def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    """Returns the SHA-256 of a file that has not changed since it had this size and time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def text_encoder_digest(path: str | Path, variant: str = "") -> str:
+    """Returns the SHA-256 of what decides how a pipeline's text encoder reads a prompt."""
+    path, digest = Path(path), hashlib.sha256()
+    _update_with_network(digest, path / "text_encoder", variant)
+    _update_with_tokenizer(digest, path / "tokenizer")
     return digest.hexdigest()
 
 
@@ -55,13 +70,23 @@ def pipeline_digest(path: str | Path, variant: str = "") -> str:
     path, digest = Path(path), hashlib.sha256()
     for network in NETWORKS:
         if (path / network).is_dir():
-            digest.update(weights_digest(path / network, variant).encode())
-            digest.update(_meaning(read_config(path / network)))
+            _update_with_network(digest, path / network, variant)
     digest.update(_meaning(read_config(path / "scheduler", "scheduler_config.json")))
-    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
-        file = path / "tokenizer" / name
-        digest.update(file.read_bytes() if file.is_file() else b"")
+    _update_with_tokenizer(digest, path / "tokenizer")
+    if (path / "tokenizer_2").is_dir():
+        _update_with_tokenizer(digest, path / "tokenizer_2")
     return digest.hexdigest()
+
+
+def _update_with_network(digest: Any, directory: Path, variant: str) -> None:
+    digest.update(weights_digest(directory, variant).encode())
+    digest.update(_meaning(read_config(directory)))
+
+
+def _update_with_tokenizer(digest: Any, directory: Path) -> None:
+    for name in ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model"):
+        file = directory / name
+        digest.update(file.read_bytes() if file.is_file() else b"")
 
 
 def _meaning(config: dict[str, Any]) -> bytes:

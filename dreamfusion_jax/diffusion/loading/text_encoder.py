@@ -47,7 +47,7 @@ def load_text_encoder(
     @jax.jit
     def apply(params: Any, ids: jax.Array) -> jax.Array:
         with float32_products(text_encoder.dtype, "highest"):
-            return text_encoder.apply({"params": params}, ids)[0]
+            return text_encoder.apply({"params": params}, ids).last
 
     return lambda prompts: Condition(apply(params, tokenize(prompts)))
 
@@ -63,7 +63,11 @@ def load_tokenizer(
       PriorError: the directory holds no such tokenizer, or refers to files elsewhere.
     """
     directory = Path(directory)
-    _check_tokenizer_files(directory)
+    check_tokenizer_files(directory)
+    if not (directory / "tokenizer.json").is_file():
+        if not (directory / "vocab.json").is_file():
+            raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
+        _check_text(directory / "merges.txt")
     tokenizer_class = _clip_tokenizer()
     try:
         tokenizer = tokenizer_class.from_pretrained(str(directory))
@@ -71,7 +75,7 @@ def load_tokenizer(
         largest_id = max(tokenizer.get_vocab().values())
 
         def tokenize(prompts: Sequence[str]) -> np.ndarray:
-            _warn_truncation(tokenizer, prompts, length)
+            warn_truncation(tokenizer, prompts, length)
             ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True)
             return np.asarray(ids["input_ids"], np.int32).reshape(len(prompts), length)
 
@@ -101,23 +105,22 @@ def _clip_tokenizer() -> Any:
     return CLIPTokenizer
 
 
-def _check_tokenizer_files(directory: Path) -> None:
+def check_tokenizer_files(directory: Path) -> None:
     """Refuses files of no end, such as devices, and any that refer to files elsewhere."""
     for name in TOKENIZER_JSON:
         if (directory / name).exists():
             for key in read_config(directory, name):
                 if _references_external_file(name, key):
                     raise PriorError(f"{directory / name}: {key!r:.200} is not supported.")
-    texts = list(directory.rglob("*.jinja"))
-    if not (directory / "tokenizer.json").is_file():
-        if not (directory / "vocab.json").is_file():
-            raise PriorError(f"{directory} holds no CLIP vocabulary (vocab.json and merges.txt).")
-        texts.append(directory / "merges.txt")
-    for path in texts:
-        try:
-            read_text(path)
-        except (OSError, ValueError) as error:
-            raise PriorError(f"{path} cannot be read ({error}).") from None
+    for path in directory.rglob("*.jinja"):
+        _check_text(path)
+
+
+def _check_text(path: Path) -> None:
+    try:
+        read_text(path)
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{path} cannot be read ({error}).") from None
 
 
 def _references_external_file(name: str, key: str) -> bool:
@@ -126,7 +129,7 @@ def _references_external_file(name: str, key: str) -> bool:
     return name == "tokenizer_config.json" and key in EXTERNAL_FILE_KEYS
 
 
-def _warn_truncation(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
+def warn_truncation(tokenizer: Any, prompts: Sequence[str], length: int) -> None:
     """Warns of the part of the first too long prompt that the text encoder does not read."""
     for prompt in prompts:
         ids = tokenizer(prompt, verbose=False)["input_ids"]

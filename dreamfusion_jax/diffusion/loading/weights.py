@@ -35,9 +35,9 @@ FORMATS = ("F64", "F32", "F16", "BF16")
 MAX_AXES = 4
 MAX_NAMES_SHOWN = 20
 POSITION_IDS = ".position_ids"
-EMBEDDINGS = ("token_embedding", "position_embedding")
-# The time embedding's layers are the only torch modules with an underscore before a number.
-NUMBERED = re.compile(r"(?<!^linear)_(\d+)$")
+EMBEDDINGS = ("token_embedding", "position_embedding", "shared", "relative_attention_bias")
+# The torch modules with an underscore before a number: the time embedding's layers, and T5's.
+NUMBERED = re.compile(r"(?<!^linear)(?<!^wi)_(\d+)$")
 LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -110,7 +110,7 @@ def load_params(
     directory = Path(directory)
     files = weights_files(directory, variant)
     with reraise_as_prior_error(directory, "holds weights whose names fit no network"):
-        specs = params_from_torch(upgrade_legacy_keys(_tensor_specs(files)))
+        specs = params_from_torch(upgrade_legacy_keys(tensor_specs(files)))
     check_params(module, specs, directory)
     return _read_params(files, dtype, place)
 
@@ -256,7 +256,7 @@ def _to_torch(path: tuple[str, ...], leaf: Any) -> tuple[str, np.ndarray]:
 
 
 def _read_params(files: Sequence[Path], dtype: Any, place: DevicePutFn) -> Params:
-    prefix = _prefix(_tensor_specs(files))
+    prefix = _prefix(tensor_specs(files))
     params = {}
     for path in files:
         for name, tensor in _stream(path):
@@ -281,7 +281,7 @@ def _convert(path: Path, name: str, tensor: np.ndarray, dtype: Any) -> np.ndarra
     return converted
 
 
-def _tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
+def tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
     """Returns all tensors' names and shapes, as arrays that take no memory."""
     specs = {}
     for path in files:
@@ -289,6 +289,38 @@ def _tensor_specs(files: Sequence[Path]) -> dict[str, np.ndarray]:
             for name in _names(file):
                 specs[name] = _tensor_spec(path, name, file.get_slice(name))
     return specs
+
+
+def locate_tensors(files: Sequence[Path]) -> dict[str, Path]:
+    """Returns the file that holds each tensor, by the tensor's name."""
+    located: dict[str, Path] = {}
+    for path in files:
+        with _opened(path) as file:
+            located |= dict.fromkeys(_names(file), path)
+    return located
+
+
+def read_tensors(located: Mapping[str, Path], prefix: str, place: DevicePutFn = _stay) -> Params:
+    """Reads the tensors whose names begin with `prefix`, in float32, named without it.
+
+    Each is read through a map of its own: pages read count as our memory until they are unmapped.
+    """
+    params = {}
+    for name, path in located.items():
+        if name.startswith(prefix):
+            with _opened(path) as file:
+                key, leaf = _to_flax(name.removeprefix(prefix), file.get_tensor(name))
+                params[key] = place(_convert(path, name, leaf, np.float32))
+    return unflatten_dict(params)
+
+
+def read_rows(path: Path, name: str, rows: np.ndarray) -> np.ndarray:
+    """Reads rows [N] of a matrix [M, D], in float32 and without reading the others."""
+    distinct, places = np.unique(rows, return_inverse=True)
+    with _opened(path) as file:
+        matrix = file.get_slice(name)
+        found = [np.asarray(matrix[int(row) : int(row) + 1], np.float32) for row in distinct]
+    return np.concatenate(found)[places]
 
 
 def _names(file: Any) -> list[str]:

@@ -1,12 +1,13 @@
 """CLIP's text and vision transformers in transformers' layout (Radford et al., 2021).
 
-Stable Diffusion reads the text tower's last hidden states; the whole CLIPModel scores images.
+Stable Diffusion reads the text tower's last hidden states, SDXL those of two towers before their
+last layers; the whole CLIPModel scores images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,20 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 LEGACY_EOS_TOKEN_ID = 2  # in old configs, whatever the vocabulary; pooling handles it
+
+
+class TextStates(NamedTuple):
+    """What a text tower makes of ids [B, L].
+
+    Attributes:
+      last: [B, L, D] hidden states after the last layer and the norm behind it.
+      pooled: [B, D] of them, those at the end of the text.
+      penultimate: [B, L, D] hidden states before the last layer, without a norm.
+    """
+
+    last: jax.Array
+    pooled: jax.Array
+    penultimate: jax.Array
 
 
 class CLIPTextModel(nn.Module):
@@ -50,8 +65,8 @@ class CLIPTextModel(nn.Module):
         return (jnp.zeros((1, 2), jnp.int32),)
 
     @nn.compact
-    def __call__(self, ids: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Maps ids [B, L] to last hidden states [B, L, D] and pooled end-of-text states [B, D]."""
+    def __call__(self, ids: jax.Array) -> TextStates:
+        """Maps ids [B, L] to hidden states."""
         h = TextEmbeddings(
             self.vocab_size,
             self.max_position_embeddings,
@@ -59,13 +74,45 @@ class CLIPTextModel(nn.Module):
             self.dtype,
             name="embeddings",
         )(ids)
-        h = _encoder(self, causal=True)(h)
+        h, penultimate = _encoder(self, causal=True)(h)
         h = layer_norm("final_layer_norm", self.dtype, self.layer_norm_eps)(h)
         if self.eos_token_id == LEGACY_EOS_TOKEN_ID:
             end = jnp.argmax(ids, axis=-1)  # the end token was the vocabulary's last
         else:
             end = jnp.argmax(ids == self.eos_token_id, axis=-1)  # the first of them
-        return h, jnp.take_along_axis(h, end[:, None, None], axis=1)[:, 0]
+        pooled = jnp.take_along_axis(h, end[:, None, None], axis=1)[:, 0]
+        return TextStates(h, pooled, penultimate)
+
+
+class CLIPTextModelWithProjection(nn.Module):
+    """A text tower, and its projection into the space where CLIP compares texts with images."""
+
+    text_config: CLIPTextModel
+    projection_dim: int = 512
+    dtype: Dtype = jnp.float32
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
+    ) -> CLIPTextModelWithProjection:
+        """Builds the network of a transformers config.json."""
+        projection_dim = config.get("projection_dim", cls.projection_dim)
+        require_kind(cls.__name__, "projection_dim", projection_dim, cls.projection_dim)
+        return cls(CLIPTextModel.from_config(config, dtype), projection_dim, dtype)
+
+    def dummy_inputs(self) -> tuple[jax.Array]:
+        """Returns arguments small enough to initialize or to trace shapes with."""
+        return self.text_config.dummy_inputs()
+
+    def setup(self) -> None:
+        # A clone without a parent takes the name of the attribute that it is bound to.
+        self.text_model = self.text_config.clone(parent=None, name=None)
+        self.text_projection = Linear(self.projection_dim, use_bias=False, dtype=self.dtype)
+
+    def __call__(self, ids: jax.Array) -> TextStates:
+        """Maps ids [B, L] to hidden states, of which those pooled are projected [B, P]."""
+        states = self.text_model(ids)
+        return states._replace(pooled=self.text_projection(states.pooled))
 
 
 class CLIPVisionModel(nn.Module):
@@ -98,7 +145,7 @@ class CLIPVisionModel(nn.Module):
             pixels
         )
         h = layer_norm("pre_layrnorm", self.dtype, self.layer_norm_eps)(h)  # transformers' spelling
-        h = _encoder(self, causal=False)(h)
+        h, _ = _encoder(self, causal=False)(h)
         return layer_norm("post_layernorm", self.dtype, self.layer_norm_eps)(h[:, 0])
 
 
@@ -141,7 +188,7 @@ class CLIPModel(nn.Module):
 
     def text_embeds(self, ids: jax.Array) -> jax.Array:
         """Maps ids [B, L] to unit vectors [B, P]."""
-        return _unit(self.text_projection(self.text_model(ids)[1]))
+        return _unit(self.text_projection(self.text_model(ids).pooled))
 
     def __call__(self, pixels: jax.Array, ids: jax.Array) -> jax.Array:
         """Returns logits [images, texts]: exp(logit_scale) times the cosine."""
@@ -248,18 +295,24 @@ class Encoder(nn.Module):
     dtype: Dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the output of the last layer, and its input."""
+        before = x
         for i in range(self.layers):
-            x = EncoderLayer(
-                self.heads,
-                self.intermediate_size,
-                self.hidden_act,
-                self.epsilon,
-                self.causal,
-                self.dtype,
-                name=f"layers_{i}",
-            )(x)
-        return x
+            before, layer = (
+                x,
+                EncoderLayer(
+                    self.heads,
+                    self.intermediate_size,
+                    self.hidden_act,
+                    self.epsilon,
+                    self.causal,
+                    self.dtype,
+                    name=f"layers_{i}",
+                ),
+            )
+            x = layer(x)
+        return x, before
 
 
 def _encoder(tower: CLIPTextModel | CLIPVisionModel, causal: bool) -> Encoder:

@@ -6,7 +6,9 @@ by name alone (see loading/weights.py).
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +18,11 @@ import jax.numpy as jnp
 from dreamfusion_jax.runtime.device import cuda_capability
 
 Dtype = Any
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+}
 PAD_ONE = ((1, 1), (1, 1))
 SCORES_BYTES = 2**28  # attention scores in memory at once, without a fused kernel
 
@@ -32,6 +39,8 @@ class Linear(nn.Module):
     CPU the first takes twice and the second four times as long, forward and backward.
 
     `dtype` is that of the product's factors; its sums come out in `out_dtype` (None: `dtype`).
+    Where the collection "lora" holds two factors for it (diffusion/lora.py), their product is added
+    to the kernel, by way of the activations, so that neither a sum nor a second kernel is stored.
     """
 
     features: int
@@ -50,6 +59,9 @@ class Linear(nn.Module):
         flat = x.reshape(-1, channels).astype(self.dtype)
         kernel = kernel.reshape(channels, self.features).astype(self.dtype)
         y = jnp.matmul(flat, kernel, preferred_element_type=out_dtype)
+        if self.has_variable("lora", "a"):
+            a, b = (self.get_variable("lora", name).astype(self.dtype) for name in "ab")
+            y = y + jnp.matmul(jnp.matmul(flat, a), b, preferred_element_type=out_dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(out_dtype)
@@ -96,6 +108,12 @@ class ResnetBlock2D(nn.Module):
 
     `dtype` is that of the products' factors; norms, activations and the residual sum stay in the
     number format of x.
+
+    Attributes:
+      scale_shift: the time scales and shifts what the second norm returns, instead of being added
+        before it.
+      resample: "down" or "up": after the first activation both paths are halved by averages, or
+        doubled by nearest neighbors; "": neither.
     """
 
     features: int
@@ -103,18 +121,31 @@ class ResnetBlock2D(nn.Module):
     epsilon: float
     output_scale_factor: float = 1.0
     dtype: Dtype = jnp.float32
+    act_fn: str = "silu"
+    scale_shift: bool = False
+    resample: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array | None = None) -> jax.Array:
-        """Maps x [B, H, W, C] and time [B, E], or None, to [B, H, W, features]."""
-        dtype = x.dtype
+        """Maps x [B, H, W, C] and time [B, E], or None, to [B, H, W, features], resampled."""
+        dtype, act = x.dtype, ACTIVATIONS[self.act_fn]
         norm1 = GroupNorm(self.num_groups, self.epsilon, dtype, name="norm1")
-        h = conv3x3(self.features, "conv1", self.dtype)(nn.silu(norm1(x)))
-        if time is not None:
+        h = act(norm1(x))
+        if self.resample:
+            x, h = _resampled(x, self.resample), _resampled(h, self.resample)
+        h = conv3x3(self.features, "conv1", self.dtype)(h)
+        if time is not None and not self.scale_shift:
             project = Linear(self.features, dtype=self.dtype, name="time_emb_proj")
-            h = h + project(nn.silu(time))[:, None, None, :]
+            h = h + project(act(time))[:, None, None, :]
         norm2 = GroupNorm(self.num_groups, self.epsilon, dtype, name="norm2")
-        h = conv3x3(self.features, "conv2", self.dtype)(nn.silu(norm2(h)))
+        h = norm2(h)
+        if time is not None and self.scale_shift:
+            project = Linear(
+                2 * self.features, dtype=self.dtype, out_dtype=dtype, name="time_emb_proj"
+            )
+            scale, shift = jnp.split(project(act(time))[:, None, None, :], 2, axis=-1)
+            h = h * (1.0 + scale) + shift
+        h = conv3x3(self.features, "conv2", self.dtype)(act(h))
         if x.shape[-1] != self.features:
             x = Linear(
                 self.features,
@@ -125,6 +156,16 @@ class ResnetBlock2D(nn.Module):
             )(x)
         h = x + h.astype(dtype)
         return h if self.output_scale_factor == 1.0 else h / self.output_scale_factor
+
+
+def _resampled(x: jax.Array, resample: str) -> jax.Array:
+    """Halves x [B, H, W, C] by averages of 2 x 2, or doubles it by nearest neighbors."""
+    batch, height, width, channels = x.shape
+    if resample == "up":
+        return resize_nearest(x, 2 * height, 2 * width)
+    rows, columns = height // 2, width // 2
+    blocks = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
+    return jnp.mean(blocks, axis=(2, 4))
 
 
 class Downsample2D(nn.Module):

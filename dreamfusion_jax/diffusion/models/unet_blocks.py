@@ -25,6 +25,9 @@ class BlockOptions(NamedTuple):
     use_linear_projection: bool
     downsample_padding: int
     dtype: Dtype
+    act_fn: str = "silu"
+    scale_shift: bool = False
+    cross_attention_norm: str | None = None
 
 
 class DownBlock2D(nn.Module):
@@ -44,7 +47,7 @@ class DownBlock2D(nn.Module):
         """Returns the output and every feature map on the way, for the up blocks."""
         skips = []
         for i in range(self.layers):
-            x = _resnet(self.features, self.options, f"resnets_{i}")(x, time)
+            x = resnet(self.features, self.options, f"resnets_{i}")(x, time)
             if self.heads is not None:
                 x = _transformer(
                     self.heads, self.only_cross_attention, self.options, f"attentions_{i}"
@@ -74,7 +77,7 @@ class UpBlock2D(nn.Module):
         """Returns the output and the skips that are left."""
         for i in range(self.layers):
             x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
-            x = _resnet(self.features, self.options, f"resnets_{i}")(x, time)
+            x = resnet(self.features, self.options, f"resnets_{i}")(x, time)
             if self.heads is not None:
                 x = _transformer(
                     self.heads, self.only_cross_attention, self.options, f"attentions_{i}"
@@ -91,20 +94,33 @@ class UNetMidBlock2DCrossAttn(nn.Module):
     """Residual block, transformer, residual block at the lowest resolution."""
 
     heads: int
+    only_cross_attention: bool
     output_scale_factor: float
     options: BlockOptions
 
     @nn.compact
     def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> jax.Array:
+        # diffusers passes `only_cross_attention` to the other kind of mid block alone.
         features, scale = x.shape[-1], self.output_scale_factor
-        x = _resnet(features, self.options, "resnets_0", scale)(x, time)
+        x = resnet(features, self.options, "resnets_0", scale)(x, time)
         x = _transformer(self.heads, False, self.options, "attentions_0")(x, text)
-        return _resnet(features, self.options, "resnets_1", scale)(x, time)
+        return resnet(features, self.options, "resnets_1", scale)(x, time)
 
 
-def _resnet(features: int, options: BlockOptions, name: str, scale: float = 1.0) -> ResnetBlock2D:
+def resnet(
+    features: int, options: BlockOptions, name: str, scale: float = 1.0, resample: str = ""
+) -> ResnetBlock2D:
+    """Makes a residual block of the U-Net with these options."""
     return ResnetBlock2D(
-        features, options.num_groups, options.epsilon, scale, options.dtype, name=name
+        features,
+        options.num_groups,
+        options.epsilon,
+        scale,
+        options.dtype,
+        options.act_fn,
+        options.scale_shift,
+        resample,
+        name=name,
     )
 
 

@@ -51,6 +51,9 @@ class Pose(NamedTuple):
 
 
 EncodeText = Callable[[Sequence[str]], Condition]
+PredictVariance = Callable[
+    [PriorParams, jax.Array, jax.Array, Condition], tuple[jax.Array, jax.Array]
+]
 
 
 def without_pose(condition: Condition, pose: Pose) -> Condition:
@@ -76,6 +79,10 @@ class Prior(NamedTuple):
       joint_views: how many views the network denoises together; those of a group are consecutive in
         the batch.
       with_pose: Condition and Pose of B -> the condition of those cameras.
+      predict_variance: as `predict`, but returns also what the network says of the variance of a
+        sampler's step, [B, h, w, c] in [-1, 1]; None: nothing.
+      text_digest: -> the digest of what encodes texts, where that is so costly that its results are
+        worth keeping on disk; None: it is not.
     """
 
     image_size: int
@@ -87,6 +94,8 @@ class Prior(NamedTuple):
     predict: Callable[[PriorParams, jax.Array, jax.Array, Condition], jax.Array]
     joint_views: int = 1
     with_pose: Callable[[Condition, Pose], Condition] = without_pose
+    predict_variance: PredictVariance | None = None
+    text_digest: Callable[[], str] | None = None
 
 
 def resize_bilinear(rgb: jax.Array, size: int) -> jax.Array:

@@ -21,14 +21,19 @@ MAX_SAMPLE_SIZE = 1024  # side of the latent
 def unet_predictor(
     unet: UNet2DConditionModel, schedule: Schedule
 ) -> Callable[[PriorParams, jax.Array, jax.Array, Condition], jax.Array]:
-    """Returns the prediction of `unet`, whose params are in {"unet": ...}."""
+    """Returns the prediction of `unet`, whose params are in {"unet": ..., "lora": ...}.
+
+    Low-rank updates ("lora") are optional, see diffusion/lora.py; where a condition has a vector,
+    the params must embed it ("class_embedding").
+    """
 
     def predict(
         params: PriorParams, z_t: jax.Array, t: jax.Array, condition: Condition
     ) -> jax.Array:
         index = time_index(schedule, t)
+        variables = {"params": params["unet"], "lora": params.get("lora", {})}
         with float32_products(unet.dtype):
-            prediction = unet.apply({"params": params["unet"]}, z_t, index, condition.tokens)
+            prediction = unet.apply(variables, z_t, index, condition.tokens, condition.vector)
         return prediction.astype(jnp.float32)
 
     return predict

@@ -50,3 +50,22 @@ class Field(NamedTuple):
 
     init: Callable[[jax.Array], Params]
     query: Callable[[Params, jax.Array, jax.Array, jax.Array], FieldOutput]
+
+
+def with_own_texture(field: Field) -> Field:
+    """Makes a field of two copies of `field`: "geometry" says all but the albedo, "texture" that.
+
+    They start alike, and each can learn without the other.
+    """
+
+    def init(key: jax.Array) -> Params:
+        return {"geometry": field.init(key), "texture": field.init(key)}
+
+    def query(
+        params: Params, mean: jax.Array, covariance_diag: jax.Array, step: jax.Array
+    ) -> FieldOutput:
+        out = field.query(params["geometry"], mean, covariance_diag, step)
+        texture = field.query(params["texture"], mean, covariance_diag, step)
+        return out._replace(albedo=texture.albedo)
+
+    return Field(init, query)

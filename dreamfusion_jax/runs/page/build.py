@@ -41,11 +41,11 @@ _RELOADS = b'<meta http-equiv="refresh"'  # of running pages alone; a prompt's q
 _HEAD_BYTES = 2000
 
 # What a page shows of each kind of run, the most important first.
-_UNFINISHED = ("preview.png",)
-_FLAT = ("picture.png", "comparison.png", "progress.png")
+_UNFINISHED = ("preview.png", "guidance.png")
+_FLAT = ("picture.png", "comparison.png", "progress.png", "guidance.png")
 _SCENE = (
     *("poster.png", "turntable.mp4", "mesh.glb", "contact_sheet.png", "progress.png"),
-    *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png"),
+    *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png", "guidance.png"),
 )
 # Files beside the page, with their descriptions.
 _FILES = {
@@ -61,6 +61,7 @@ _FILES = {
     "comparison.png": "the distilled image, and samples of the prior",
     "contact_sheet.png": "all sides",
     "progress.png": "previews over the run",
+    "guidance.png": "a training view, and what the prior makes of it",
     "config.json": "every setting",
     "metrics.jsonl": "the numbers behind the curves",
 }
@@ -153,7 +154,8 @@ def page(
     # An output that could not be made may be there from an earlier step.
     shown = tuple(name for name in shown if name not in missing)
     embedded, left_out = media.embed(workdir, shown)
-    if not embedded:  # The Python API makes outputs only when they are asked for.
+    # The Python API makes outputs only when they are asked for.
+    if not embedded.keys() - {"guidance.png"}:
         embedded, left_out = media.embed(workdir, _UNFINISHED)
     changed, unchanged = settings(config)
     style, script = _asset("style.css"), _asset("news.js") + _asset("viewer.js")

@@ -16,6 +16,7 @@ _NOTES = {
     "residual_rms": "size of the change that guidance asks for",
     "gradient_norm": "of all parameters together",
     "opacity_mean": "share of the image that the object covers",
+    "objective_loss": "of what the objective trains on the renders",
 }
 _REGULARIZER = "regularizer/"
 

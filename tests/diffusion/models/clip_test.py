@@ -58,22 +58,24 @@ def test_text_parity(options, prefix, redraw, arrays, relative_error):
     saved[f"{prefix}embeddings.position_ids"] = np.arange(8)[None]
     params = params_from_torch(upgrade_legacy_keys(saved))
     check_params(model, params, "the test")
-    theirs = oracle(torch.from_numpy(IDS))
+    theirs = oracle(torch.from_numpy(IDS), output_hidden_states=True)
     apply = jax.jit(model.apply)
-    states, pooled = apply({"params": params}, IDS)
-    assert relative_error(states, theirs.last_hidden_state.numpy()) < 1e-4
-    assert relative_error(pooled, theirs.pooler_output.numpy()) < 1e-4
+    ours = apply({"params": params}, IDS)
+    assert relative_error(ours.last, theirs.last_hidden_state.numpy()) < 1e-4
+    assert relative_error(ours.pooled, theirs.pooler_output.numpy()) < 1e-4
+    assert relative_error(ours.penultimate, theirs.hidden_states[-2].numpy()) < 1e-4
     changed = IDS.copy()
     changed[:, 1] = 17
-    assert relative_error(apply({"params": params}, changed)[1], np.asarray(pooled)) > 1e-2
+    other = apply({"params": params}, changed)
+    assert relative_error(other.pooled, np.asarray(ours.pooled)) > 1e-2
 
 
 def test_legacy_pooling_takes_the_largest_id():
     config = {**TEXT, "eos_token_id": 2}
     model = CLIPTextModel.from_config(config)
     ids = np.array([[48, 2, 5, 30, 49, 3]])
-    (states, pooled), _ = jax.jit(model.init_with_output)(jax.random.key(0), ids)
-    assert np.array_equal(pooled[0], states[0, 4])
+    states, _ = jax.jit(model.init_with_output)(jax.random.key(0), ids)
+    assert np.array_equal(states.pooled[0], states.last[0, 4])
 
 
 @pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])

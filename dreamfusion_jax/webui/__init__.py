@@ -1,0 +1,1 @@
+"""The studio: runs are started, watched and kept in a browser."""
