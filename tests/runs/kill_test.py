@@ -138,7 +138,7 @@ def on_a_small_disk(command: list[str], disk: Path, size: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "kilobytes", [150, *(pytest.param(n, marks=pytest.mark.slow) for n in range(20, 260, 10))]
+    "kilobytes", [150, *(pytest.param(n, marks=pytest.mark.slow) for n in range(25, 260, 10))]
 )
 def test_a_full_disk_is_one_sentence_that_names_the_file(kilobytes, command, tmp_path):
     """Whichever of the files it is that does not fit."""
@@ -153,4 +153,6 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(kilobytes, command, tmp
     errors = [line for line in result.stderr.splitlines() if "compiling" not in line]
     assert result.returncode in (1, 2), result.stderr
     assert errors[-1].startswith("Error: ") and str(disk / "run") in errors[-1], result.stderr
-    assert len(result.stderr.splitlines()) < 10 and "Traceback" not in result.stderr
+    # XLA itself complains of slow compilation on a busy machine, before the first step.
+    lines = result.stderr.split("optimizing ...")[-1].splitlines()
+    assert len(lines) < 10 and "Traceback" not in result.stderr
