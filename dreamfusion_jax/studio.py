@@ -14,6 +14,7 @@ from absl import flags
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.files import local_path
 
 _LOOPBACK = "127.0.0.1"
 _PASSWORD = "STUDIO_PASSWORD"
@@ -63,9 +64,7 @@ def is_loopback(host: str) -> bool:
 
 def make_root(name: str) -> Path:
     """Creates the folder of all assets. Raises a UserError where that is not possible."""
-    if "://" in name:
-        raise UserError(f"--root={name} must be a folder of this machine.")
-    root = Path(os.path.expanduser(name))
+    root = local_path(name, "root")
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -15,11 +15,14 @@ def guarded(name, globals=None, *rest, **more):
     return real(name, globals, *rest, **more)
 
 names = [m.name for m in pkgutil.walk_packages(dreamfusion_jax.__path__, "dreamfusion_jax.")]
-import jax, viser  # whose own imports are theirs
+import jax  # whose own imports are theirs
 builtins.__import__ = guarded
 del signal.SIGHUP, os.fork
 for name in names:
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert error.name in ("viser", "gradio", "xatlas"), (name, error)  # which need not be there
 print(len(names))
 """
 

@@ -7,7 +7,6 @@ accelerator that they are for, and must be the same as if they had been compiled
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -108,9 +107,16 @@ def require(name: str) -> None:
 
 
 def peak_memory_bytes() -> int:
-    """Returns the most memory in use so far: of the first device or, on a CPU, of the process."""
+    """Returns the most memory in use so far: of the first device or, on a CPU, of the process.
+
+    0 where the system does not tell, as Windows.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:
+        return 0
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else 1024 * used

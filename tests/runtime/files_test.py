@@ -9,7 +9,7 @@ import jax
 import pytest
 from absl import flags
 
-from dreamfusion_jax import evaluate, sample
+from dreamfusion_jax import evaluate, sample, studio
 from dreamfusion_jax.config import cli, flagfiles
 from dreamfusion_jax.config.flags import config_from_settings
 from dreamfusion_jax.config.prompts_file import read_prompts
@@ -90,6 +90,7 @@ TAKERS = {
     "json": lambda name: of_evaluate(name, "json"),
     "pictures": lambda name: of_evaluate(name, "pictures"),
     "prior": resolve_model,
+    "root": studio.make_root,
 }
 
 
