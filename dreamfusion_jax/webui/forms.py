@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 from dreamfusion_jax.config.flags import SECTIONS, Config, config_from_settings
 from dreamfusion_jax.config.folder_names import hashed_slug, slug
 from dreamfusion_jax.config.help import TITLES
+from dreamfusion_jax.config.parsers import RangeParser, WholeNumbersParser
 from dreamfusion_jax.config.reproduce import format_flag_value
 from dreamfusion_jax.runs.open_prior import find_prior
 from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.runtime.settings import is_whole_numbers
 
 # Asked for above all others.
 MAIN = ("prior", "steps", "seed", "guidance_scale")
@@ -32,14 +34,16 @@ class Field(NamedTuple):
     """One setting as a form asks for it.
 
     Attributes:
-      kind: bool, int, float, str, or tuple for a range, which is written as text.
+      kind: bool, int, float, str, or tuple for several numbers, which are written as text.
       choices: the only values of a text; empty: any.
+      parser: of several numbers.
     """
 
     name: str
     help: str
     kind: type
     choices: tuple[str, ...]
+    parser: RangeParser | WholeNumbersParser
 
 
 @functools.cache
@@ -126,22 +130,18 @@ def free_name(root: Path, prompt: str, taken: Sequence[str]) -> str:
 
 
 def _field(setting: dataclasses.Field) -> Field:
-    metadata = setting.metadata
-    return Field(
-        setting.name, metadata["help"], type(setting.default), tuple(metadata["choices"] or ())
-    )
+    help, choices = setting.metadata["help"], tuple(setting.metadata["choices"] or ())
+    parser = WholeNumbersParser() if is_whole_numbers(setting) else RangeParser()
+    return Field(setting.name, help, type(setting.default), choices, parser)
 
 
 def _parse(field: Field, value: Any) -> Any:
     """Converts what a form gives to a setting's type; other values are left for the checks."""
     if field.kind is tuple:
         try:
-            ends = tuple(float(end) for end in str(value).split(","))
+            return field.parser.parse(str(value))
         except ValueError:
-            ends = ()
-        if len(ends) not in (1, 2):
-            raise UserError(f"--{field.name} must be one number, or two with a comma between them.")
-        return (ends[0], ends[-1])
+            raise UserError(f"--{field.name} must be {field.parser.syntactic_help}.") from None
     if field.kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return value.strip() if isinstance(value, str) else value

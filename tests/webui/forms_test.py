@@ -34,6 +34,8 @@ def test_an_untouched_form_gives_the_preset(preset, tmp_path):
         ("seed", None, None),
         ("fov_deg", "40,x", "--fov_deg must be one number, or two with a comma"),
         ("fov_deg", "50", None),
+        ("render_size", "64,128", "--render_milestones"),
+        ("render_size", "64.5", "--render_size must be whole numbers with commas"),
         ("prior", "/nowhere", "/nowhere"),
         ("field", "cloud", "--field must be one of"),
     ],
