@@ -171,9 +171,12 @@ def test_the_space_serves_from_its_folder_alone(tmp_path):
     assert refused.returncode == 2 and b"give a --password" in refused.stdout
     environment["STUDIO_PASSWORD"] = "word"
     with subprocess.Popen(command, env=environment, **kwargs) as server:
-        assert b"The studio is at" in server.stdout.readline()
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            get(f"http://127.0.0.1:{port}/config")
-        server.terminate()
-        assert b"The studio is closed." in server.stdout.read()
+        try:
+            assert b"The studio is at" in server.stdout.readline()
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                get(f"http://127.0.0.1:{port}/config")
+            server.terminate()
+            assert b"The studio is closed." in server.stdout.read()
+        finally:
+            server.kill()
     assert (tmp_path / "space" / "assets").is_dir()
