@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from dreamfusion_jax.config import cli
-from dreamfusion_jax.config.flags import define_flags
+from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.diffusion import schedule as schedules
 from dreamfusion_jax.diffusion.loading.model_files import read_config
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
@@ -39,30 +39,6 @@ from dreamfusion_jax.toybox.warm_start import Params, inner_blocks, transplant
 
 _HOME = pathlib.Path(__file__).parent
 _STAGES = ("images", "vae", "diffusion", "judge", "azimuth")
-_WORKDIR = flags.DEFINE_string("workdir", "workdir/toybox", "Where checkpoints and images go.")
-_OUTPUT = flags.DEFINE_string(
-    "output", "", "Where weights/, clip_weights/ and azimuth_weights/ go; empty: <workdir>/trained."
-)
-_STAGE = flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "Which stage to run.")
-_SHARDS = flags.DEFINE_integer(
-    "shards", recipes.SHARDS, f"Shards of {recipes.SHARD_SIZE} training images to render.", 1
-)
-_FIRST_SHARDS = flags.DEFINE_integer(
-    "first_shards",
-    recipes.FIRST_SHARDS,
-    "Of --shards, those rendered before any training. With all of them, training waits for none.",
-    1,
-)
-_WORKERS = flags.DEFINE_integer("workers", 1, "Processes that render images.", 1)
-_STEPS = flags.DEFINE_integer("steps", 0, "Steps of the stage; 0: the recipe's.", 0)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Of the stage; 0: the recipe's.", 0)
-_INIT = flags.DEFINE_string(
-    "init",
-    str(_HOME),
-    "Holds the weights/, clip_weights/ and azimuth_weights/ to start from, as far as shapes allow;"
-    " empty: random ones. The embedded ones by default.",
-)
-_SEED = flags.DEFINE_integer("seed", 1, "Seed of images, weights, batches and noise.", 0, 2**31 - 1)
 _STORED_DTYPE = jnp.float16
 
 
@@ -101,19 +77,21 @@ class Setup(NamedTuple):
 
 
 def main() -> int:
-    cli.use_platform(flags.FLAGS.platform)
-    workdir = local_path(_WORKDIR.value, "workdir")
-    output = local_path(_OUTPUT.value, "output") if _OUTPUT.value else workdir / "trained"
+    """Trains one stage or all; returns the exit code."""
+    values = flags.FLAGS
+    cli.use_platform(values.platform)
+    workdir = local_path(values.workdir, "workdir")
+    output = local_path(values.output, "output") if values.output else workdir / "trained"
     setup = Setup(
         workdir=workdir,
         output=output,
-        init=local_path(_INIT.value, "init") if _INIT.value else None,
-        shards=_SHARDS.value,
-        first_shards=min(_FIRST_SHARDS.value, _SHARDS.value),
-        seed=_SEED.value,
-        workers=_WORKERS.value,
-        steps=_STEPS.value,
-        batch_size=_BATCH_SIZE.value,
+        init=local_path(values.init, "init") if values.init else None,
+        shards=values.shards,
+        first_shards=min(values.first_shards, values.shards),
+        seed=values.seed,
+        workers=values.workers,
+        steps=values.steps,
+        batch_size=values.batch_size,
     )
     render_images(setup, setup.first_shards)
     runs = {
@@ -123,7 +101,7 @@ def main() -> int:
         "azimuth": train_azimuth,
     }
     for name, run in runs.items():
-        if _STAGE.value in ("all", name):
+        if values.stage in ("all", name):
             print(f"Stage {name}.", flush=True)
             run(setup)
     return 0
@@ -287,6 +265,37 @@ def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def define_flags() -> None:
+    """Defines the flags of the stages, the folders and the platform."""
+    configs.define_flags(("platform",))
+    flags.DEFINE_string("workdir", "workdir/toybox", "folder of checkpoints and images")
+    flags.DEFINE_string(
+        "output",
+        "",
+        "folder of weights/, clip_weights/ and azimuth_weights/ (empty: <workdir>/trained)",
+    )
+    flags.DEFINE_enum("stage", "all", ("all", *_STAGES), "stage to run")
+    flags.DEFINE_integer(
+        "shards", recipes.SHARDS, f"shards of {recipes.SHARD_SIZE} training images to render", 1
+    )
+    flags.DEFINE_integer(
+        "first_shards",
+        recipes.FIRST_SHARDS,
+        "of --shards, those rendered before any training; with all of them, training never waits",
+        1,
+    )
+    flags.DEFINE_integer("workers", 1, "processes that render images", 1)
+    flags.DEFINE_integer("steps", 0, "steps of the stage (0: the recipe's)", 0)
+    flags.DEFINE_integer("batch_size", 0, "batch size of the stage (0: the recipe's)", 0)
+    flags.DEFINE_string(
+        "init",
+        str(_HOME),
+        "folder of the weights/, clip_weights/ and azimuth_weights/ to start from, as far as shapes"
+        " allow (empty: random ones); the embedded ones by default",
+    )
+    flags.DEFINE_integer("seed", 1, "seed of images, weights, batches and noise", 0, 2**31 - 1)
+
+
 if __name__ == "__main__":
-    define_flags(("platform",))
+    define_flags()
     cli.run(main)

@@ -20,11 +20,11 @@ TOWER = {
 
 
 @pytest.fixture(scope="session")
-def clip_model() -> CLIPModel:
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> CLIPModel:
     """Its tokenizer is the toybox's, which reads 24 tokens; its pictures have 28 pixels a side."""
     torch.manual_seed(0)
-    text = TOWER | {"vocab_size": 740, "max_position_embeddings": tokenizer.MAX_LENGTH}
-    text |= {"bos_token_id": 738, "eos_token_id": 739, "pad_token_id": 739}
+    tokenizer.write(folder := tmp_path_factory.mktemp("vocabulary"))
+    text = TOWER | tokenizer.sizes(folder)
     vision = TOWER | {"image_size": 28, "patch_size": 7}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
     for parameter in model.parameters():  # large enough that pictures and texts differ

@@ -53,9 +53,7 @@ def test_a_clip_chooses_among_the_prompts_each_of_them_once(clip_folder):
 
 
 def test_judges_of_other_weights_have_other_names(clip_folder, tmp_path):
-    other = shutil.copytree(clip_folder, tmp_path / "small-clip")
-    shutil.copy(judge.DIRECTORY / "config.json", other)
-    shutil.copy(judge.DIRECTORY / "model.safetensors", other)
+    other = shutil.copytree(judge.DIRECTORY, tmp_path / "small-clip")
     first, second = (load_judge(str(at), at, ["a cup"]) for at in (clip_folder, other))
     assert not set(first.metrics().values()) & set(second.metrics().values())
 

@@ -164,7 +164,7 @@ def test_bad_input_ends_every_process_with_the_same_message(start, undisturbed):
     job = start(undisturbed[0], 2, 2, *FLAT, "--width=9")
     assert job.wait() == [2, 2]
     for index in range(2):
-        assert "holds a run with other settings (--width)" in job.output(index)
+        assert "holds a run with other settings (--width=64, not 9)" in job.output(index)
 
 
 def wait_until(happened) -> None:

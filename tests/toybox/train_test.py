@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from dreamfusion_jax.diffusion.loading.weights import read_component, write_component
+from dreamfusion_jax.diffusion.models.clip import TextStates
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.toybox import dataset, fit, latents, recipes, tasks, train, warm_start
@@ -35,7 +36,7 @@ class Words(nn.Module):
     @nn.compact
     def __call__(self, ids):
         hidden = _Embeddings(name="embeddings")(ids)
-        return hidden, hidden[:, -1]
+        return TextStates(hidden, hidden[:, -1], hidden)
 
     def dummy_inputs(self):
         return (jnp.zeros((1, 4), jnp.int32),)

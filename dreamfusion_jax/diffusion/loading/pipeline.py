@@ -152,8 +152,9 @@ def _build_text(
 
 def _vae_dtype(path: Path, index: dict[str, Any], dtype: Any) -> Any:
     """Returns the number format of the autoencoder: SDXL's overflows in any but float32."""
-    upcast = read_config(path / "vae").get("force_upcast", True)
-    return jnp.float32 if _has(index, "text_encoder_2") and upcast else dtype
+    if _has(index, "text_encoder_2") and read_config(path / "vae").get("force_upcast", True):
+        return jnp.float32
+    return dtype
 
 
 def _load_schedule(directory: Path, forced_offset: bool) -> Schedule:
