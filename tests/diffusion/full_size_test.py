@@ -34,9 +34,8 @@ from tests.pipelines import (
 )
 
 
-@pytest.mark.parametrize(
-    "config", [SD15_UNET, pytest.param(SD21_UNET, marks=pytest.mark.slow)], ids=["1.5", "2.1"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [SD15_UNET, SD21_UNET], ids=["1.5", "2.1"])
 def test_unet(config, redraw, arrays, channels_first, channels_last, relative_error):
     oracle = redraw(diffusers.UNet2DConditionModel(**config))
     unet = UNet2DConditionModel.from_config(dict(oracle.config))

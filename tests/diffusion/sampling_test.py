@@ -82,8 +82,19 @@ SCHEDULERS = {
 }
 
 
-@pytest.mark.parametrize("guidance_rescale", [0.0, 0.7])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("name", "guidance_rescale"),
+    [
+        ("velocity", 0.7),
+        ("noise", 0.0),
+        ("no signal at the end", 0.7),
+        ("clipped", 0.0),
+        pytest.param("velocity", 0.0, marks=pytest.mark.slow),
+        pytest.param("noise", 0.7, marks=pytest.mark.slow),
+        pytest.param("no signal at the end", 0.0, marks=pytest.mark.slow),
+        pytest.param("clipped", 0.7, marks=pytest.mark.slow),
+    ],
+)
 def test_the_pictures_are_those_of_stable_diffusion_pipeline(
     name, guidance_rescale, pipeline_dir, channels_first
 ):

@@ -168,7 +168,7 @@ def test_an_interrupted_run_goes_on_from_its_own_state(first, train, tmp_path):
         train(tmp_path / "third", SECOND, steps=2, init_from=str(copy))
 
 
-@pytest.mark.parametrize("shape", ["box", "sphere"])
+@pytest.mark.parametrize("shape", ["box", pytest.param("sphere", marks=pytest.mark.slow)])
 def test_a_distance_is_fitted_to_a_mesh(shape, tmp_path, monkeypatch):
     """On its surface the field is 0 to 0.01 on the mean, in a scene of radius 1."""
     monkeypatch.setattr(fit_distance, "STEPS", 300)

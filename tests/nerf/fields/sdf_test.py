@@ -131,7 +131,7 @@ def test_newton_steps_end_on_the_surface(distance):
     assert jnp.linalg.norm(moved - points[far], axis=-1).max() < 0.4
 
 
-@pytest.mark.parametrize("shape", [sphere, box])
+@pytest.mark.parametrize("shape", [sphere, pytest.param(box, marks=pytest.mark.slow)])
 def test_a_field_fits_a_shape_with_a_slope_of_one(shape):
     field = mip_field(64, 3, 0, 5, SignedDistance())
     covariance = jnp.full((1024, 3), 1e-4)
