@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import html
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # noqa: E402
 
-from dreamfusion_jax.config.flags import PRESETS
+from dreamfusion_jax.config.flags import PRESETS, Config
 from dreamfusion_jax.runs.page.curves import HEIGHT, WIDTH, Chart
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.webui import forms, library, panels
 from dreamfusion_jax.webui.forms import Field
 from dreamfusion_jax.webui.jobs import Queue
-from dreamfusion_jax.webui.library import FINISHED, RUNNING, STOPPED
+from dreamfusion_jax.webui.library import FINISHED, RUNNING, STOPPED, StoredAsset
 from dreamfusion_jax.webui.panels import Shelf, Status
 
 LOOPBACK = "127.0.0.1"
@@ -180,9 +181,13 @@ class Studio:
         return [gallery, names, command]
 
     def _start(self, prompt: str, preset: str, *values: Any) -> tuple[str, Any]:
+        root, taken = self._root, self._queue.names
+        return self._add(lambda: forms.make_config(root, taken, prompt, preset, values))
+
+    def _add(self, make: Callable[[], Config]) -> tuple[str, Any]:
+        """Queues a new run; returns the message beside the form, and the run to show."""
         try:
-            config = forms.make_config(self._root, self._queue.waiting, prompt, preset, values)
-            return "", self._queue.add(config)
+            return "", self._queue.add(make())
         except UserError as error:
             return _error(error), gr.skip()
 
@@ -206,26 +211,24 @@ class Studio:
             return gr.skip(), gr.skip()
         train = dataclasses.replace(asset.config.train, seed=(asset.config.train.seed + 1) % _SEEDS)
         config = dataclasses.replace(asset.config, train=train)
-        try:
-            config = forms.in_new_folder(config, self._root, self._queue.waiting)
-            return "", self._queue.add(config)
-        except UserError as error:
-            return _error(error), gr.skip()
+        return self._add(lambda: forms.in_new_folder(config, self._root, self._queue.names))
 
     def _name(self, chosen: str) -> str:
         """Returns what a tab shows: the choice made there, or the run at work, or the newest."""
-        if chosen:
-            return chosen
-        assets = library.stored_assets(self._root)
+        return chosen or self._default_name(library.stored_assets(self._root))
+
+    def _default_name(self, assets: Sequence[StoredAsset]) -> str:
         running = next((a.name for a in assets if a.state == RUNNING), "")
         return self._queue.current or running or (assets[0].name if assets else "")
 
     def _refresh(self, chosen: str, shown: dict[str, Any] | None) -> list[Any]:
         """Returns the values of everything shown; what has not changed is skipped."""
-        root, name = self._root, self._name(chosen)
+        root = self._root
         assets = library.stored_assets(root)
+        name = chosen or self._default_name(assets)
         asset = next((a for a in assets if a.name == name), None)
-        now = panels.status(self._queue, root, name)
+        now = panels.status(self._queue, name, asset)
+        pictured = [(image, a) for a in assets if (image := self._image(a.name))]
         get = self._shelf.get
         finished = now.state == FINISHED
         values: dict[str, Any] = {
@@ -238,7 +241,7 @@ class Studio:
             "film": get(root, name, "turntable.mp4") if finished else None,
             "sheet": get(root, name, "contact_sheet.png") if finished else None,
             "files": self._shelf.downloads(root, name) if finished else None,
-            "gallery": [(self._image(a.name), a.summary) for a in assets if self._image(a.name)],
+            "gallery": [(image, a.summary) for image, a in pictured],
             "command": panels.command(asset) if asset else "",
         }
         before = shown or {}
@@ -251,7 +254,7 @@ class Studio:
             gr.update(interactive=values[key]) if key in changed else gr.skip()
             for key in ("stop", "continue")
         ]
-        named = [a.name for a in assets if self._image(a.name)]
+        named = [a.name for _, a in pictured]
         return [
             *(value("status"), value("preview"), *buttons, value("curves")),
             *(value("mesh"), value("film"), value("sheet"), value("files")),
@@ -311,7 +314,7 @@ def _error(error: UserError) -> str:
 
 
 @contextlib.contextmanager
-def serving(studio: Studio, host: str, port: int, password: str) -> Any:
+def serving(studio: Studio, host: str, port: int, password: str) -> Iterator[str]:
     """Yields the address at which the studio is served within the `with`."""
     try:
         yield studio.launch(host, port, password)

@@ -81,6 +81,12 @@ class Queue:
         with self._guard:
             return [entry.name for entry in self._waiting]
 
+    @property
+    def names(self) -> list[str]:
+        """The folders' names that are spoken for, though the folders may not exist yet."""
+        with self._guard:
+            return [self._current, *self.waiting]
+
     def add(self, config: Config) -> str:
         """Appends a run; returns its folder's name.
 

@@ -6,6 +6,7 @@ serves nothing of the studio's root by itself.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +16,6 @@ from dreamfusion_jax.config import reproduce
 from dreamfusion_jax.runs import metrics
 from dreamfusion_jax.runs.page import build, curves
 from dreamfusion_jax.runs.page.curves import Chart
-from dreamfusion_jax.webui import library
 from dreamfusion_jax.webui.jobs import Queue
 from dreamfusion_jax.webui.library import FINISHED, RUNNING, StoredAsset, asset_file
 
@@ -26,6 +26,7 @@ DOWNLOADS = (
     build.FILE,
 )
 _MAX_POINTS = 300
+_STEPS_DONE = re.compile(r"\bstep (\d+)/([1-9]\d*)")
 _CURVES = ("step", "residual_rms", "opacity_mean")
 
 
@@ -44,37 +45,37 @@ class Status(NamedTuple):
     fraction: float
 
 
-def status(queue: Queue, root: Path, name: str) -> Status:
-    """Describes the run in the folder `name`."""
-    asset = library.read_asset(root, name) if name else None
+def status(queue: Queue, name: str, asset: StoredAsset | None) -> Status:
+    """Describes the run in the folder `name`.
+
+    Args:
+      asset: what the folder tells; None: nothing yet.
+    """
     prompt = asset.config.train.prompt if asset else name
+    saved = asset.step / asset.config.train.steps if asset else 0.0
     waiting = queue.waiting
     if name in waiting:
         return Status(QUEUED, prompt, f"number {waiting.index(name) + 1} in the queue", 0.0)
-    tail = queue.log_tail(name) if name else []
     if name and name == queue.current:
-        fraction = asset.step / asset.config.train.steps if asset else 0.0
+        tail = queue.log_tail(name)
         state = RUNNING if asset and asset.state == RUNNING else STARTING
-        return Status(state, prompt, tail[-1] if tail else "", _step_in(tail, asset) or fraction)
+        return Status(state, prompt, tail[-1] if tail else "", max(saved, _fraction_in(tail)))
+    if asset and asset.state == RUNNING:
+        return Status(RUNNING, prompt, "started elsewhere", saved)
+    is_finished = asset is not None and asset.state == FINISHED
+    if name and not is_finished and (error := queue.error_of(name)):
+        return Status(FAILED, prompt, error, saved)
     if asset is None:
-        error = queue.error_of(name) if name else ""
-        return Status(FAILED if error else MISSING, prompt, error, 0.0)
-    if asset.state == RUNNING:
-        return Status(RUNNING, prompt, "started elsewhere", asset.step / asset.config.train.steps)
-    error = queue.error_of(name) if asset.state != FINISHED else ""
-    if error:
-        return Status(FAILED, prompt, error, asset.step / asset.config.train.steps)
+        return Status(MISSING, prompt, "", 0.0)
     done = f"{asset.step:,} of {asset.config.train.steps:,} steps are done"
-    return Status(asset.state, prompt, done, asset.step / asset.config.train.steps)
+    return Status(asset.state, prompt, done, saved)
 
 
-def _step_in(lines: list[str], asset: StoredAsset | None) -> float:
-    """Returns the fraction that the newest line of progress tells; 0 where there is none."""
+def _fraction_in(lines: list[str]) -> float:
+    """Returns the fraction of the steps that the newest line about them tells; 0: there is none."""
     for line in reversed(lines):
-        for word in line.split():
-            done, slash, total = word.partition("/")
-            if slash and done.isdigit() and total.isdigit() and asset:
-                return min(int(done) / max(asset.config.train.steps, 1), 1.0)
+        if match := _STEPS_DONE.search(line):
+            return int(match[1]) / int(match[2])
     return 0.0
 
 

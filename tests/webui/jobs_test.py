@@ -56,6 +56,7 @@ def test_runs_go_one_after_another_and_errors_are_told(queue, tmp_path):
     queue.start()
     until((tmp_path / "a" / "began").exists)
     until(lambda: queue.log_tail("a") == ["step 1/2"])
+    assert queue.names == ["a", "b"]
     assert queue.current == "a" and queue.waiting == ["b"] and not (tmp_path / "b").exists()
     (tmp_path / "a" / "end").touch()
     until((tmp_path / "b" / "began").exists)
