@@ -154,6 +154,15 @@ def test_only_the_studio_s_copies_are_served_and_only_to_its_user(tmp_path):
                 get(f"{address}gradio_api/file={path}")
 
 
+def test_a_taken_port_is_one_sentence(tmp_path):
+    with served(tmp_path / "root") as (address, _):
+        port = urllib.parse.urlsplit(address).port
+        command = [sys.executable, "-m", "dreamfusion_jax.studio", f"--root={tmp_path / 'other'}"]
+        done = subprocess.run([*command, f"--port={port}"], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr == f"Error: --port={port} is taken; name another.\n"
+
+
 def get(url):
     return urllib.request.urlopen(url, timeout=60)
 

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 
 from dreamfusion_jax.config.flags import PRESETS, Config
 from dreamfusion_jax.runs.page.curves import HEIGHT, WIDTH, Chart
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.webui import forms, library, panels
+from dreamfusion_jax.webui.asgi import KeepPages
 from dreamfusion_jax.webui.drafts import Drafts
 from dreamfusion_jax.webui.forms import Field
 from dreamfusion_jax.webui.jobs import Queue
@@ -103,6 +105,7 @@ class Studio:
                 ssr_mode=False,
                 enable_monitoring=False,
                 footer_links=[],
+                app_kwargs={"middleware": [Middleware(KeepPages, keep=not password)]},
                 theme=gr.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
                 css=_CSS,
             )

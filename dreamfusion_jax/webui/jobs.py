@@ -69,7 +69,8 @@ class Queue:
     def close(self) -> None:
         """Stops the run, which saves first; what waits is kept for the next studio."""
         self._closed.set()
-        self._thread.join()
+        if self._thread.is_alive():  # It was not started where the port is taken.
+            self._thread.join()
         if self._process and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import chex
 import pytest
 
+from dreamfusion_jax.runs import lock
 from dreamfusion_jax.runs.checkpoint import load_run
+from dreamfusion_jax.webui import library
+from dreamfusion_jax.webui.jobs import Queue
 from tests.conftest import UNET, write_prior
 
 STEPS = 60
@@ -162,3 +165,74 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(kilobytes, command, tmp
     # XLA itself complains of slow compilation on a busy machine, before the first step.
     lines = result.stderr.split("optimizing ...")[-1].splitlines()
     assert len(lines) < 10 and "Traceback" not in result.stderr
+
+
+# The studio without its page, which starts and continues the runs that it is asked for by lines.
+STUDIO = """
+import sys
+from pathlib import Path
+from dreamfusion_jax.config.flags import config_from_settings
+from dreamfusion_jax.runtime.errors import UserError
+from dreamfusion_jax.webui.jobs import COMMAND, Queue
+root = Path(sys.argv[1])
+queue = Queue(root, (*COMMAND, *sys.argv[2:]))
+queue.start()
+for line in sys.stdin:
+    settings = {"prompt": "a red chair", "workdir": root / line.strip()}
+    try:
+        queue.add(config_from_settings("toybox", settings))
+    except UserError:  # at work, or waiting
+        pass
+"""
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_of_runs_and_of_the_studio_lose_nothing(count, command, whole, tmp_path):
+    """What is told of a run is true after each, and the studio outlives its run."""
+    expected, moments = load_run(whole.workdir).state, random.Random(count)
+    victims, finished, saved, studio = ["run", "studio"] * count, 0, 0, None
+    moments.shuffle(victims)
+    end = time.monotonic() + (3 * len(victims) + 10) * whole.seconds
+    while victims or not finished:
+        assert time.monotonic() < end
+        folder = tmp_path / str(finished)
+        if studio is None:
+            line = [sys.executable, "-c", STUDIO, str(tmp_path), *command("")[3:-1]]
+            studio = subprocess.Popen(line, stdin=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        print(folder.name, file=studio.stdin, flush=True)
+        time.sleep(whole.seconds * moments.uniform(0.05, 0.8))
+        run = Queue(tmp_path).current == folder.name and Queue(tmp_path)._found.process
+        if victims and victims[-1] == "studio":
+            studio.kill()
+            studio.wait()
+            assert not run or is_alive(run) or state_of(folder) == library.FINISHED
+            studio = None
+            victims.pop()
+        elif run and victims:
+            os.kill(run, signal.SIGKILL)
+            while is_alive(run) or lock.is_held(folder):  # until its last thread has gone
+                assert time.monotonic() < end
+                time.sleep(0.01)
+            assert studio.poll() is None
+            assert state_of(folder) in (None, library.STOPPED, library.FINISHED)
+            victims.pop()
+        newest = max((int(path.name) for path in steps_saved(folder)), default=0)
+        assert newest >= saved, "nothing is lost"
+        saved = newest
+        if state_of(folder) == library.FINISHED:
+            chex.assert_trees_all_equal(load_run(folder).state, expected)
+            finished, saved = finished + 1, 0
+    studio.kill()
+    studio.wait()
+
+
+def state_of(folder: Path) -> str | None:
+    asset = library.read_asset(folder.parent, folder.name)
+    return asset.state if asset else None
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -36,8 +36,7 @@ COMMAND = (sys.executable, "-c", RUN)
 def queue(tmp_path):
     queue = Queue(tmp_path, COMMAND)
     yield queue
-    if queue._thread.is_alive():
-        queue.close()
+    queue.close()
 
 
 def config_in(folder):
