@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import html
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,15 +21,14 @@ import gradio as gr  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from dreamfusion_jax.config.flags import PRESETS, Config
-from dreamfusion_jax.runs.page.curves import HEIGHT, WIDTH, Chart
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.webui import forms, library, panels
+from dreamfusion_jax.webui import forms, library, markup, panels
 from dreamfusion_jax.webui.asgi import KeepPages
 from dreamfusion_jax.webui.drafts import Drafts
 from dreamfusion_jax.webui.forms import Field
 from dreamfusion_jax.webui.jobs import Queue
 from dreamfusion_jax.webui.library import FINISHED, RUNNING, STOPPED, StoredAsset
-from dreamfusion_jax.webui.panels import Shelf, Status
+from dreamfusion_jax.webui.panels import Shelf
 
 LOOPBACK = "127.0.0.1"
 USER = "studio"
@@ -68,13 +66,13 @@ class _Form(NamedTuple):
         """Returns what tells an error, and in `wrong` the name of its field."""
         name = forms.concerned_field(error)
         if not name:
-            return {self.message: _error(error)}
+            return {self.message: markup.error(error)}
         inside = self.folds.get(name, ())
         return {
             wrong: name,
-            self.errors[name]: gr.update(value=_error(error), visible=True),
+            self.errors[name]: gr.update(value=markup.error(error), visible=True),
             # A field that was folded away may be far below the button.
-            self.message: _error(error) if inside else "",
+            self.message: markup.error(error) if inside else "",
             **{fold: gr.update(open=True) for fold in inside},
         }
 
@@ -255,7 +253,7 @@ class Studio:
         try:
             return "", self._queue.add(config)
         except UserError as error:
-            return _error(error), gr.skip()
+            return markup.error(error), gr.skip()
 
     def _stop(self, name: str) -> None:
         self._queue.stop(self._name(name))
@@ -268,7 +266,7 @@ class Studio:
             run = dataclasses.replace(asset.config.run, workdir=str(self._root / asset.name))
             self._queue.add(dataclasses.replace(asset.config, run=run))
         except UserError as error:
-            return _error(error)
+            return markup.error(error)
         return gr.skip()
 
     def _again(self, name: str) -> tuple[Any, Any]:
@@ -298,11 +296,11 @@ class Studio:
         get = self._shelf.get
         finished = now.state == FINISHED
         values: dict[str, Any] = {
-            "status": _status_html(now),
+            "status": markup.status(now),
             "preview": get(root, name, "preview.png") if asset else None,
             "stop": now.state in (RUNNING, panels.STARTING, panels.QUEUED),
             "continue": now.state in (STOPPED, panels.FAILED) and asset is not None,
-            "curves": _curves_html(panels.charts(root, name)) if asset else "",
+            "curves": markup.curves(panels.charts(root, name)) if asset else "",
             "mesh": self._mesh(asset),
             "film": get(root, name, "turntable.mp4") if finished else None,
             "sheet": get(root, name, "contact_sheet.png") if finished else None,
@@ -365,33 +363,6 @@ def _component(field: Field, value: Any) -> Any:
 
 def _error_place() -> gr.HTML:
     return gr.HTML(visible=False, elem_classes="field-error")
-
-
-def _status_html(status: Status) -> str:
-    if not status.prompt:
-        return "<p>Nothing here yet: type a prompt and press the button.</p>"
-    kind = "error" if status.state == panels.FAILED else "detail"
-    return (
-        f'<div><span class="state">{html.escape(status.state)}</span>:'
-        f" {html.escape(status.prompt)}</div>"
-        f'<div class="bar"><div style="width: {100 * status.fraction:.1f}%"></div></div>'
-        f'<div class="{kind}">{html.escape(status.detail)}</div>'
-    )
-
-
-def _curves_html(charts: list[Chart]) -> str:
-    return "".join(
-        f'<figure class="curve"><figcaption>{chart.name} {chart.low} to {chart.high}, steps'
-        f" {chart.first} to {chart.last}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" role="img"'
-        f' aria-label="{html.escape(chart.description)}"><path d="{chart.dots}" class="dots"/>'
-        f'<path d="{chart.line}" class="line"/></svg></figure>'
-        for chart in charts
-    )
-
-
-def _error(error: UserError) -> str:
-    return f'<div class="error" role="alert">{html.escape(str(error))}</div>'
 
 
 @contextlib.contextmanager
