@@ -4,6 +4,7 @@ import gc
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,12 +65,16 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers-layout folder of a pixel-space prior for pictures of 8 x 8."""
-    folder = tmp_path_factory.mktemp("tiny_prior")
+    return write_prior(tmp_path_factory.mktemp("tiny_prior"), UNET)
+
+
+def write_prior(folder: Path, unet: dict[str, Any]) -> Path:
+    """Writes a pixel-space prior of random weights with a U-Net's config; returns its folder."""
     rng = np.random.default_rng(0)
     tokenizer.write(folder / "tokenizer")
     text_encoder = {**TEXT_ENCODER, **tokenizer.sizes(folder / "tokenizer")}
     for name, module_class, config in (
-        ("unet", UNet2DConditionModel, UNET),
+        ("unet", UNet2DConditionModel, unet),
         ("text_encoder", CLIPTextModel, text_encoder),
     ):
         module = module_class.from_config(config)
