@@ -110,12 +110,17 @@ def test_a_second_stage_goes_on_from_the_first(program, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_command_makes_both_stages(program, tmp_path, loads):
+@pytest.mark.parametrize(
+    "preset",
+    [(), ("--preset=sd", "--variant=", "--sdf_encoding=hash", "--hash_log2_rows=10", *TINY)],
+    ids=["toybox", "sd"],
+)
+def test_one_command_makes_both_stages(program, tmp_path, loads, preset):
     """With all outputs; the prior is read once, and the page shows both meshes."""
     workdir = tmp_path / "run"
     command = (
         *("--field=sdf", "--second_stage_steps=2", "--surface_points=16", "--trace_steps=8"),
-        *("--mesh_resolution=24", f"--workdir={workdir}"),
+        *("--mesh_resolution=24", f"--workdir={workdir}", *preset),
     )
     code, stdout, _ = program(*command)
     assert code == 0 and len(loads) == 1

@@ -1,8 +1,10 @@
 """How far an asset's colors are from those that its prior draws for the same words, in CIELAB.
 
 Compared are the mean colors of the object's pixels: of eight lit views of the asset, and of the
-prior's own samples with the words of those views. The distance is CIE 1976's, of which 2.3 is just
-noticeable; lightness and chroma are told apart, because distillation errs in each.
+prior's own samples with the words of those views. The light is that of posters and turntables, and
+on average that of the embedded prior's pictures, of which some are unlit. The distance is CIE
+1976's, of which 2.3 is just noticeable; lightness and chroma are told apart, because distillation
+errs in each.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from dreamfusion_jax.distillation.view_prompts import ViewScheme, completed, kno
 from dreamfusion_jax.evaluation.chroma import foreground, lab
 from dreamfusion_jax.evaluation.views import AZIMUTHS_DEG, BACKGROUND, ELEVATION_DEG
 from dreamfusion_jax.nerf.view import lit_view
+from dreamfusion_jax.rendering import images
 from dreamfusion_jax.rendering.images import render_image, training_orbit
 from dreamfusion_jax.runs.checkpoint import SavedRun
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples, open_sampler
 
 SAMPLES_PER_VIEW = 4  # 32 samples in all
 SAMPLING_STEPS, SAMPLING_GUIDANCE = 25, 6.0
-AMBIENT, DIFFUSE = 0.4, 0.6  # as in the shaded views that are judged
+_LIGHT = {"ambient": images.AMBIENT, "diffuse": images.DIFFUSE}
 _OPAQUE = 0.5  # opacity from which a pixel is the object's
 
 # Run's settings -> the prior's samples for its words, [N, S, S, 3] in [0, 1].
@@ -68,7 +71,7 @@ def asset_color(run: SavedRun, size: int) -> np.ndarray:
     pixels = []
     for azimuth_deg in AZIMUTHS_DEG:
         camera = orbit.camera(azimuth_deg, ELEVATION_DEG)
-        view = lit_view(camera, jnp.array(BACKGROUND), ambient=AMBIENT, diffuse=DIFFUSE)
+        view = lit_view(camera, jnp.array(BACKGROUND), **_LIGHT)
         step = int(run.state.step)
         image, opacity, *_ = render_image(run.scene, run.state.scene_params, view, size, step)
         opaque = opacity > _OPAQUE
@@ -77,10 +80,10 @@ def asset_color(run: SavedRun, size: int) -> np.ndarray:
     return _mean_lab(pixels)
 
 
-def sample_color(images: np.ndarray) -> np.ndarray:
+def sample_color(rgb: np.ndarray) -> np.ndarray:
     """Returns the mean L*, a*, b* [3] of what images [N, H, W, 3] show, without its outline."""
-    inner = (ndimage.binary_erosion(foreground(image)) for image in images)
-    return _mean_lab([image[shown] for image, shown in zip(images, inner, strict=True)])
+    inner = (ndimage.binary_erosion(foreground(image)) for image in rgb)
+    return _mean_lab([image[shown] for image, shown in zip(rgb, inner, strict=True)])
 
 
 def _mean_lab(pixels: Sequence[np.ndarray]) -> np.ndarray:

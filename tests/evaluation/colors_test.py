@@ -57,7 +57,7 @@ def test_an_asset_counts_without_the_background_behind_it(opacity, monkeypatch):
     """Half of each view is RED at this opacity; what is below a half is the background's."""
 
     def render_image(scene, params, view, size, step):
-        assert view.diffuse == np.float32(colors.DIFFUSE), "lit"
+        assert view.diffuse == np.float32(images.DIFFUSE), "lit"
         opaque = np.zeros((size, size))
         opaque[:, : size // 2], opaque[:, -1] = opacity, 0.3
         mixed = opaque[..., None] * RED + (1 - opaque[..., None]) * np.asarray(view.background)
