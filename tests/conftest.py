@@ -1,5 +1,6 @@
 """A text-to-image pipeline small enough for tests: random weights, pixels instead of latents."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -46,6 +47,12 @@ SCHEDULER = {
     "num_train_timesteps": 1000,
     "prediction_type": "v_prediction",
 }
+
+
+def pytest_collection_finish() -> None:
+    """Frees the collection of garbage from half a million objects that imports made to stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
