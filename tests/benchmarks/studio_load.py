@@ -92,7 +92,7 @@ class Watch:
 def started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Runs a module of the package until the end of the `with`."""
     line = [sys.executable, "-m", *command]
-    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
