@@ -6,14 +6,20 @@ it is a DeepFloyd IF, with two text encoders an SDXL.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.loading.model_files import read_config, text_encoder_digest
+from dreamfusion_jax.diffusion.loading.model_files import (
+    NETWORKS,
+    read_config,
+    text_encoder_digest,
+    weights_files,
+)
 from dreamfusion_jax.diffusion.loading.t5_encoder import load_t5_encoder
 from dreamfusion_jax.diffusion.loading.text_encoder import load_text_encoder
 from dreamfusion_jax.diffusion.loading.weights import (
@@ -65,15 +71,53 @@ def load_prior(
     Raises:
       PriorError: a file is missing or broken, or not supported; the message names it.
     """
+    path = Path(path)
+    with _named_in_errors(path):
+        unet, vae, text, schedule = _build(path, dtype, vae_dtype, variant)
+        encode_text = text.load()
+        params = {"unet": load_params(unet, path / "unet", dtype, variant, place)}
+        if vae is None:
+            prior = pixel_prior(unet, schedule, encode_text)
+        else:
+            params["vae"] = load_params(vae, path / "vae", vae.dtype, variant, place)
+            prior = latent_prior(unet, vae, schedule, encode_text)
+        return prior._replace(text_digest=text.digest), params
+
+
+def check_prior(path: str | Path, variant: str = "") -> None:
+    """Checks a directory as far as that is possible without reading its weights.
+
+    Raises:
+      PriorError: as `load_prior` does.
+    """
+    path = Path(path)
+    with _named_in_errors(path):
+        _build(path, jnp.float32, None, variant)
+        for network in NETWORKS:
+            if (path / network).is_dir():
+                weights_files(path / network, variant)
+
+
+@contextlib.contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Raises the system's errors of reading as PriorErrors that name the directory."""
     try:
-        return _load_prior(Path(path), dtype, vae_dtype, variant, place)
+        yield
     except OSError as error:  # no permission, a failing disk
         raise PriorError(f"{path} cannot be read ({error}).") from error
 
 
-def _load_prior(
-    path: Path, dtype: Any, vae_dtype: Any, variant: str, place: DevicePutFn
-) -> tuple[Prior, PriorParams]:
+class _Networks(NamedTuple):
+    """A pipeline's networks without their weights; `vae` is None in pixel space."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL | None
+    text: _Text
+    schedule: Schedule
+
+
+def _build(path: Path, dtype: Any, vae_dtype: Any, variant: str) -> _Networks:
+    """Builds what the configs describe. Raises PriorError where they are wrong."""
     index = read_config(path, "model_index.json")
     absent = [
         name for name in ("unet", "text_encoder", "tokenizer", "scheduler") if not _has(index, name)
@@ -94,14 +138,7 @@ def _load_prior(
     text = _build_text(path, index, unet, vae, variant)
     _check_fit(path, unet, text, vae)
     schedule = _load_schedule(path / "scheduler", forced_offset=text.digest is None)
-    encode_text = text.load()
-    params = {"unet": load_params(unet, path / "unet", dtype, variant, place)}
-    if vae is None:
-        prior = pixel_prior(unet, schedule, encode_text)
-    else:
-        params["vae"] = load_params(vae, path / "vae", vae.dtype, variant, place)
-        prior = latent_prior(unet, vae, schedule, encode_text)
-    return prior._replace(text_digest=text.digest), params
+    return _Networks(unet, vae, text, schedule)
 
 
 class _Text(NamedTuple):
