@@ -185,6 +185,23 @@ def test_nothing_is_saved_to_a_folder_that_has_gone_further(asset, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
+def test_both_stages_are_one_asset(tiny_prior, tmp_path, monkeypatch):
+    """The prior is read once; what is saved elsewhere shows before and after, too."""
+    small = {"surface_points": 16, "trace_steps": 8, "mesh_resolution": 24}
+    given = {**TINY, **small, "field": "sdf", "second_stage_steps": 3, "workdir": tmp_path / "run"}
+    loads: list[int] = []
+    read_prior = loop.read_prior
+    monkeypatch.setattr(loop, "read_prior", lambda *args: loads.append(1) or read_prior(*args))
+    asset = text_to_3d("a red chair", tiny_prior, **given)
+    assert asset.step == 3 and asset.saved.config.scene.render == "surface" and len(loads) <= 1
+    assert Asset.load(tmp_path / "run" / "first_stage").step == 2
+    again = text_to_3d("a red chair", tiny_prior, **given)
+    chex.assert_trees_all_equal(again.saved.state, asset.saved.state)
+    page = (asset.save(tmp_path / "saved") / "index.html").read_text()
+    assert "Finished, 5 steps" in page and "The mesh before" in page
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -22,7 +22,8 @@ from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.distillation.view_prompts import ViewScheme, completed, known_schemes
 from dreamfusion_jax.evaluation.chroma import foreground, lab
 from dreamfusion_jax.evaluation.views import AZIMUTHS_DEG, BACKGROUND, ELEVATION_DEG
-from dreamfusion_jax.nerf.view import lit_view
+from dreamfusion_jax.nerf.cameras import Camera
+from dreamfusion_jax.nerf.view import View, lit_view
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.rendering.images import render_image, training_orbit
 from dreamfusion_jax.runs.checkpoint import SavedRun
@@ -30,7 +31,6 @@ from dreamfusion_jax.runs.sampling import Guidance, draw_samples, open_sampler
 
 SAMPLES_PER_VIEW = 4  # 32 samples in all
 SAMPLING_STEPS, SAMPLING_GUIDANCE = 25, 6.0
-_LIGHT = {"ambient": images.AMBIENT, "diffuse": images.DIFFUSE}
 _OPAQUE = 0.5  # opacity from which a pixel is the object's
 
 # Run's settings -> the prior's samples for its words, [N, S, S, 3] in [0, 1].
@@ -71,13 +71,17 @@ def asset_color(run: SavedRun, size: int) -> np.ndarray:
     pixels = []
     for azimuth_deg in AZIMUTHS_DEG:
         camera = orbit.camera(azimuth_deg, ELEVATION_DEG)
-        view = lit_view(camera, jnp.array(BACKGROUND), **_LIGHT)
+        view = _view(camera)
         step = int(run.state.step)
         image, opacity, *_ = render_image(run.scene, run.state.scene_params, view, size, step)
         opaque = opacity > _OPAQUE
         share = opacity[opaque, None]
         pixels.append((image[opaque] - (1.0 - share) * background) / share)
     return _mean_lab(pixels)
+
+
+def _view(camera: Camera) -> View:
+    return lit_view(camera, jnp.array(BACKGROUND), ambient=images.AMBIENT, diffuse=images.DIFFUSE)
 
 
 def sample_color(rgb: np.ndarray) -> np.ndarray:

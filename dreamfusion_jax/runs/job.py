@@ -77,8 +77,7 @@ def make_asset(config: Config, schemes: Mapping[str, ViewScheme], runs: Runs = N
     if not distributed.run_on_primary(lambda: two_stages.is_first_done(config)):
         first = _make_stage(config, schemes, first, second, two_stages.FIRST_FILES)
         distributed.run_on_primary(lambda: two_stages.set_aside(config))
-    refined = distributed.run_on_primary(lambda: two_stages.refined(config))
-    return Runs(first, _make_stage(refined, schemes, second, first))
+    return Runs(first, _make_stage(two_stages.refined(config), schemes, second, first))
 
 
 def _make_stage(

@@ -70,6 +70,7 @@ def set_aside(config: Config) -> None:
     with lock.locked(workdir):
         preview = _read(workdir / _PREVIEW) or _read(folder / _PREVIEW)
         folder.mkdir(exist_ok=True)
+        store_config(config)  # The run may have been started without a second stage.
         for path in [*_written(workdir), workdir / _CONFIG]:
             _move(path, folder / path.name)
         second = refined(config)

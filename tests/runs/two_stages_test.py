@@ -133,6 +133,7 @@ def test_a_finished_run_can_be_given_a_second_stage(config, make, tmp_path):
     _, _, written = make(config)
     assert [step for _, step, _ in written] == [3, 2]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["steps"] == 2
+    assert "--second_stage_steps=2" in (tmp_path / "run" / "index.html").read_text()
 
 
 def test_other_settings_are_refused_in_the_second_stage(config, make):
