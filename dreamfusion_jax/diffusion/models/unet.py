@@ -36,16 +36,17 @@ from dreamfusion_jax.diffusion.models.simple_blocks import (
 from dreamfusion_jax.diffusion.models.unet_blocks import (
     BlockOptions,
     DownBlock2D,
+    UNetMidBlock2D,
     UNetMidBlock2DCrossAttn,
     UpBlock2D,
 )
+from dreamfusion_jax.diffusion.models.unet_depths import Depths, down_depths, up_depths
 from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "UNet2DConditionModel"
 # Options of diffusers with the only value implemented here, which is also the default there.
 REQUIRED: dict[str, Any] = {
     "mid_block_only_cross_attention": None,
-    "reverse_transformer_layers_per_block": None,
     "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
@@ -71,6 +72,7 @@ DOWN_BLOCKS: dict[str, Any] = {
     "SimpleCrossAttnDownBlock2D": SimpleCrossAttnDownBlock2D,
 }
 MID_BLOCKS: dict[str, Any] = {
+    "UNetMidBlock2D": UNetMidBlock2D,
     "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
     "UNetMidBlock2DSimpleCrossAttn": UNetMidBlock2DSimpleCrossAttn,
 }
@@ -94,7 +96,7 @@ MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
 # Of the residual stream, whatever `dtype` the blocks' products have: half precision would cost
 # accuracy there (tests/benchmarks/prior_precision.py), and float16 would overflow there first.
 RESIDUAL_DTYPE = jnp.float32
-PER_BLOCK = ("attention_head_dim", "only_cross_attention", "transformer_layers_per_block")
+PER_BLOCK = ("attention_head_dim", "layers_per_block", "only_cross_attention")
 
 
 class UNet2DConditionModel(nn.Module):
@@ -116,17 +118,18 @@ class UNet2DConditionModel(nn.Module):
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     only_cross_attention: bool | tuple[bool, ...] = False
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
+    layers_per_block: int | tuple[int, ...] = 2
     downsample_padding: int = 1
     mid_block_scale_factor: float = 1.0
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
+    transformer_layers_per_block: Any = 1  # of all blocks, of each, or of each block's layers
+    reverse_transformer_layers_per_block: Any = None  # the same on the way up; None: mirrored
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     act_fn: str = "silu"
-    mid_block_type: str = "UNetMidBlock2DCrossAttn"
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     encoder_hid_dim: int | None = None
     encoder_hid_dim_type: str | None = None
     addition_embed_type: str | None = None
@@ -142,24 +145,27 @@ class UNet2DConditionModel(nn.Module):
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
     ) -> UNet2DConditionModel:
         """Builds the network of a diffusers config.json; raises PriorError for others."""
-        options = module_options(
-            NAME, config, module_defaults(cls), REQUIRED, IGNORED, per_block=PER_BLOCK
-        )
+        # What may be nested is checked in unet_depths.py; a distilled network has no mid block.
+        known = module_defaults(cls) | {"transformer_layers_per_block": None}
+        if config.get("mid_block_type", "") is None:
+            known["mid_block_type"] = None
+        options = module_options(NAME, config, known, REQUIRED, IGNORED, per_block=PER_BLOCK)
         unet = cls(**options, dtype=dtype)
         require_members(NAME, "down_block_types", unet.down_block_types, set(DOWN_BLOCKS))
         require_members(NAME, "up_block_types", unet.up_block_types, set(UP_BLOCKS))
         _check_text_options(unet)
         lists = (
             *(unet.down_block_types, unet.up_block_types),
-            *(unet._head_dims, unet._only_cross, unet._transformers),
+            *(unet._head_dims, unet._only_cross, unet._layers),
         )
         if any(len(values) != len(unet.block_out_channels) for values in lists):
             raise PriorError(
                 f"{NAME} config: down_block_types, up_block_types, attention_head_dim, "
-                "only_cross_attention and transformer_layers_per_block must have as many entries "
-                "as block_out_channels."
+                "only_cross_attention and layers_per_block must have as many entries as "
+                "block_out_channels."
             )
-        if unet.layers_per_block * sum(unet._transformers) > MAX_TRANSFORMERS:
+        depths = unet._depths[0]
+        if sum(sum(layers) for layers in depths) > MAX_TRANSFORMERS:
             raise PriorError(
                 f"{NAME} config: layers_per_block={unet.layers_per_block} of "
                 f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
@@ -206,8 +212,8 @@ class UNet2DConditionModel(nn.Module):
         """
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
-        channels, blocks = self.block_out_channels, self._block_options
-        transformers = self._transformers
+        channels, blocks, layers = self.block_out_channels, self._block_options, self._layers
+        down, up = self._depths
         text = text.astype(self.dtype)
         time = self._embed_time(timestep, text, vector)
         if self.encoder_hid_dim:
@@ -218,30 +224,31 @@ class UNet2DConditionModel(nn.Module):
         for i, block_type in enumerate(self.down_block_types):
             h, new_skips = DOWN_BLOCKS[block_type](
                 features=channels[i],
-                layers=self.layers_per_block,
+                layers=layers[i],
                 heads=self._heads(block_type, i),
                 only_cross_attention=self._only_cross[i],
                 downsample=i < len(channels) - 1,
-                options=blocks._replace(transformer_layers=transformers[i]),
+                options=blocks._replace(transformer_layers=down[i]),
                 name=f"down_blocks_{i}",
             )(h, time, text)
             skips += new_skips
-        h = MID_BLOCKS[self.mid_block_type](
-            self._heads(self.mid_block_type, -1) or 1,
-            self.only_cross_attention is True,
-            self.mid_block_scale_factor,
-            blocks._replace(transformer_layers=transformers[-1]),
-            name="mid_block",
-        )(h, time, text)
+        if self.mid_block_type:
+            h = MID_BLOCKS[self.mid_block_type](
+                self._heads(self.mid_block_type, -1) or 1,
+                self.only_cross_attention is True,
+                self.mid_block_scale_factor,
+                blocks._replace(transformer_layers=down[-1]),
+                name="mid_block",
+            )(h, time, text)
         for i, block_type in enumerate(self.up_block_types):
             mirror = len(channels) - 1 - i
             h, skips = UP_BLOCKS[block_type](
                 features=channels[mirror],
-                layers=self.layers_per_block + 1,
+                layers=layers[mirror] + 1,
                 heads=self._heads(block_type, mirror, i),
                 only_cross_attention=self._only_cross[mirror],
                 upsample=mirror > 0,
-                options=blocks._replace(transformer_layers=transformers[mirror]),
+                options=blocks._replace(transformer_layers=up[i]),
                 name=f"up_blocks_{i}",
             )(h, skips, time, text)
 
@@ -292,7 +299,7 @@ class UNet2DConditionModel(nn.Module):
         return BlockOptions(
             self.norm_num_groups,
             self.norm_eps,
-            1,
+            (),
             self.use_linear_projection,
             self.downsample_padding,
             self.dtype,
@@ -306,8 +313,15 @@ class UNet2DConditionModel(nn.Module):
         return _per_block(self.attention_head_dim, len(self.block_out_channels))
 
     @property
-    def _transformers(self) -> tuple[int, ...]:
-        return _per_block(self.transformer_layers_per_block, len(self.block_out_channels))
+    def _layers(self) -> tuple[int, ...]:
+        return _per_block(self.layers_per_block, len(self.block_out_channels))
+
+    @property
+    def _depths(self) -> tuple[Depths, Depths]:
+        """The numbers of transformers of each layer of each block, down and up."""
+        given, layers = self.transformer_layers_per_block, self._layers
+        backward = self.reverse_transformer_layers_per_block
+        return down_depths(given, layers), up_depths(given, backward, layers)
 
     @property
     def _only_cross(self) -> tuple[bool, ...]:

@@ -19,6 +19,15 @@ class PriorOptions:
     variant: str = setting(
         "", "which of several precisions to read, such as fp16 (empty: the full one if present)"
     )
+    lora: str = setting(
+        "",
+        "LoRA files to merge into it, each with a colon and its scale if that is not 1, with commas"
+        " between them: a.safetensors:0.8,b.safetensors",
+    )
+    embedding: str = setting(
+        "",
+        "files of a textual inversion, with commas between them: words that prompts may then use",
+    )
     prior_dtype: str = setting(
         "auto",
         "number format of the prior's U-Net (auto: float16 on GPU, float32 on TPU and CPU; guidance"
