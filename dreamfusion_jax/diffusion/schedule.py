@@ -245,6 +245,18 @@ def to_x0(
     return prediction
 
 
+def from_x0(
+    z: jax.Array, z_t: jax.Array, alpha: jax.Array, sigma: jax.Array, prediction_type: str
+) -> jax.Array:
+    """Returns the prediction that implies a clean latent: the inverse of `to_x0` in z."""
+    alpha, sigma = _like(alpha, z_t), _like(sigma, z_t)
+    if prediction_type == "epsilon":
+        return (z_t - alpha * z) / sigma
+    if prediction_type == "v_prediction":
+        return (alpha * z_t - z) / sigma
+    return z
+
+
 def estimate_x0(
     z_t: jax.Array, eps_hat: jax.Array, alpha: jax.Array, sigma: jax.Array
 ) -> jax.Array:

@@ -98,11 +98,17 @@ def open_prior(
     dtype, vae_dtype = prior_dtypes(config)
     with oom.oom_context("the prior was loaded", lambda: memory_advice.prior_remedies(dtype)):
         try:
-            return load_prior(path, dtype, vae_dtype, config.variant, place, additions)
+            return load_prior(
+                path, dtype, vae_dtype, config.variant, place, additions, _prediction(config)
+            )
         except NumberFormatError as error:
             raise PriorError(
                 f"{error} Give --prior_dtype=float32, or bfloat16, which costs accuracy."
             ) from None
+
+
+def _prediction(config: PriorOptions) -> str:
+    return "" if config.prediction_type == "auto" else config.prediction_type
 
 
 def prior_dtypes(config: PriorOptions) -> tuple[Any, Any]:

@@ -97,7 +97,7 @@ def lora_changes(
     updates: dict[str, dict[str, list[Update]]] = {name: {} for name in networks}
     tables = {name: _table(shapes) for name, shapes in networks.items()}
     for name, weight in (aliases or {}).items():
-        tables["unet"].setdefault(_key(name), weight)
+        tables["unet"].setdefault(_key(name.removesuffix(".weight")), weight)
     for lora in loras:
         with reraise_as_prior_error(lora.path, "cannot be read as a LoRA"):
             for network, weight, update in _read(lora, tables, networks):

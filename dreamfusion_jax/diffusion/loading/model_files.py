@@ -72,8 +72,13 @@ def text_encoder_digest(path: str | Path, variant: str = "") -> str:
 
 
 def pipeline_digest(path: str | Path, variant: str = "") -> str:
-    """Returns the SHA-256 of what `load_prior` reads: weights, configurations, the vocabulary."""
+    """Returns the SHA-256 of what `load_prior` reads: weights, configurations, the vocabulary.
+
+    Of a checkpoint in one file, which all share one vocabulary, it is the file's.
+    """
     path, digest = Path(path), hashlib.sha256()
+    if path.is_file():
+        return file_digest(path)
     for network in NETWORKS:
         if (path / network).is_dir():
             _update_with_network(digest, path / network, variant)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamfusion_jax.diffusion.loading.embedding_files import read_embeddings
+from dreamfusion_jax.diffusion.loading.ldm_names import unet_table
 from dreamfusion_jax.diffusion.loading.lora_files import Lora, Shapes, lora_changes
 from dreamfusion_jax.diffusion.loading.names import params_to_torch
 from dreamfusion_jax.diffusion.loading.text_encoder import Tower, load_text_encoder
@@ -67,7 +68,6 @@ class Parts(NamedTuple):
       where: what messages call the place that describes the U-Net.
       unet, vae: the networks; vae: None in pixel space.
       sources: of their weights, by name.
-      unet_aliases: what files of low-rank updates may call the U-Net's weights, too.
     """
 
     where: Path
@@ -76,7 +76,6 @@ class Parts(NamedTuple):
     text: Text
     schedule: Schedule
     sources: Mapping[str, Source]
-    unet_aliases: Mapping[str, str] = {}
 
 
 def clip_text(tower: Tower) -> Text:
@@ -122,7 +121,7 @@ def with_additions(parts: Parts, additions: Additions) -> Parts:
         networks = {"unet": _shapes(parts.unet)}
         names = TEXT_NETWORKS[: len(towers)]
         networks |= {n: _shapes(tower.module) for n, tower in zip(names, towers, strict=True)}
-        changes = lora_changes(additions.loras, networks, parts.unet_aliases)
+        changes = lora_changes(additions.loras, networks, _aliases(parts.unet))
         sources["unet"] = sources["unet"]._replace(change=changes.get("unet"))
         towers = [
             tower._replace(source=tower.source._replace(change=changes.get(name)))
@@ -139,6 +138,15 @@ def with_additions(parts: Parts, additions: Additions) -> Parts:
         towers = [tower._replace(words=words, place=i) for i, tower in enumerate(towers)]
     text = parts.text._replace(towers=tuple(towers))
     return parts._replace(text=text, sources=sources)
+
+
+def _aliases(unet: UNet2DConditionModel) -> dict[str, str]:
+    """Returns a U-Net's weights by the names of LDM, where it has such."""
+    is_ldm = (
+        type(unet.layers_per_block) is int
+        and unet.mid_block_type == UNet2DConditionModel.mid_block_type
+    )
+    return unet_table(unet) if is_ldm else {}
 
 
 def _shapes(module: Any) -> Shapes:

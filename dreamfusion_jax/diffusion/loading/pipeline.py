@@ -1,7 +1,7 @@
 """Loads a prior and its params from a directory in diffusers' layout.
 
 model_index.json decides what kind of pipeline it is: without a VAE it is one on pixels, with a T5
-it is a DeepFloyd IF, with two text encoders an SDXL.
+it is a DeepFloyd IF, with two text encoders an SDXL. A file is a checkpoint in LDM names.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dreamfusion_jax.diffusion.loading.parts import (
     load_parts,
     xl_text,
 )
+from dreamfusion_jax.diffusion.loading.single_file import multi_view_unet, open_single_file
 from dreamfusion_jax.diffusion.loading.t5_encoder import load_t5_encoder
 from dreamfusion_jax.diffusion.loading.text_encoder import Tower
 from dreamfusion_jax.diffusion.loading.weights import (
@@ -47,6 +48,9 @@ LATER_STAGES = (
 )
 
 
+MULTI_VIEW_UNET = "MultiViewUNetModel"
+
+
 def load_prior(
     path: str | Path,
     dtype: Any = jnp.float32,
@@ -54,16 +58,18 @@ def load_prior(
     variant: str = "",
     place: DevicePutFn = jnp.asarray,
     additions: Additions = NOTHING_ADDED,
+    prediction_type: str = "",
 ) -> tuple[Prior, PriorParams]:
-    """Loads a diffusers-layout directory.
+    """Loads a diffusers-layout directory, or a checkpoint in one file.
 
     Args:
-      path: the directory.
+      path: the directory or the file.
       dtype: of the U-Net's products and of its weights.
       vae_dtype: of the autoencoder's arithmetic and of its weights; None: `dtype`.
       variant: of the weights' files, such as "fp16"; empty: full precision if it is there.
       place: puts each array of weights where it is to stay; called once for each, as it is read.
       additions: low-rank updates and new words.
+      prediction_type: what the U-Net predicts; "": what the files say.
 
     Returns:
       The prior and its params, {"unet": params, "vae": params} (no "vae" in pixel space). The text
@@ -74,7 +80,13 @@ def load_prior(
       PriorError: a file is missing or broken, or not supported; the message names it.
     """
     try:
-        parts = _open_folder(Path(path), dtype, vae_dtype, variant)
+        if Path(path).is_file():
+            parts = open_single_file(Path(path), dtype, vae_dtype, prediction_type)
+        else:
+            parts = _open_folder(Path(path), dtype, vae_dtype, variant)
+        if prediction_type:
+            schedule = parts.schedule._replace(prediction_type=prediction_type)
+            parts = parts._replace(schedule=schedule)
         return load_parts(parts, dtype, place, additions)
     except OSError as error:  # no permission, a failing disk
         raise PriorError(f"{path} cannot be read ({error}).") from error
@@ -95,8 +107,12 @@ def _open_folder(path: Path, dtype: Any, vae_dtype: Any, variant: str) -> Parts:
             f"{path}/model_index.json is of {index['_class_name']}, which enlarges or changes an "
             "image: give the first stage, such as DeepFloyd/IF-I-XL-v1.0."
         )
-    unet = build_module(path / "unet", UNet2DConditionModel, dtype)
-    sources = {"unet": folder_source(path / "unet", variant)}
+    if index["unet"][1] == MULTI_VIEW_UNET:
+        unet, source = multi_view_unet(path / "unet", variant, dtype)
+    else:
+        unet = build_module(path / "unet", UNet2DConditionModel, dtype)
+        source = folder_source(path / "unet", variant)
+    sources = {"unet": source}
     vae = None
     if _has(index, "vae"):
         vae = build_module(path / "vae", AutoencoderKL, _vae_dtype(path, index, vae_dtype or dtype))

@@ -43,7 +43,8 @@ class Tower(NamedTuple):
       module: the network.
       source: of its weights.
       tokenizer: a CLIPTokenizer's directory.
-      pad_token: what fills up a text; "": what the directory says.
+      pads_with_zero: whether the vocabulary's first token fills up a text, as in OpenCLIP, or what
+        the directory says.
       words: new words and the vectors that stand for them.
       place: which of a word's vectors are this tower's.
     """
@@ -51,7 +52,7 @@ class Tower(NamedTuple):
     module: CLIPTextModel | CLIPTextModelWithProjection
     source: Source
     tokenizer: Path
-    pad_token: str = ""
+    pads_with_zero: bool = False
     words: Sequence[Embedding] = ()
     place: int = 0
 
@@ -78,7 +79,7 @@ def load_tower(tower: Tower) -> Callable[[Sequence[str]], TextStates]:
     text, module = tower.text_config, tower.module
     params = load_source(module, tower.source, module.dtype)
     tokenizer = load_tokenizer(
-        tower.tokenizer, text.max_position_embeddings, text.vocab_size, tower.pad_token
+        tower.tokenizer, text.max_position_embeddings, text.vocab_size, tower.pads_with_zero
     )
     if tower.words:
         ids = tokenizer.add(tower.words)
@@ -142,7 +143,10 @@ class ClipTokenizer:
 
 
 def load_tokenizer(
-    directory: str | Path, max_length: int, vocab_size: int | None = None, pad_token: str = ""
+    directory: str | Path,
+    max_length: int,
+    vocab_size: int | None = None,
+    pads_with_zero: bool = False,
 ) -> ClipTokenizer:
     """Loads a tokenizer: prompts -> ids [B, L] below `vocab_size`.
 
@@ -158,8 +162,8 @@ def load_tokenizer(
     tokenizer_class = _clip_tokenizer()
     try:
         tokenizer = tokenizer_class.from_pretrained(str(directory))
-        if pad_token:
-            tokenizer.pad_token = pad_token
+        if pads_with_zero:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
         length = min(int(tokenizer.model_max_length), max_length)
         largest_id = max(tokenizer.get_vocab().values())
         tokenize = ClipTokenizer(tokenizer, length)

@@ -46,12 +46,18 @@ class Source(NamedTuple):
       where: what messages call the place.
       rename: stored names to those of the network; to none where a tensor is of another network.
       change: what is done to tensors before they are stored, or None.
+      prefix: with which the names of all of the network's tensors begin.
     """
 
     files: tuple[Path, ...]
     where: Path
     rename: Rename
     change: Change | None = None
+    prefix: str = ""
+
+    def specs(self) -> dict[str, np.ndarray]:
+        """Returns the shapes of the stored tensors, as arrays that take no memory."""
+        return tensor_specs(self.files, lambda name: name.startswith(self.prefix))
 
 
 def folder_source(
@@ -130,11 +136,7 @@ def source_specs(source: Source) -> dict[str, np.ndarray]:
     Raises:
       ValueError: two of them have one name.
     """
-    pairs = [
-        pair
-        for name, spec in tensor_specs(source.files).items()
-        for pair in source.rename(name, spec)
-    ]
+    pairs = [pair for name, spec in source.specs().items() for pair in source.rename(name, spec)]
     specs = dict(pairs)
     if len(specs) < len(pairs):
         raise ValueError("two tensors have names that mean the same")
@@ -230,9 +232,9 @@ def reraise_as_prior_error(
 
 def _read_params(source: Source, dtype: Any, place: DevicePutFn) -> Params:
     def wanted(name: str) -> bool:
-        return bool(list(source.rename(name, specs[name])))
+        return name in specs and bool(list(source.rename(name, specs[name])))
 
-    specs = tensor_specs(source.files)
+    specs = source.specs()
     params = {}
     for path in source.files:
         for stored, whole in stream(path, wanted):

@@ -106,6 +106,9 @@ class UNet2DConditionModel(nn.Module):
     the configs of Stable Diffusion, except in the "Simple" blocks, whose heads have that many
     channels. `dtype` is that of the factors of all products and of the
     prediction; the residual sums, which the norms read, are in RESIDUAL_DTYPE.
+
+    Two attributes are MVDream's: the size of the camera that it embeds, and how many views, one
+    after another in the batch, attend to each other.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -138,6 +141,8 @@ class UNet2DConditionModel(nn.Module):
     projection_class_embeddings_input_dim: int | None = None
     resnet_time_scale_shift: str = "default"
     cross_attention_norm: str | None = None
+    camera_dim: int = 0
+    joint_views: int = 1
     dtype: Dtype = jnp.float32
 
     @classmethod
@@ -147,6 +152,7 @@ class UNet2DConditionModel(nn.Module):
         """Builds the network of a diffusers config.json; raises PriorError for others."""
         # What may be nested is checked in unet_depths.py; a distilled network has no mid block.
         known = module_defaults(cls) | {"transformer_layers_per_block": None}
+        del known["camera_dim"], known["joint_views"]
         if config.get("mid_block_type", "") is None:
             known["mid_block_type"] = None
         options = module_options(NAME, config, known, REQUIRED, IGNORED, per_block=PER_BLOCK)
@@ -175,12 +181,13 @@ class UNet2DConditionModel(nn.Module):
 
     def dummy_inputs(self) -> tuple[jax.Array, ...]:
         """Returns arguments small enough to initialize or to trace shapes with."""
-        side = 2 ** (len(self.block_out_channels) - 1)
+        side, count = 2 ** (len(self.block_out_channels) - 1), self.joint_views
+        width = self.camera_dim + (self.pooled_width + SIZES if self.pooled_width else 0)
         return (
-            jnp.zeros((1, side, side, self.in_channels)),
-            jnp.zeros((1,), jnp.int32),
-            jnp.zeros((1, 1, self.text_width)),
-            *([jnp.zeros((1, self.pooled_width + SIZES))] if self.pooled_width else []),
+            jnp.zeros((count, side, side, self.in_channels)),
+            jnp.zeros((count,), jnp.int32),
+            jnp.zeros((count, 1, self.text_width)),
+            *([jnp.zeros((count, width))] if width else []),
         )
 
     @property
@@ -208,7 +215,8 @@ class UNet2DConditionModel(nn.Module):
 
         Where there is a `pooled_width`, vector [B, pooled_width + SIZES] holds the text's pooled
         vector and six sizes in pixels: height and width of the original image, top and left of the
-        crop, height and width of the target. What follows, such as a camera, is embedded by itself.
+        crop, height and width of the target. MVDream's camera [B, camera_dim] stands there instead.
+        What follows, such as a camera of VSD's, is embedded by itself.
         """
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
@@ -276,6 +284,11 @@ class UNet2DConditionModel(nn.Module):
             waves = sinusoids(sizes.reshape(-1), self.addition_time_embed_dim)
             both = jnp.concatenate([pooled, waves.reshape(len(pooled), -1)], axis=-1)
             time = time + TimestepEmbedding(4 * first, self.dtype, name="add_embedding")(both)
+        if self.camera_dim:
+            assert vector is not None
+            camera, vector = jnp.split(vector, (self.camera_dim,), axis=-1)
+            embed = TimestepEmbedding(4 * first, self.dtype, name="camera_embed")
+            time = time + embed(camera)
         if vector is not None and vector.shape[-1]:
             embed = TimestepEmbedding(4 * first, self.dtype, name="class_embedding")
             time = time + embed(vector)
@@ -306,6 +319,7 @@ class UNet2DConditionModel(nn.Module):
             self.act_fn,
             self.resnet_time_scale_shift == "scale_shift",
             self.cross_attention_norm,
+            self.joint_views,
         )
 
     @property

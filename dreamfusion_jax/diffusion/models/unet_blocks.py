@@ -28,6 +28,7 @@ class BlockOptions(NamedTuple):
     act_fn: str = "silu"
     scale_shift: bool = False
     cross_attention_norm: str | None = None
+    joint_views: int = 1
 
 
 class DownBlock2D(nn.Module):
@@ -144,5 +145,6 @@ def _transformer(
         options.use_linear_projection,
         only_cross_attention,
         options.dtype,
+        options.joint_views,
         name=f"attentions_{place}",
     )
