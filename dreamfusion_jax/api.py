@@ -34,7 +34,7 @@ from dreamfusion_jax.config.from_python import called_from_python
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
-from dreamfusion_jax.runs import checkpoint, job, loop, mesh_files, prior_cache
+from dreamfusion_jax.runs import checkpoint, job, loop, mesh_files, prior_cache, two_stages
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, save_state, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs
 from dreamfusion_jax.runs.sampling import Guidance, draw_samples
@@ -121,6 +121,17 @@ def _optimized(config: Config, temporary: bool) -> SavedRun:
     jax_config: Any = jax.config  # of whose attributes not every version of JAX has types
     if not jax_config.jax_compilation_cache_dir:  # The program's own choice has priority.
         cli.use_compilation_cache(config.run.compilation_cache)
+    workdir = as_path(config.run.workdir)
+    if config.train.second_stage_steps:
+        if not two_stages.is_first_done(config):
+            first = _optimized_stage(config, temporary)
+            make_outputs(workdir, first, prior_cache.prior_sampler, two_stages.FIRST_FILES)
+            two_stages.set_aside(config)
+        config = two_stages.refined(config)
+    return _optimized_stage(config, temporary)
+
+
+def _optimized_stage(config: Config, temporary: bool) -> SavedRun:
     workdir = as_path(config.run.workdir)
     require_same_run(workdir, config)
     if steps_done(workdir) >= config.train.steps:  # It may be read-only.

@@ -4,6 +4,8 @@
   python -m dreamfusion_jax.evaluate --measure=prior       does the prior obey the view words?
   python -m dreamfusion_jax.evaluate --measure=assets --workdirs='workdir/*'
                                                            R-precision of finished runs
+  python -m dreamfusion_jax.evaluate --measure=colors --workdirs='workdir/*'
+                                                           their colors against the prior's samples
   python -m dreamfusion_jax.evaluate --measure=benchmark   makes 40 assets, then measures them
 
 The benchmark's prompts are the toybox's 40, of which 12 name pairs that it never saw, or those of
@@ -47,7 +49,7 @@ from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import read_config
 from dreamfusion_jax.config.prompts_file import read_prompts
-from dreamfusion_jax.evaluation import benchmark_runner, gallery, report, toybox
+from dreamfusion_jax.evaluation import benchmark_runner, colors, gallery, report, toybox
 from dreamfusion_jax.evaluation.judges import TOYBOX, Judge, find_judge, load_judge
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, score_run, score_untrained
 from dreamfusion_jax.evaluation.views import front_left, open_run
@@ -59,6 +61,7 @@ from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox import captions
 from dreamfusion_jax.toybox.judge import load_judge as load_toybox_clip
+from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
 GALLERY = "gallery.png"
 
@@ -143,6 +146,16 @@ def measure_assets() -> Numbers:
     return report.report(judge, runs, untrained)
 
 
+def measure_colors() -> Numbers:
+    """Measures how far the colors of finished runs are from those of their prior's samples."""
+    _require_toybox()
+    draw, rows = colors.sampler(SCHEMES), {}
+    for workdir in finished_runs(flags.FLAGS.workdirs):
+        rows[str(workdir)] = colors.compare(open_run(workdir), draw)
+    print(process.printable(report.color_table(rows)))
+    return report.color_report(rows)
+
+
 def measure_benchmark() -> Numbers:
     """Makes the missing assets, then measures all of them."""
     options = flags.FLAGS
@@ -176,6 +189,7 @@ _MEASURE = {
     "judge": measure_judge,
     "prior": measure_prior,
     "assets": measure_assets,
+    "colors": measure_colors,
     "benchmark": measure_benchmark,
 }
 

@@ -1,8 +1,10 @@
 """A text-to-image pipeline small enough for tests: random weights, pixels instead of latents."""
 
+import gc
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -47,6 +49,12 @@ SCHEDULER = {
 }
 
 
+def pytest_collection_finish() -> None:
+    """Frees the collection of garbage from half a million objects that imports made to stay."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests that run the very same program compile it once, and nobody's own cache is touched."""
@@ -57,12 +65,16 @@ def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers-layout folder of a pixel-space prior for pictures of 8 x 8."""
-    folder = tmp_path_factory.mktemp("tiny_prior")
+    return write_prior(tmp_path_factory.mktemp("tiny_prior"), UNET)
+
+
+def write_prior(folder: Path, unet: dict[str, Any]) -> Path:
+    """Writes a pixel-space prior of random weights with a U-Net's config; returns its folder."""
     rng = np.random.default_rng(0)
     tokenizer.write(folder / "tokenizer")
     text_encoder = {**TEXT_ENCODER, **tokenizer.sizes(folder / "tokenizer")}
     for name, module_class, config in (
-        ("unet", UNet2DConditionModel, UNET),
+        ("unet", UNet2DConditionModel, unet),
         ("text_encoder", CLIPTextModel, text_encoder),
     ):
         module = module_class.from_config(config)

@@ -109,6 +109,33 @@ def test_a_second_stage_goes_on_from_the_first(program, tmp_path):
     assert code == 0 and "Continuing" in stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "preset",
+    [(), ("--preset=sd", "--variant=", "--sdf_encoding=hash", "--hash_log2_rows=10", *TINY)],
+    ids=["toybox", "sd"],
+)
+def test_one_command_makes_both_stages(program, tmp_path, loads, preset):
+    """With all outputs; the prior is read once, and the page shows both meshes."""
+    workdir = tmp_path / "run"
+    command = (
+        *("--field=sdf", "--second_stage_steps=2", "--surface_points=16", "--trace_steps=8"),
+        *("--mesh_resolution=24", f"--workdir={workdir}", *preset),
+    )
+    code, stdout, _ = program(*command)
+    assert code == 0 and len(loads) == 1
+    assert f"Starting from {workdir / 'first_stage'} after step 2" in stdout
+    for name in outputs.SCENE_FILES:
+        assert (workdir / name).stat().st_size > 0, name
+    for name in ("poster.png", "mesh.glb", "index.html"):
+        assert (workdir / "first_stage" / name).stat().st_size > 0, name
+    page = (workdir / "index.html").read_text()
+    assert "Finished, 4 steps" in page and "The mesh before" in page and "The mesh after" in page
+    assert "--second_stage_steps=2" in page
+    code, stdout, _ = program(*command)
+    assert code == 0 and "is finished" in stdout and len(loads) == 1
+
+
 @pytest.fixture(autouse=True)
 def signals_as_before():
     """`cli.run` is not meant to return to anybody."""

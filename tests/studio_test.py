@@ -65,6 +65,13 @@ def faults(events):
     return [text for text in events.complaints if not re.search("BJS|adapters|i18n", text)]
 
 
+def error_below(page, name):
+    """The sentence about a setting's value, which follows its field at once."""
+    field = "xpath=ancestor-or-self::*[following-sibling::*[contains(@class, 'field-error')]][1]"
+    below = "xpath=following-sibling::*[1][contains(@class, 'field-error')]"
+    return page.locator(f"#setting-{name}").locator(field).locator(below)
+
+
 def set_value(page, name, value):
     page.locator(f"#setting-{name}").locator("input, textarea").first.fill(str(value))
 
@@ -80,10 +87,21 @@ def test_a_prompt_becomes_a_mesh_in_the_browser(tiny_prior, tmp_path):
         set_value(page, "prior", "/nowhere")
         page.get_by_label("Prompt").fill(PROMPT)
         page.locator("#start").click()
-        page.locator("#message").get_by_text("/nowhere").wait_for()
+        error_below(page, "prior").get_by_text("--prior=/nowhere is not a directory").wait_for()
         assert not queue.waiting and not queue.current
 
         set_value(page, "prior", tiny_prior)
+        page.get_by_role("button", name="All settings").click()
+        page.get_by_role("button", name="Training cameras").click()
+        set_value(page, "fov_deg", "40,x")
+        page.get_by_role("button", name="All settings").click()
+        page.locator("#start").click()
+        sentence = "flag --fov_deg=40,x: could not convert string to float: 'x'"
+        error_below(page, "fov_deg").get_by_text(sentence).wait_for()
+        page.locator("#message").get_by_text(sentence).wait_for()
+        assert page.locator(".block.field-error").count() == 1, "the other has gone"
+        set_value(page, "fov_deg", "40,55")
+
         set_value(page, "steps", STEPS)
         page.locator("#start").click()
         await_status(page, "running")
@@ -95,6 +113,7 @@ def test_a_prompt_becomes_a_mesh_in_the_browser(tiny_prior, tmp_path):
         await_status(tab, "running")
         tab.locator("#stop").click()
         await_status(page, "stopped")
+        page.get_by_text("Mesh after").wait_for()
         saved = int(
             max(path.name for path in (tmp_path / "root" / FOLDER / "checkpoints").iterdir())
         )

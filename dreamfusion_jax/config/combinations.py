@@ -39,6 +39,10 @@ def _check_surface(config: Config) -> None:
             value = getattr(section, name)
             if value not in ("", "volume"):
                 raise UserError(f"--{name}={value} needs --field=sdf.")
+    if config.train.second_stage_steps and config.scene.field != "sdf":
+        raise UserError(
+            f"--second_stage_steps={config.train.second_stage_steps} needs --field=sdf."
+        )
     if config.train.init_mesh and config.train.init_from:
         raise UserError("--init_mesh contradicts --init_from; give one of them.")
     if config.optimizer.freeze != "none" and config.scene.texture != "own":

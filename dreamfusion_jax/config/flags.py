@@ -282,14 +282,14 @@ def conflicting_settings(stored: Config, requested: Config) -> dict[str, tuple[A
     """Returns the settings that make `requested` another run, with the stored and its value.
 
     The `run` section may change freely, as may the views per device, since the number of devices
-    may differ; and the number of steps may grow.
+    may differ; and the numbers of steps may grow.
     """
     conflicts = {}
     for section in (name for name in SECTIONS if name != "run"):
         old, new = getattr(stored, section), getattr(requested, section)
         for setting in dataclasses.fields(old):
             before, after = getattr(old, setting.name), getattr(new, setting.name)
-            grown = setting.name == "steps" and after > before
+            grown = setting.name in ("steps", "second_stage_steps") and after > before
             if before != after and not grown and setting.name != "views_per_device":
                 conflicts[setting.name] = before, after
     return conflicts

@@ -7,7 +7,7 @@ embedded once, before the first step; in the step a view only mixes rows of that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -105,6 +105,16 @@ def _one_neighbor(azimuth_deg: jax.Array, elevation_deg: jax.Array) -> tuple[jax
 
 PAPER = ViewScheme(PAPER_PHRASES, _paper_index, _paper_neighbors)
 NONE = ViewScheme(("",), _one_index, _one_neighbor)
+
+
+def known_schemes(more: Mapping[str, ViewScheme]) -> dict[str, ViewScheme]:
+    """Returns all schemes by the names that --view_words gives them: ours, and `more`."""
+    return {"paper": PAPER, "none": NONE, **more}
+
+
+def completed(prompt: str, phrase: str) -> str:
+    """Returns the prompt with one of a scheme's phrases, as the prior reads it."""
+    return _join(prompt, phrase)
 
 
 def table_prompts(prompt: str, scheme: ViewScheme) -> list[str]:

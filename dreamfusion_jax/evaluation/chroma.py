@@ -1,4 +1,4 @@
-"""Saturation: the mean chroma of what an image shows, in CIELAB of sRGB under D65.
+"""Colors in CIELAB of sRGB under D65, and the mean chroma (saturation) of what an image shows.
 
 Score distillation under strong guidance is known for colors that no image of the prior has.
 """
@@ -31,8 +31,13 @@ def foreground(image: np.ndarray) -> np.ndarray:
 
 def chroma(rgb: np.ndarray) -> np.ndarray:
     """Returns the chroma sqrt(a^2 + b^2) [...] of sRGB colors [..., 3] in [0, 1]."""
+    return np.hypot(*np.moveaxis(lab(rgb)[..., 1:], -1, 0))
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """Converts sRGB colors [..., 3] in [0, 1] to CIELAB's L*, a*, b* [..., 3]."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = linear @ _TO_XYZ.T
     f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    a, b = 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])
-    return np.hypot(a, b)
+    x, y, z = np.moveaxis(f, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dreamfusion_jax import __version__
+from dreamfusion_jax.evaluation.colors import Colors
 from dreamfusion_jax.evaluation.judges import Judge
 from dreamfusion_jax.evaluation.score import Score, ScoredRun, means, named, standard_errors
 from dreamfusion_jax.evaluation.views import AZIMUTHS_DEG, ELEVATION_DEG
@@ -102,6 +103,36 @@ def asset_table(judge: Judge, runs: Sequence[ScoredRun]) -> str:
         for run in runs
     ]
     return _table(["prompt", "seed", "pair", *judge.metrics(), "seconds"], rows)
+
+
+def color_table(rows: Mapping[str, Colors]) -> str:
+    """Formats the color differences in Markdown: a row per work folder, and their mean."""
+    cells = [[name, *_color_cells([colors])] for name, colors in rows.items()]
+    cells.append(["mean", *_color_cells(list(rows.values()))])
+    return _table(["asset", "difference", "lightness", "chroma"], cells)
+
+
+def color_report(rows: Mapping[str, Colors]) -> Numbers:
+    """Collects the color differences, with both mean colors, as values that JSON holds."""
+    return {
+        "versions": versions(),
+        "mean_difference": float(np.mean([colors.difference for colors in rows.values()])),
+        "assets": {
+            name: {
+                "difference": colors.difference,
+                "lightness": colors.lightness,
+                "chroma": colors.chroma,
+                "asset_lab": colors.asset.tolist(),
+                "samples_lab": colors.samples.tolist(),
+            }
+            for name, colors in rows.items()
+        },
+    }
+
+
+def _color_cells(rows: Sequence[Colors]) -> list[str]:
+    means = np.mean([[c.difference, c.lightness, c.chroma] for c in rows], axis=0)
+    return [f"{means[0]:.1f}", *(f"{mean:+.1f}" for mean in means[1:])]
 
 
 def _asset(judge: Judge, run: ScoredRun, shared: Mapping[str, Any]) -> Numbers:

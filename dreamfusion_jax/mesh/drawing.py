@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dreamfusion_jax.mesh.normal_map import decode
 from dreamfusion_jax.mesh.raster import project, rasterize
 from dreamfusion_jax.mesh.texture import TexturedMesh, read_texture
 from dreamfusion_jax.nerf.cameras import Camera
@@ -17,7 +18,7 @@ class Drawing(NamedTuple):
     Attributes:
       covered: [N, N] bool.
       albedo: [P, 3] in [0, 1], from the texture.
-      normals: [P, 3] unit normals, interpolated.
+      normals: [P, 3] unit normals: those of the normal map, or interpolated.
       points: [P, 3] positions on the surface.
     """
 
@@ -36,4 +37,7 @@ def draw(mesh: TexturedMesh, camera: Camera, size: int) -> Drawing:
         for values in (mesh.uv, mesh.normals, mesh.vertices)
     )
     normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    if mesh.normal_map:
+        _, *axes = mesh.frame.at(fragments, mesh.faces)
+        normals = decode(read_texture(mesh.normal_map.image, uv), *axes)
     return Drawing(fragments.covered, read_texture(mesh.texture, uv), normals, points)

@@ -15,16 +15,22 @@ from dreamfusion_jax.mesh.texture import TexturedMesh
 WORLD_TO_GLTF = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float64)
 # Name of the OBJ's material, MTL and texture; trimesh derives all three from the first.
 NAME = "mesh"
+_TANGENT = "_TANGENT"  # trimesh has other attributes than its own begin so
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963  # OpenGL constants
 _BLACK, _WHITE = [0, 0, 0, 255], [255, 255, 255, 255]
 
 
 def glb_bytes(mesh: TexturedMesh) -> bytes:
-    """Encodes glTF 2.0 in one file, with one matt material and its texture as PNG."""
+    """Encodes glTF 2.0 in one file, with one matt material and its textures as PNG."""
+    exported = to_trimesh(mesh)
+    if mesh.normal_map:
+        along, sign = np.split(mesh.normal_map.tangents, [3], axis=1)
+        tangents = np.concatenate([_change_axes(along), sign], axis=1)
+        exported.vertex_attributes[_TANGENT] = tangents.astype(np.float32)
     return trimesh.exchange.gltf.export_glb(
-        trimesh.Scene({NAME: to_trimesh(mesh)}),
+        trimesh.Scene({NAME: exported}),
         include_normals=True,
-        tree_postprocessor=_name_targets,
+        tree_postprocessor=_complete,
     )
 
 
@@ -34,6 +40,7 @@ def to_trimesh(mesh: TexturedMesh, axes: np.ndarray = WORLD_TO_GLTF) -> trimesh.
     material = trimesh.visual.material.PBRMaterial(
         name=NAME,
         baseColorTexture=Image.fromarray(mesh.texture),
+        normalTexture=Image.fromarray(mesh.normal_map.image) if mesh.normal_map else None,
         metallicFactor=0.0,
         roughnessFactor=1.0,
     )
@@ -79,10 +86,12 @@ def png_bytes(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _name_targets(tree: dict[str, Any]) -> None:
-    """Sets each buffer view's target (glTF 2.0, bufferView.target)."""
+def _complete(tree: dict[str, Any]) -> None:
+    """Sets each buffer view's target (glTF 2.0, bufferView.target), and the tangents' name."""
     views, accessors = tree["bufferViews"], tree["accessors"]
     for primitive in (part for mesh in tree["meshes"] for part in mesh["primitives"]):
+        if _TANGENT in primitive["attributes"]:
+            primitive["attributes"]["TANGENT"] = primitive["attributes"].pop(_TANGENT)
         for index in primitive["attributes"].values():
             views[accessors[index]["bufferView"]]["target"] = _ARRAY_BUFFER
         views[accessors[primitive["indices"]]["bufferView"]]["target"] = _ELEMENT_ARRAY_BUFFER

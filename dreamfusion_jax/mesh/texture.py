@@ -16,7 +16,8 @@ import numpy as np
 import trimesh
 from scipy import ndimage
 
-from dreamfusion_jax.mesh import axis_charts
+from dreamfusion_jax.mesh import axis_charts, normal_map
+from dreamfusion_jax.mesh.normal_map import FieldNormals, Frame, NormalMap, vertex_tangents
 from dreamfusion_jax.mesh.raster import rasterize
 from dreamfusion_jax.mesh.surface import Field
 
@@ -39,6 +40,7 @@ class TexturedMesh(NamedTuple):
       normals: [V, 3] unit normals, the same on both sides of a seam.
       uv: [V, 2] in [0, 1].
       texture: [T, T, 3] uint8, in sRGB.
+      normal_map: of the same size; None: the vertices' normals are all there is.
     """
 
     vertices: np.ndarray
@@ -46,6 +48,13 @@ class TexturedMesh(NamedTuple):
     normals: np.ndarray
     uv: np.ndarray
     texture: np.ndarray
+    normal_map: NormalMap | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """The frames of its normal map, at the vertices."""
+        assert self.normal_map is not None
+        return Frame(self.vertices, self.normals, self.normal_map.tangents)
 
 
 def layers(surface: trimesh.Trimesh, field: Field, radius: float) -> np.ndarray:
@@ -90,6 +99,16 @@ def add_texture(
     vertices, normals = np.asarray(surface.vertices), np.asarray(surface.vertex_normals)
     texture = bake(below[:, source[faces]], uv[faces], field, size)
     return TexturedMesh(vertices[source], faces, normals[source], uv, texture)
+
+
+def add_normals(mesh: TexturedMesh, field_normals: FieldNormals) -> TexturedMesh:
+    """Adds a normal map of the field's own normals, as large as the texture."""
+    size = len(mesh.texture)
+    tangents = vertex_tangents(mesh.vertices, mesh.faces, mesh.normals, mesh.uv)
+    frame = Frame(mesh.vertices, mesh.normals, tangents)
+    corners = _texels(mesh.uv[mesh.faces], size)
+    image = normal_map.bake(corners, mesh.faces, frame, field_normals, size)
+    return mesh._replace(normal_map=NormalMap(image, tangents))
 
 
 def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndarray:

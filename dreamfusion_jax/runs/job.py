@@ -6,13 +6,14 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
 from dreamfusion_jax.distillation.view_prompts import ViewScheme
-from dreamfusion_jax.runs import distributed, lock, loop
+from dreamfusion_jax.runs import distributed, lock, loop, two_stages
 from dreamfusion_jax.runs.checkpoint import SavedRun, load_run, steps_done
 from dreamfusion_jax.runs.outputs import make_outputs, missing_outputs, output_files
 from dreamfusion_jax.runs.page import build
@@ -29,13 +30,27 @@ from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import absolute, as_path
 
 
+class Runs(NamedTuple):
+    """What was prepared for an asset, and serves for others of the same settings.
+
+    Attributes:
+      first, second: the run of each stage; None: it was not needed, or there is none.
+    """
+
+    first: loop.Run | None = None
+    second: loop.Run | None = None
+
+
+NO_RUNS = Runs()
+
+
 def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
     """Makes one asset after another, also after one fails; returns the exit code."""
-    run, failed = None, []
+    runs, failed = NO_RUNS, []
     for number, config in enumerate(many, 1):
         distributed.print_primary(f"[{number}/{len(many)}] {config.train.prompt}")
         try:
-            run = make_asset(config, schemes, run)
+            runs = make_asset(config, schemes, runs)
         except UserError as error:
             cli.print_error(error)
             failed.append(config.train.prompt)
@@ -47,16 +62,38 @@ def make_assets(many: list[Config], schemes: Mapping[str, ViewScheme]) -> int:
     return 1 if failed else 0
 
 
-def make_asset(
-    config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None = None
-) -> loop.Run | None:
-    """Does what is left of the optimization, then writes the missing outputs.
+def make_asset(config: Config, schemes: Mapping[str, ViewScheme], runs: Runs = NO_RUNS) -> Runs:
+    """Does what is left of the optimization, in both stages, then writes the missing outputs.
 
     Args:
-      run: a run that was prepared for the same settings and another prompt.
+      runs: what was prepared for the same settings and another prompt.
 
     Returns:
-      The run that was optimized; `run` where nothing was left to do.
+      What was prepared; the members of `runs` where nothing was left to do.
+    """
+    first, second = runs
+    if not config.train.second_stage_steps:
+        return Runs(_make_stage(config, schemes, first), second)
+    if not distributed.run_on_primary(lambda: two_stages.is_first_done(config)):
+        first = _make_stage(config, schemes, first, second, two_stages.FIRST_FILES)
+        distributed.run_on_primary(lambda: two_stages.set_aside(config))
+    refined = distributed.run_on_primary(lambda: two_stages.refined(config))
+    return Runs(first, _make_stage(refined, schemes, second, first))
+
+
+def _make_stage(
+    config: Config,
+    schemes: Mapping[str, ViewScheme],
+    run: loop.Run | None,
+    other: loop.Run | None = None,
+    files: Collection[str] = (),
+) -> loop.Run | None:
+    """Makes one stage of an asset, as `make_asset` does.
+
+    Args:
+      run: a run that was prepared for this stage.
+      other: a run whose prior serves this one, too.
+      files: the outputs to make; empty: all.
     """
     workdir = as_path(config.run.workdir)
     with contextlib.ExitStack() as stack:
@@ -66,17 +103,18 @@ def make_asset(
         steps_here = steps_done(workdir)  # in every process, as Orbax requires
         done = distributed.run_on_primary(lambda: steps_here)
         if done < config.train.steps:
-            run, saved = optimize(config, schemes, run)
+            run, saved = optimize(config, schemes, run, other)
         else:
             distributed.print_primary(f"{workdir} is finished: all {done} steps are done.")
         steps = max(done, config.train.steps)
         missing = distributed.run_on_primary(lambda: missing_outputs(workdir, config, steps))
+        missing = [name for name in missing if name in (files or missing)]
         if missing:
             finished = saved or load_run(workdir)._replace(config=config)
             sampler = functools.partial(_sampler, run)
             distributed.run_on_primary(lambda: make_outputs(workdir, finished, sampler, missing))
-        files = ", ".join([*output_files(config), "config.json"])
-        distributed.print_primary(f"{config.train.prompt}: {files} are in {absolute(workdir)}")
+        made = ", ".join([*(files or output_files(config)), "config.json"])
+        distributed.print_primary(f"{config.train.prompt}: {made} are in {absolute(workdir)}")
     return run
 
 
@@ -111,16 +149,24 @@ def _close_page(config: Config, is_done: bool) -> None:
 
 
 def optimize(
-    config: Config, schemes: Mapping[str, ViewScheme], run: loop.Run | None
+    config: Config,
+    schemes: Mapping[str, ViewScheme],
+    run: loop.Run | None,
+    other: loop.Run | None = None,
 ) -> tuple[loop.Run, SavedRun]:
-    """Optimizes from the newest checkpoint, or the start, to the last step."""
+    """Optimizes from the newest checkpoint, or the start, to the last step.
+
+    Args:
+      run: a run that was prepared for the same settings, but for the prompt.
+      other: a run of other settings whose prior may serve.
+    """
     started = time.monotonic()
     scheme = schemes.get(config.view_prompts.view_words)
     if scheme and scheme.note and (note := scheme.note(config.train.prompt)):
         distributed.print_primary(note, file=sys.stderr)
     if not newest_checkpoint(as_path(config.run.workdir)):  # before anything is written
         check_start(config)
-    run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes)
+    run = loop.with_prompt(run, config) if run else loop.prepare(config, schemes, other)
     digest = run.prior_digest
     distributed.run_on_primary(lambda: record_prior(run.workdir, config.prior, digest))
     distributed.run_on_primary(lambda: store_config(config))

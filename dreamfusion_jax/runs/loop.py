@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import signal
 import threading
 import time
@@ -32,11 +33,12 @@ from dreamfusion_jax.runs.checkpoint import Checkpoints
 from dreamfusion_jax.runs.diagnostics import write_diagnostics
 from dreamfusion_jax.runs.guidance_strip import write_guidance
 from dreamfusion_jax.runs.metrics import MetricsWriter
-from dreamfusion_jax.runs.open_prior import find_prior, open_prior, prior_digest, prior_dtypes
+from dreamfusion_jax.runs.open_prior import prior_dtypes, read_prior
 from dreamfusion_jax.runs.page import build
 from dreamfusion_jax.runs.start import initial_state
 from dreamfusion_jax.runs.text_embeddings import with_kept_text
 from dreamfusion_jax.runs.wandb_logger import WandbRun, require_wandb
+from dreamfusion_jax.runs.workdir import span
 from dreamfusion_jax.runtime import oom, process
 from dreamfusion_jax.runtime.errors import RunError, UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path
@@ -102,17 +104,21 @@ class Run(NamedTuple):
         return self.setup.prior
 
 
-def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
+def prepare(config: Config, schemes: Mapping[str, ViewScheme], other: Run | None = None) -> Run:
     """Prepares a run, and raises whatever error can be raised before the first step.
 
     Args:
       schemes: further choices of --view_words beside "paper" and "none", by name.
+      other: a run whose prior is used where the settings name the same.
     """
     if config.run.wandb:
         require_wandb()
     devices = choose_devices(config.run.devices)
-    path = find_prior(config.prior)
-    prior, prior_params = open_prior(config.prior, lambda array: replicate(array, devices), path)
+    if other and (other.setup.config.prior, other.devices) == (config.prior, devices):
+        prior, prior_params, digest = other.prior, other.prior_params, other.prior_digest
+    else:
+        place = functools.partial(replicate, devices=devices)
+        prior, prior_params, digest = read_prior(config.prior, place)
     setup = make_setup(config, prior, schemes)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     step, *later_steps = (make_train_step(s, optimizer, devices) for s in stage_setups(setup))
@@ -124,7 +130,7 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme]) -> Run:
         optimizer,
         devices,
         step,
-        prior_digest(config.prior, path),
+        digest,
         tuple(later_steps),
     )
 
@@ -137,10 +143,9 @@ def make_setup(config: Config, prior: Prior, schemes: Mapping[str, ViewScheme]) 
             f"--views_per_device={views} must be a multiple of {joint}: this prior denoises"
             f" {joint} views of an object together."
         )
-    known = {"paper": view_prompts.PAPER, "none": view_prompts.NONE, **schemes}
     with name_flags():
         objective = make_objective(prior, config.distillation)
-    scheme = known[config.view_prompts.view_words]
+    scheme = view_prompts.known_schemes(schemes)[config.view_prompts.view_words]
     return Setup(config, build_scene(config.scene), prior, objective, scheme)
 
 
@@ -211,7 +216,8 @@ def _train(config: Config, run: Run, started: float) -> TrainState:
             # A run that gave up after skipped steps gets as many again.
             state = checkpoints.restore(state)._replace(consecutive_skipped=jnp.int32(0))
             if distributed.is_primary():
-                print(f"Continuing in {run.workdir} after step {state.step}.", flush=True)
+                done = span(run.workdir, config)[0] + state.step
+                print(f"Continuing in {run.workdir} after step {done}.", flush=True)
         # Innermost, because `close` would wait forever for a dead process.
         with _graceful_shutdown() as shutdown, distributed.abort_on_peer_failure():
             return _train_steps(config, run, checkpoints, state, started, shutdown)
@@ -229,6 +235,7 @@ def _train_steps(
 ) -> TrainState:
     """Runs the loop, the same in every process. Returns the last state, on the host."""
     first, steps, shows = int(state.step), config.train.steps, distributed.is_primary()
+    earlier, total = span(run.workdir, config)
     placed = {stop: place_input(run.devices, stop) for stop in (False, True)}
     state, prior_params, table = replicate((state, run.prior_params, run.table), run.devices)
     writer = _metrics_writer(config, run, first) if shows else None
@@ -236,7 +243,7 @@ def _train_steps(
     if writer and previewed:  # The page says that it stopped, or finished with fewer steps.
         build.write_page(run.workdir, config, build.RUNNING, first, writer.path)
     views = [make_guidance_view(setup) for setup in stage_setups(run.setup)]
-    progress = Progress(steps, "compiling the step", "step", first=first, shown=shows)
+    progress = Progress(total, "compiling the step", "step", first=earlier + first, shown=shows)
     metrics: dict[str, jax.Array] = {}
     try:
         for step in range(first + 1, steps + 1):
@@ -275,7 +282,7 @@ def _train_steps(
             if lost:
                 raise _non_finite_error(run, state)
             if stop and step < steps:
-                raise Interrupted(f"{run.workdir} after step {step}")
+                raise Interrupted(f"{run.workdir} after step {earlier + step}")
     finally:
         progress.close()
         if writer:

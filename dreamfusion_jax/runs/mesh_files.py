@@ -19,6 +19,7 @@ from dreamfusion_jax.nerf.cameras import Camera
 from dreamfusion_jax.nerf.fields.field import FieldOutput, Params
 from dreamfusion_jax.nerf.fields.sdf import project_to_surface
 from dreamfusion_jax.nerf.scene import DENSITY_LEVELS, Scene
+from dreamfusion_jax.nerf.shading import density_normals
 from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import memory_advice
@@ -85,7 +86,8 @@ def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
     else:
         closed = _level_set_surface(scene, params, step, radius, settings.mesh_resolution)
         description = "distance 0"
-    if settings.mesh_faces:
+    is_decimated = 0 < settings.mesh_faces < len(closed.faces)
+    if is_decimated:
         closed = surface.decimate(closed, settings.mesh_faces)
     _print_progress(description, len(closed.faces), settings)
     if config.scene.render == "surface":  # whose colors are those of the surface alone
@@ -93,6 +95,9 @@ def _make_mesh(scene: Scene, params: Params, step: int, config: Config) -> Mesh:
     else:
         below = texture.layers(closed, field, radius)
     textured = texture.add_texture(closed, below, field, settings.texture_size, unwrap)
+    if is_decimated:
+        normals = functools.partial(_field_normals, scene, params, step)
+        textured = texture.add_normals(textured, normals)
     return Mesh(closed, images.to_uint8(texture.mean_albedo(below, field)), textured)
 
 
@@ -142,6 +147,24 @@ def _project_chunk(
         return level - value_fn(scene.query(params, points, step))
 
     return project_to_surface(distance, points, max_step)
+
+
+def _field_normals(scene: Scene, params: Params, step: int, points: np.ndarray) -> np.ndarray:
+    """Returns the field's outward unit normals [N, 3] at points; zeros where it has none."""
+    normals = np.empty((len(points), 3), np.float32)
+    for first in range(0, len(points), _CHUNK_POINTS):
+        chunk = np.asarray(points[first : first + _CHUNK_POINTS], np.float32)
+        padded = np.pad(chunk, [(0, _CHUNK_POINTS - len(chunk)), (0, 0)])
+        normals[first : first + _CHUNK_POINTS] = _normals(scene, params, padded, step)[: len(chunk)]
+    return normals
+
+
+@functools.partial(jax.jit, static_argnames="scene")
+def _normals(scene: Scene, params: Params, points: jax.Array, step: jax.Array) -> jax.Array:
+    def value(points: jax.Array) -> tuple[jax.Array, None]:
+        return scene.level_set.value(scene.query(params, points, step)), None
+
+    return density_normals(value, points)[2]
 
 
 def check_density(density: np.ndarray, threshold: float) -> None:

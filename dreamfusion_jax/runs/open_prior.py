@@ -81,6 +81,12 @@ def prior_digest(config: PriorOptions, path: Path) -> str:
         raise PriorError(f"{path} cannot be read ({error}): check the disk.") from error
 
 
+def read_prior(config: PriorOptions, place: DevicePutFn) -> tuple[Prior, PriorParams, str]:
+    """Loads a prior as `open_prior` does; also returns the SHA-256 of its files."""
+    path = find_prior(config)
+    return *open_prior(config, place, path), prior_digest(config, path)
+
+
 def open_prior(
     config: PriorOptions, place: DevicePutFn = jax.device_put, path: Path | None = None
 ) -> tuple[Prior, PriorParams]:

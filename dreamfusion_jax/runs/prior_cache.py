@@ -51,10 +51,16 @@ _sampler: OneEntryCache[PriorOptions, PriorSampler] = OneEntryCache()
 
 
 def prepared_run(config: Config, schemes: Mapping[str, ViewScheme]) -> loop.Run:
-    """Returns `loop.prepare(config, schemes)`, kept from the last call where `config` is its."""
+    """Returns `loop.prepare(config, schemes)`, kept from the last call where `config` is its.
+
+    The prior of the last call is kept where `config` names the same.
+    """
+    last = _run.value
+    if last and last.setup.config.prior != config.prior:
+        last = None  # Nothing must hold the old prior while another is loaded.
     if not _run.holds(config):
         _sampler.clear()
-    return _run.get(config, lambda: loop.prepare(config, schemes))
+    return _run.get(config, lambda: loop.prepare(config, schemes, last))
 
 
 def prior_sampler(options: PriorOptions) -> PriorSampler:

@@ -11,6 +11,7 @@ import re
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dreamfusion_jax.runs.workdir import FIRST_STAGE, first_stage
 from dreamfusion_jax.runtime.files import AnyPath
 
 FILE = "progress.png"
@@ -26,7 +27,7 @@ def progress_strip(workdir: AnyPath) -> np.ndarray:
     Where no preview can be read, it is one white cell.
     """
     steps, columns = [], []
-    for step, path in subsample(previews(workdir), MAX_PREVIEWS):
+    for step, path in subsample(_of_all_stages(workdir), MAX_PREVIEWS):
         column = _read_column(path)
         if column is not None:
             steps.append(step)
@@ -48,6 +49,15 @@ def previews(workdir: AnyPath) -> list[tuple[int, AnyPath]]:
     """Lists all previews with their steps, in order."""
     matches = ((_NAME.fullmatch(path.name), path) for path in (workdir / "previews").glob("*"))
     return sorted(((int(match[1]), path) for match, path in matches if match), key=lambda p: p[0])
+
+
+def _of_all_stages(workdir: AnyPath) -> list[tuple[int, AnyPath]]:
+    """Lists the previews of a first stage, too, and counts the steps through."""
+    first = first_stage(workdir)
+    if not first:
+        return previews(workdir)
+    later = ((first.train.steps + step, path) for step, path in previews(workdir))
+    return [*previews(workdir / FIRST_STAGE), *later]
 
 
 def subsample(items: list, count: int) -> list:

@@ -22,7 +22,9 @@ from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.files import AnyPath, as_path, atomic_write, copy_folder
 
 # What a run writes; all else in the folder is not its own.
+FIRST_STAGE = "first_stage"  # of a run of two, once it is done
 FOLDERS = (
+    FIRST_STAGE,
     *("checkpoints", "damaged_checkpoints", "previews", "tensorboard", "wandb"),
     TEXT_EMBEDDINGS,
 )
@@ -102,11 +104,24 @@ def copy_record(source: AnyPath, target: AnyPath) -> None:
     """Copies metrics and previews to another folder, if the source is local and not the same."""
     if str(source) == str(target) or not isinstance(source, Path):
         return
-    for name in ("previews", "tensorboard"):
+    for name in ("previews", "tensorboard", FIRST_STAGE):
         copy_folder(source / name, target / name)
     for name in (METRICS, MACHINE, PRIOR, "preview.png"):
         if (source / name).exists():
             (target / name).write_bytes((source / name).read_bytes())
+
+
+def first_stage(workdir: AnyPath) -> Config | None:
+    """Returns the settings of the first stage of a run of two, once that is done; else None."""
+    file = workdir / FIRST_STAGE / "config.json"
+    return read_config(file) if file.exists() else None
+
+
+def span(workdir: AnyPath, config: Config) -> tuple[int, int]:
+    """Returns the steps of a run before its present stage, and those of all stages."""
+    first = first_stage(workdir)
+    before = first.train.steps if first else 0
+    return before, before + config.train.steps + config.train.second_stage_steps
 
 
 def newest_checkpoint(workdir: AnyPath) -> int:

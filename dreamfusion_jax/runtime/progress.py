@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from types import TracebackType
+from typing import Self
 
 from dreamfusion_jax.runtime import process
 
@@ -35,7 +35,23 @@ class _Bar(tqdm):
 _Bar.set_lock(threading.RLock())
 
 
-class Progress:
+class _WithBar:
+    """What shows a bar until it is closed, or until the end of its `with`."""
+
+    _bar: _Bar
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Progress(_WithBar):
     """Counts the finished units of a job and shows them. Close it, or use `with`.
 
     Args:
@@ -110,21 +126,6 @@ class Progress:
         else:
             self._bar.write(text)
 
-    def close(self) -> None:
-        """Ends the bar."""
-        self._bar.close()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _line(self, *ends: str) -> str:
         numbers = (f"{name} {value}" for name, value in self._numbers.items())
         return "  ".join(
@@ -132,7 +133,7 @@ class Progress:
         )
 
 
-class Stopwatch:
+class Stopwatch(_WithBar):
     """Shows how long a job takes of which nobody knows how far it is. Use `with`; tick often.
 
     Args:
@@ -159,17 +160,6 @@ class Stopwatch:
         elif self._lines and now - self._line_at >= LINE_EVERY_S:
             self._line_at = now
             _print(f"{self._what}: {duration(now - self._started)} so far")
-
-    def __enter__(self) -> Stopwatch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._bar.close()
 
 
 def _print(line: str) -> None:

@@ -16,6 +16,13 @@ class TrainOptions:
 
     prompt: str = setting("", "what to make, for example 'a red chair'")
     steps: int = setting(1000, "optimization steps (paper: 15000)", 1, MAX_STEPS)
+    second_stage_steps: int = setting(
+        0,
+        "steps of a second stage, which refines the scene of --field=sdf in the same folder as"
+        " --preset=refine does (0: none)",
+        0,
+        MAX_STEPS,
+    )
     seed: int = setting(0, "seed of everything random", 0, 2**31 - 1)
     init_from: str = setting(
         "",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import html
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read when Gradio is imported: it would ask its makers' server for news.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -23,6 +24,7 @@ from dreamfusion_jax.config.flags import PRESETS, Config
 from dreamfusion_jax.runs.page.curves import HEIGHT, WIDTH, Chart
 from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.webui import forms, library, panels
+from dreamfusion_jax.webui.drafts import Drafts
 from dreamfusion_jax.webui.forms import Field
 from dreamfusion_jax.webui.jobs import Queue
 from dreamfusion_jax.webui.library import FINISHED, RUNNING, STOPPED, StoredAsset
@@ -32,6 +34,7 @@ LOOPBACK = "127.0.0.1"
 USER = "studio"
 EXAMPLES = ("a red chair", "a blue robot", "a green cactus", "a yellow duck", "a purple mushroom")
 _TICK_S = 1.0
+_MESH = "Mesh"
 _SEEDS = 2**31
 _FONT = ["system-ui", "sans-serif"]
 _CSS = """
@@ -46,11 +49,40 @@ _CSS = """
 """
 
 
+class _Form(NamedTuple):
+    """Where the form tells what is wrong.
+
+    Attributes:
+      message: under the button.
+      errors: under the field of each setting, by its name.
+      folds: what must be open for a field to be seen, by the setting's name.
+    """
+
+    message: gr.HTML
+    errors: dict[str, gr.HTML]
+    folds: dict[str, tuple[gr.Accordion, ...]]
+
+    def show(self, error: UserError, wrong: gr.State) -> dict[Any, Any]:
+        """Returns what tells an error, and in `wrong` the name of its field."""
+        name = forms.concerned_field(error)
+        if not name:
+            return {self.message: _error(error)}
+        inside = self.folds.get(name, ())
+        return {
+            wrong: name,
+            self.errors[name]: gr.update(value=_error(error), visible=True),
+            # A field that was folded away may be far below the button.
+            self.message: _error(error) if inside else "",
+            **{fold: gr.update(open=True) for fold in inside},
+        }
+
+
 class Studio:
     """The page of the runs below `root`."""
 
     def __init__(self, root: Path, queue: Queue) -> None:
         self._root, self._queue, self._shelf = root, queue, Shelf()
+        self._drafts = Drafts(root, self._shelf.drafts)
         os.environ["GRADIO_TEMP_DIR"] = self._shelf.cache  # else one that all users share
         self.blocks = self._build()
 
@@ -81,6 +113,7 @@ class Studio:
     def close(self) -> None:
         """Stops the server and removes the copies of files."""
         self.blocks.close()
+        self._drafts.close()
         self._shelf.close()
 
     def _build(self) -> gr.Blocks:
@@ -106,37 +139,44 @@ class Studio:
             blocks.load(**refresh)
         return blocks
 
-    def _form(self, chosen: gr.State) -> list[Any]:
+    def _form(self, chosen: gr.State) -> _Form:
         prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], max_lines=3, autofocus=True)
+        errors, folds, components = {forms.PROMPT: _error_place()}, {}, []
         gr.Examples([[example] for example in EXAMPLES], prompt, label="The embedded prior knows")
         preset = gr.Dropdown(list(PRESETS), value="toybox", label="Preset")
-        values = forms.preset_values("toybox")
-        fields = [
-            _component(field, value)
-            for field, value in zip(forms.main_fields(), values, strict=False)
-        ]
+        values = iter(forms.preset_values("toybox"))
+
+        def ask(field: Field, *inside: gr.Accordion) -> None:
+            components.append(_component(field, next(values)))
+            errors[field.name], folds[field.name] = _error_place(), inside
+
+        for field in forms.main_fields():
+            ask(field)
         start = gr.Button("Make it", variant="primary", elem_id="start")
         message = gr.HTML(elem_id="message")
-        rest = iter(values[len(fields) :])
-        with gr.Accordion("All settings", open=False):
-            for title, of_section in forms.sections().items():
-                with gr.Accordion(title, open=False):
-                    fields += [_component(field, next(rest)) for field in of_section]
+        with gr.Accordion("All settings", open=False) as all_settings:
+            for title, fields in forms.sections().items():
+                with gr.Accordion(title, open=False) as section:
+                    for field in fields:
+                        ask(field, all_settings, section)
         preset.change(
             lambda name: forms.preset_values(name),
             preset,
-            fields,
+            components,
             show_progress="hidden",
             api_name=False,
         )
+        form = _Form(message, errors, folds)
+        wrong = gr.State("")
+        accordions = dict.fromkeys(fold for inside in folds.values() for fold in inside)
         start.click(
-            self._start,
-            [prompt, preset, *fields],
-            [message, chosen],
+            functools.partial(self._start, form, chosen, wrong),
+            [wrong, prompt, preset, *components],
+            [chosen, wrong, message, *errors.values(), *accordions],
             show_progress="hidden",
             api_name=False,
         )
-        return [message]
+        return form
 
     def _progress(self, chosen: gr.State) -> list[Any]:
         status = gr.HTML(elem_id="status")
@@ -150,13 +190,13 @@ class Studio:
         return [status, preview, stop, resume, curves]
 
     def _result(self) -> list[Any]:
-        mesh = gr.Model3D(label="Mesh", interactive=False, height=360, elem_id="mesh")
+        mesh = gr.Model3D(label=_MESH, interactive=False, height=360, elem_id="mesh")
         film = gr.Video(label="Turntable", interactive=False, autoplay=True, loop=True)
         sheet = gr.Image(label="All sides", interactive=False, buttons=[])
         files = gr.Files(label="Downloads", interactive=False, elem_id="downloads")
         return [mesh, film, sheet, files]
 
-    def _gallery(self, chosen: gr.State, form: list[Any]) -> list[Any]:
+    def _gallery(self, chosen: gr.State, form: _Form) -> list[Any]:
         gallery = gr.Gallery(
             label="Assets",
             columns=6,
@@ -177,17 +217,40 @@ class Studio:
             return names[event.index]
 
         gallery.select(choose, names, chosen, show_progress="hidden", api_name=False)
-        again.click(self._again, chosen, [form[0], chosen], show_progress="hidden", api_name=False)
+        again.click(
+            self._again, chosen, [form.message, chosen], show_progress="hidden", api_name=False
+        )
         return [gallery, names, command]
 
-    def _start(self, prompt: str, preset: str, *values: Any) -> tuple[str, Any]:
-        root, taken = self._root, self._queue.names
-        return self._add(lambda: forms.make_config(root, taken, prompt, preset, values))
+    def _start(
+        self,
+        form: _Form,
+        chosen: gr.State,
+        wrong: gr.State,
+        was_wrong: str,
+        prompt: str,
+        preset: str,
+        *values: Any,
+    ) -> dict[Any, Any]:
+        """Queues a new run; returns what changes on the page.
 
-    def _add(self, make: Callable[[], Config]) -> tuple[str, Any]:
-        """Queues a new run; returns the message beside the form, and the run to show."""
+        Args:
+          was_wrong: name of the field whose error is shown.
+        """
+        changes = {form.message: "", wrong: ""}
+        if was_wrong:
+            changes[form.errors[was_wrong]] = gr.update(visible=False)
         try:
-            return "", self._queue.add(make())
+            taken = self._queue.names
+            config = forms.make_config(self._root, taken, prompt, preset, values)
+            return changes | {chosen: self._queue.add(config)}
+        except UserError as error:
+            return changes | form.show(error, wrong)
+
+    def _add(self, config: Config) -> tuple[str, Any]:
+        """Queues a run; returns the message beside the form, and the run to show."""
+        try:
+            return "", self._queue.add(config)
         except UserError as error:
             return _error(error), gr.skip()
 
@@ -211,7 +274,7 @@ class Studio:
             return gr.skip(), gr.skip()
         train = dataclasses.replace(asset.config.train, seed=(asset.config.train.seed + 1) % _SEEDS)
         config = dataclasses.replace(asset.config, train=train)
-        return self._add(lambda: forms.in_new_folder(config, self._root, self._queue.names))
+        return self._add(forms.in_new_folder(config, self._root, self._queue.names))
 
     def _name(self, chosen: str) -> str:
         """Returns what a tab shows: the choice made there, or the run at work, or the newest."""
@@ -237,7 +300,7 @@ class Studio:
             "stop": now.state in (RUNNING, panels.STARTING, panels.QUEUED),
             "continue": now.state in (STOPPED, panels.FAILED) and asset is not None,
             "curves": _curves_html(panels.charts(root, name)) if asset else "",
-            "mesh": get(root, name, "mesh.glb") if finished else None,
+            "mesh": self._mesh(asset),
             "film": get(root, name, "turntable.mp4") if finished else None,
             "sheet": get(root, name, "contact_sheet.png") if finished else None,
             "files": self._shelf.downloads(root, name) if finished else None,
@@ -257,10 +320,21 @@ class Studio:
         named = [a.name for _, a in pictured]
         return [
             *(value("status"), value("preview"), *buttons, value("curves")),
-            *(value("mesh"), value("film"), value("sheet"), value("files")),
+            gr.update(**values["mesh"]) if "mesh" in changed else gr.skip(),
+            *(value("film"), value("sheet"), value("files")),
             *(value("gallery"), named if "gallery" in changed else gr.skip(), value("command")),
             values if changed else gr.skip(),
         ]
+
+    def _mesh(self, asset: StoredAsset | None) -> dict[str, str | None]:
+        """Returns the mesh of an asset with its label; before there is one, a draft."""
+        if asset is None or asset.state == FINISHED:
+            path = self._shelf.get(self._root, asset.name, "mesh.glb") if asset else None
+            return {"value": path, "label": _MESH}
+        draft = self._drafts.get(asset)
+        if draft is None:
+            return {"value": None, "label": _MESH}
+        return {"value": draft.path, "label": f"{_MESH} after {draft.step:,} steps, coarse"}
 
     def _image(self, name: str) -> str | None:
         """Returns an image of an asset for the gallery."""
@@ -282,8 +356,12 @@ def _component(field: Field, value: Any) -> Any:
     if field.kind is bool:
         return gr.Checkbox(**common)
     if field.kind in (int, float):
-        return gr.Number(precision=0 if field.kind is int else None, **common)
+        return gr.Number(**common)  # Its precision would round what is no whole number.
     return gr.Textbox(max_lines=1, **common)
+
+
+def _error_place() -> gr.HTML:
+    return gr.HTML(visible=False, elem_classes="field-error")
 
 
 def _status_html(status: Status) -> str:

@@ -1,30 +1,35 @@
 """From the declarations of the settings to the fields of a form, and from its values to a run.
 
-Nothing here knows the web: a `Field` says what to ask for, and `make_config` checks the answers.
+Nothing here knows the web: a `Field` says what to ask for, and `make_config` reads the answers as
+the flags of the command, so that its errors are the command's own sentences.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from absl import flags
+
+from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import SECTIONS, Config, config_from_settings
 from dreamfusion_jax.config.folder_names import hashed_slug, slug
 from dreamfusion_jax.config.help import TITLES
-from dreamfusion_jax.config.parsers import RangeParser, WholeNumbersParser
 from dreamfusion_jax.config.reproduce import format_flag_value
+from dreamfusion_jax.diffusion.loading.pipeline import check_prior
 from dreamfusion_jax.runs.open_prior import find_prior
-from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.runtime.settings import is_whole_numbers
+from dreamfusion_jax.runtime.errors import PriorError, UserError
 
+PROMPT = "prompt"
 # Asked for above all others.
 MAIN = ("prior", "steps", "seed", "guidance_scale")
 # Set by the studio itself, or of jobs of several processes, or of services elsewhere.
 _HIDDEN = (
-    *("prompt", "workdir", "distributed", "coordinator", "processes", "process_index"),
+    *(PROMPT, "workdir", "distributed", "coordinator", "processes", "process_index"),
     *("peer_timeout", "wandb", "compilation_cache"),
 )
 _MAX_PROMPT = 2000
@@ -36,14 +41,12 @@ class Field(NamedTuple):
     Attributes:
       kind: bool, int, float, str, or tuple for several numbers, which are written as text.
       choices: the only values of a text; empty: any.
-      parser: of several numbers.
     """
 
     name: str
     help: str
     kind: type
     choices: tuple[str, ...]
-    parser: RangeParser | WholeNumbersParser
 
 
 @functools.cache
@@ -103,15 +106,23 @@ def make_config(
     """
     if len(prompt) > _MAX_PROMPT:
         raise UserError(f"--prompt has {len(prompt):,} characters; {_MAX_PROMPT:,} are the most.")
-    settings = {
-        field.name: _parse(field, value)
-        for field, value in zip(all_fields(), values, strict=True)
-        if value is not None
-    }
-    config = config_from_settings(preset, {**settings, "prompt": prompt, "workdir": str(root)})
+    answers = zip(all_fields(), values, strict=True)
+    given = [
+        f"--{field.name}={_text(field, value)}" for field, value in answers if value is not None
+    ]
+    config = _parse([f"--preset={preset}", f"--{PROMPT}={prompt}", f"--workdir={root}", *given])
     if config.prior.prior.startswith((".", "/", "~")) or Path(config.prior.prior).is_dir():
-        find_prior(config.prior)  # A hub id is looked up by the run, which shows the download.
+        # A hub id is looked up by the run, which shows the download.
+        check_prior(find_prior(config.prior), config.prior.variant)
     return in_new_folder(config, root, taken)
+
+
+def concerned_field(error: UserError) -> str:
+    """Returns the name of the field that an error is about; empty where no field is."""
+    if isinstance(error, PriorError):
+        return "prior"
+    names = {PROMPT, *(field.name for field in all_fields())}
+    return next((n for n in re.findall(r"--([a-z0-9_]+)", str(error)) if n in names), "")
 
 
 def in_new_folder(config: Config, root: Path, taken: Sequence[str]) -> Config:
@@ -131,17 +142,22 @@ def free_name(root: Path, prompt: str, taken: Sequence[str]) -> str:
 
 def _field(setting: dataclasses.Field) -> Field:
     help, choices = setting.metadata["help"], tuple(setting.metadata["choices"] or ())
-    parser = WholeNumbersParser() if is_whole_numbers(setting) else RangeParser()
-    return Field(setting.name, help, type(setting.default), choices, parser)
+    return Field(setting.name, help, type(setting.default), choices)
 
 
-def _parse(field: Field, value: Any) -> Any:
-    """Converts what a form gives to a setting's type; other values are left for the checks."""
-    if field.kind is tuple:
-        try:
-            return field.parser.parse(str(value))
-        except ValueError:
-            raise UserError(f"--{field.name} must be {field.parser.syntactic_help}.") from None
+def _text(field: Field, value: Any) -> str:
+    """Writes what a form gives as the value of a flag."""
     if field.kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value.strip() if isinstance(value, str) else value
+        value = int(value)
+    return format_flag_value(value.strip() if isinstance(value, str) else value)
+
+
+def _parse(arguments: Sequence[str]) -> Config:
+    """Parses flags as the command does. Raises a UserError with its sentence."""
+    values = flags.FlagValues()
+    configs.define_flags(flag_values=values)
+    try:
+        configs.parse_flags(["", *arguments], values)
+    except flags.Error as error:
+        raise UserError(error) from None
+    return configs.config_from_flags(values)

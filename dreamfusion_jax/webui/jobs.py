@@ -36,6 +36,13 @@ class Waiting(NamedTuple):
     arguments: list[str]
 
 
+class _Begun(NamedTuple):
+    """The run that was begun last, as the next studio finds it."""
+
+    name: str
+    process: int
+
+
 class Queue:
     """Runs what was asked for below `root`, one after another.
 
@@ -49,6 +56,7 @@ class Queue:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._guard = threading.RLock()
         self._waiting = self._load()
+        self._found = self._load_begun()
         self._process: subprocess.Popen[bytes] | None = None
         self._current = ""
         self._closed = threading.Event()
@@ -71,9 +79,9 @@ class Queue:
 
     @property
     def current(self) -> str:
-        """The folder's name of the run that is at work; empty: none of this studio's."""
+        """The folder's name of the run that a studio began and that is at work; empty: none."""
         with self._guard:
-            return self._current
+            return self._current or (self._found.name if self._is_found_at_work() else "")
 
     @property
     def waiting(self) -> list[str]:
@@ -85,7 +93,7 @@ class Queue:
     def names(self) -> list[str]:
         """The folders' names that are spoken for, though the folders may not exist yet."""
         with self._guard:
-            return [self._current, *self.waiting]
+            return [self.current, *self.waiting]
 
     def add(self, config: Config) -> str:
         """Appends a run; returns its folder's name.
@@ -97,7 +105,7 @@ class Queue:
         if folder.resolve().parent != self._root.resolve():
             raise UserError(f"--workdir={folder} is not a folder of {self._root}.")
         with self._guard:
-            if folder.name == self._current or lock.is_held(folder):
+            if folder.name == self.current or lock.is_held(folder):
                 raise UserError(f"{folder} is at work already.")
             if folder.name in self.waiting:
                 raise UserError(f"{folder} waits already.")
@@ -115,8 +123,11 @@ class Queue:
             if name == self._current and self._process:
                 self._process.send_signal(signal.SIGTERM)
                 return True
-        # The run of a studio that was killed, or of the command line.
-        process = lock.local_owner(self._root / name)
+            # The run of a studio that was killed may still be far from taking its folder's lock.
+            if self._found.name == name and self._is_found_at_work():
+                os.kill(self._found.process, signal.SIGTERM)
+                return True
+        process = lock.local_owner(self._root / name)  # a run of the command line
         if process is None or not _is_run(process):
             return False
         os.kill(process, signal.SIGTERM)
@@ -159,10 +170,18 @@ class Queue:
                 start_new_session=True,  # so that the studio's Ctrl-C is not the run's
             )
         self._current = entry.name
+        begun = _Begun(entry.name, self._process.pid)
+        atomic_write(self._begun_file, json.dumps(begun).encode())
 
     def _is_device_busy(self) -> bool:
         """Returns whether a run that this studio did not start is at work below the root."""
-        return any(lock.is_held(path.parent) for path in self._root.glob(f"*/{lock.LOCK}"))
+        return self._is_found_at_work() or any(
+            lock.is_held(path.parent) for path in self._root.glob(f"*/{lock.LOCK}")
+        )
+
+    def _is_found_at_work(self) -> bool:
+        """Returns whether the run of a studio that was killed goes on."""
+        return bool(self._found.process) and _is_run(self._found.process)
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -173,12 +192,23 @@ class Queue:
         except (OSError, ValueError, TypeError):
             return []
 
+    def _load_begun(self) -> _Begun:
+        try:
+            name, process = read_json(self._begun_file)
+            return _Begun(str(name), int(process))
+        except (OSError, ValueError, TypeError):
+            return _Begun("", 0)
+
     def _save(self) -> None:
         atomic_write(self._queue_file, json.dumps(self._waiting).encode())
 
     @property
     def _queue_file(self) -> Path:
         return self._folder / "queue.json"
+
+    @property
+    def _begun_file(self) -> Path:
+        return self._folder / "begun.json"
 
 
 def _is_run(process: int) -> bool:

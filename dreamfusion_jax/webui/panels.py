@@ -98,6 +98,11 @@ class Shelf:
         self._folder = tempfile.TemporaryDirectory(prefix="dreamfusion_jax-studio-")
 
     @property
+    def drafts(self) -> Path:
+        """A folder beside the copies, for meshes of unfinished assets."""
+        return Path(self._folder.name) / "drafts"
+
+    @property
     def cache(self) -> str:
         """A folder beside the copies, for the web server's own."""
         return f"{self._folder.name}/cache"

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from absl import flags
+from absl.flags import _helpers
 from hypothesis import strategies as st
 
 from dreamfusion_jax import main as program
@@ -211,7 +213,10 @@ COMMAND_LINES = st.lists(TAME, max_size=8) | st.lists(
 
 @pytest.fixture(scope="module")
 def command():
-    """Runs a command line up to its checked configuration: exit code, stderr, configuration."""
+    """Runs a command line up to its checked configuration: exit code, stderr, configuration.
+
+    absl measures how far an unknown flag is from each other one; half of the time would go there.
+    """
     if "prompt" not in flags.FLAGS:
         program.define_flags()
 
@@ -231,7 +236,11 @@ def command():
             sys.argv = argv
         return raised.value.code, stderr.getvalue(), configurations[0] if configurations else None
 
-    return run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _helpers, "_damerau_levenshtein", functools.cache(_helpers._damerau_levenshtein)
+        )
+        yield run
 
 
 def assert_one_sentence(code: int, stderr: str) -> None:

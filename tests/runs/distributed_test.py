@@ -104,6 +104,7 @@ def test_outputs_are_written_once(undisturbed):
     assert "picture.png" not in job.output(1) and "step" not in job.output(1)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_image_as_one(start, undisturbed, tmp_path):
     job = start(tmp_path / "run", 1, 4, *FLAT)
     assert job.wait() == [0], job.output(0)

@@ -73,6 +73,6 @@ def test_a_missing_or_failing_wandb_is_one_sentence(runs, logged, tmp_path, monk
     with pytest.raises(RunError, match=r"--wandb=chairs .*\(No API key configured.\): fix"):
         wandb_logger.WandbRun(logged)
     monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
-    monkeypatch.setattr(loop, "open_prior", lambda *_: pytest.fail("told too late"))
+    monkeypatch.setattr(loop, "read_prior", lambda *_: pytest.fail("told too late"))
     with pytest.raises(UserError, match="--wandb needs .* pip install wandb"):
         loop.prepare(logged, {})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_jax.nerf import cameras
-from dreamfusion_jax.toybox import azimuth, captions, dataset, objects, recipes, shapes
+from dreamfusion_jax.toybox import azimuth, captions, objects, recipes, shapes
 
 
 @pytest.mark.parametrize("kind", ["chair", "mug"])
@@ -26,9 +26,9 @@ def test_a_mirror_image_is_the_view_from_the_mirrored_azimuth(kind):
     assert np.mean(np.abs(seen - expected)) < 0.1 * another
 
 
-def test_the_classifier_is_taught_kinds_with_a_front():
-    images = dataset.make(128, seed=3, kinds=("mug", "chair"))
-    task = azimuth.azimuth_task(azimuth.AzimuthClassifier.from_config(recipes.AZIMUTH), images)
+def test_the_classifier_is_taught_kinds_with_a_front(mugs_and_chairs):
+    classifier = azimuth.AzimuthClassifier.from_config(recipes.AZIMUTH)
+    task = azimuth.azimuth_task(classifier, mugs_and_chairs)
     batch = task.batch(np.random.default_rng(0), 32)
     assert set(batch.side) <= set(range(8))
     assert {captions.KINDS[kind] for kind in batch.kind} == {"mug", "chair"}
@@ -37,8 +37,7 @@ def test_the_classifier_is_taught_kinds_with_a_front():
     assert 0.0 <= metrics["accuracy"] <= 0.6
 
 
-def test_the_shipped_classifier_names_azimuths():
-    images = dataset.make(128, seed=3, kinds=("mug", "chair"))
-    rgb = np.float32(images.image / 255.0)
-    named = azimuth.load_azimuth_classifier()(rgb, images.kind)
-    assert np.mean(named == azimuth.azimuth_of(images)) > 0.6
+def test_the_shipped_classifier_names_azimuths(mugs_and_chairs):
+    rgb = np.float32(mugs_and_chairs.image / 255.0)
+    named = azimuth.load_azimuth_classifier()(rgb, mugs_and_chairs.kind)
+    assert np.mean(named == azimuth.azimuth_of(mugs_and_chairs)) > 0.6

@@ -12,12 +12,7 @@ SPHERES, IMAGES = 2, 30
 
 
 @pytest.fixture(scope="module")
-def images():
-    return dataset.make(128, seed=3, kinds=("mug", "chair"))
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory, images):
+def task(tmp_path_factory, mugs_and_chairs):
     folder = tmp_path_factory.mktemp("judge")
     tokenizer.write(folder)
     sizes = tokenizer.sizes(folder)
@@ -28,7 +23,7 @@ def task(tmp_path_factory, images):
     }
     spheres = dataset.plain_spheres(64, seed=2)
     tokenize = load_tokenizer(folder, tokenizer.MAX_LENGTH)
-    return judge_task.judge_task(CLIPModel.from_config(config), images, spheres, tokenize)
+    return judge_task.judge_task(CLIPModel.from_config(config), mugs_and_chairs, spheres, tokenize)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +31,13 @@ def batch(task):
     return task.batch(np.random.default_rng(0), SPHERES + IMAGES)
 
 
-def test_a_sphere_has_the_caption_of_every_kind_of_its_color(images, batch):
+def test_a_sphere_has_the_caption_of_every_kind_of_its_color(mugs_and_chairs, batch):
     words = np.array(judge_task.subject_captions())
     assert batch.image.shape == (32, 64, 64, 3) and batch.image.dtype == np.uint8
     np.testing.assert_allclose(batch.subject.sum(axis=1), 1.0, rtol=1e-6)
     # Which images a batch shows is its first draw.
-    shown = np.random.default_rng(0).integers(images.count, size=IMAGES)
-    for row, kind in enumerate(images.kind[shown]):
+    shown = np.random.default_rng(0).integers(mugs_and_chairs.count, size=IMAGES)
+    for row, kind in enumerate(mugs_and_chairs.kind[shown]):
         (caption,) = words[batch.subject[row] > 0]
         assert captions.KINDS[kind] in caption
     for row in range(IMAGES, SPHERES + IMAGES):

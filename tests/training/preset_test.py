@@ -52,7 +52,7 @@ _LATER = ("if", "mvdream", "refine")
     [pytest.param(n, marks=pytest.mark.slow) if n in _LATER else n for n in configs.PRESETS],
 )
 def test_a_presets_scene_is_alive_after_its_first_steps(name):
-    _check_alive(name, seed=0, size=16, steps=60)
+    _check_alive(name, seed=0, size=12, steps=30)
 
 
 @pytest.mark.slow

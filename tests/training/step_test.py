@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dreamfusion_jax.diffusion.schedule import alpha_sigma
 from dreamfusion_jax.distillation.options import DistillationOptions
@@ -152,8 +153,9 @@ def gradient(devices):
     return jax.tree.map(lost, copy.params, state.params), [float(metrics[n]) for n in names]
 
 one, seen = gradient(1)
+numbers = [int(number) for number in sys.argv[3:]]
 assert max(abs(leaf).max() for leaf in jax.tree.leaves(one)) > 1e-2
-for devices in (2, 4, 8):
+for devices in numbers:
     many, also_seen = gradient(devices)
     chex.assert_trees_all_close(one, many, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen, also_seen, rtol=1e-5)
@@ -174,7 +176,7 @@ folder, stopping = Path(sys.argv[2]), False
 for name in ("4", "42", "48"):
     (folder / name).mkdir()
 whole = train(4, folder / "4")
-for devices in (2, 8):
+for devices in {2, 8} & {*numbers}:
     stopping, workdir = True, folder / f"4{devices}"
     try:
         train(4, workdir)
@@ -187,10 +189,20 @@ for devices in (2, 8):
 """
 
 
-def test_1_2_4_and_8_devices_agree_and_resume_each_other(tmp_path):
+@pytest.mark.parametrize(
+    "numbers", [(4, 8), pytest.param((2, 4, 8), marks=pytest.mark.slow)], ids=str
+)
+def test_one_and_several_devices_agree_and_resume_each_other(numbers, tmp_path):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES, str(Path(__file__).parent), str(tmp_path)],
+        [
+            sys.executable,
+            "-c",
+            EIGHT_DEVICES,
+            str(Path(__file__).parent),
+            str(tmp_path),
+            *map(str, numbers),
+        ],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,

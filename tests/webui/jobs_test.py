@@ -12,7 +12,7 @@ import pytest
 from dreamfusion_jax.config.flags import config_from_settings
 from dreamfusion_jax.runs import lock
 from dreamfusion_jax.runtime.errors import UserError
-from dreamfusion_jax.webui.jobs import FOLDER, Queue
+from dreamfusion_jax.webui.jobs import FOLDER, Queue, Waiting
 
 # Stands in for a run: takes the lock, notes when it began, and ends on SIGTERM or when told to.
 RUN = """
@@ -107,6 +107,24 @@ def test_the_run_of_a_killed_studio_is_stopped(queue, tmp_path):
     assert queue.stop("old")
     assert run.wait(30) == -15
     assert not queue.stop("old"), "a process that is gone"
+
+
+def test_a_run_that_has_no_lock_yet_is_found_by_the_next_studio(queue, tmp_path):
+    code = "import time\nprint('dreamfusion_jax', flush=True)\ntime.sleep(60)"
+    command = (sys.executable, "-c", code, "dreamfusion_jax")
+    killed = Queue(tmp_path, command)
+    killed._begin(Waiting("a", []))
+    assert queue.current == "" and Queue(tmp_path, COMMAND).current == "a"
+    studio = Queue(tmp_path, COMMAND)
+    with pytest.raises(UserError, match="is at work already"):
+        studio.add(config_in(tmp_path / "a"))
+    studio.add(config_in(tmp_path / "b"))
+    studio.start()
+    time.sleep(1.0)
+    assert studio.waiting == ["b"], "one run at a time"
+    assert studio.stop("a") and killed._process.wait(30) == -15
+    until((tmp_path / "b" / "began").exists)
+    studio.close()
 
 
 def test_folders_outside_the_root_are_refused(queue, tmp_path):

@@ -6,19 +6,27 @@ it is a DeepFloyd IF, with two text encoders an SDXL. A file is a checkpoint in 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.loading.model_files import read_config, text_encoder_digest
+from dreamfusion_jax.diffusion.loading.model_files import (
+    NETWORKS,
+    read_config,
+    text_encoder_digest,
+    weights_files,
+)
 from dreamfusion_jax.diffusion.loading.names import TEXT_PROJECTION
 from dreamfusion_jax.diffusion.loading.parts import (
     NOTHING_ADDED,
     Additions,
     Parts,
     Text,
+    check_fit,
     clip_text,
     load_parts,
     xl_text,
@@ -79,17 +87,44 @@ def load_prior(
     Raises:
       PriorError: a file is missing or broken, or not supported; the message names it.
     """
-    try:
-        if Path(path).is_file():
-            parts = open_single_file(Path(path), dtype, vae_dtype, prediction_type)
-        else:
-            parts = _open_folder(Path(path), dtype, vae_dtype, variant)
-        if prediction_type:
-            schedule = parts.schedule._replace(prediction_type=prediction_type)
-            parts = parts._replace(schedule=schedule)
+    with _named_in_errors(path):
+        parts = _open(Path(path), dtype, vae_dtype, variant, prediction_type)
         return load_parts(parts, dtype, place, additions)
+
+
+def check_prior(path: str | Path, variant: str = "") -> None:
+    """Checks a directory, or a file, as far as that is possible without reading its weights.
+
+    Raises:
+      PriorError: as `load_prior` does.
+    """
+    path = Path(path)
+    with _named_in_errors(path):
+        check_fit(_open(path, jnp.float32, None, variant))
+        for network in NETWORKS:
+            if (path / network).is_dir():
+                weights_files(path / network, variant)
+
+
+@contextlib.contextmanager
+def _named_in_errors(path: str | Path) -> Iterator[None]:
+    """Raises the system's errors of reading as PriorErrors that name the place."""
+    try:
+        yield
     except OSError as error:  # no permission, a failing disk
         raise PriorError(f"{path} cannot be read ({error}).") from error
+
+
+def _open(path: Path, dtype: Any, vae_dtype: Any, variant: str, prediction_type: str = "") -> Parts:
+    """Builds the networks of a directory or of a checkpoint in one file."""
+    if path.is_file():
+        parts = open_single_file(path, dtype, vae_dtype, prediction_type)
+    else:
+        parts = _open_folder(path, dtype, vae_dtype, variant)
+    if prediction_type:
+        schedule = parts.schedule._replace(prediction_type=prediction_type)
+        parts = parts._replace(schedule=schedule)
+    return parts
 
 
 def _open_folder(path: Path, dtype: Any, vae_dtype: Any, variant: str) -> Parts:

@@ -25,7 +25,7 @@ from dreamfusion_jax.config.flags import SECTIONS, Config, is_flat
 from dreamfusion_jax.runs import metrics
 from dreamfusion_jax.runs.outputs_record import read_record
 from dreamfusion_jax.runs.page import curves, media
-from dreamfusion_jax.runs.workdir import MACHINE
+from dreamfusion_jax.runs.workdir import FIRST_STAGE, MACHINE, first_stage, span
 from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 from dreamfusion_jax.runtime.progress import duration
 
@@ -47,6 +47,8 @@ _SCENE = (
     *("poster.png", "turntable.mp4", "mesh.glb", "contact_sheet.png", "progress.png"),
     *("depth_turntable.mp4", "normals_turntable.mp4", "mesh_preview.png", "guidance.png"),
 )
+# Before the second stage, of a run of two, and beside what is there after it.
+_BEFORE = {"poster.png": "The scene", "mesh_preview.png": "The mesh"}
 # Files beside the page, with their descriptions.
 _FILES = {
     "mesh.glb": "the mesh with its texture, for viewers, engines and browsers",
@@ -65,6 +67,14 @@ _FILES = {
     "config.json": "every setting",
     "metrics.jsonl": "the numbers behind the curves",
 }
+
+
+class BeforeAfter(NamedTuple):
+    """An image of the first stage and the same of the second; the latter may not be there yet."""
+
+    what: str
+    before: media.Media
+    after: media.Media | None
 
 
 class Setting(NamedTuple):
@@ -89,12 +99,23 @@ def write_page(
     Args:
       state: `RUNNING`, `STOPPED` or `FINISHED`. Only a finished page shows more than the newest
         preview; only a running page reloads itself.
-      step: the steps done.
+      step: the steps done, of the present stage.
       numbers: the metrics.jsonl, where it is not (yet) in the work folder.
       missing: the outputs that could not be made -> the reason.
     """
-    lines = metrics.read_metrics(numbers or workdir / metrics.FILE, _MAX_POINTS)
+    lines = _lines(workdir, numbers or workdir / metrics.FILE)
     atomic_write(workdir / FILE, page(workdir, config, state, step, lines, missing).encode())
+
+
+def _lines(workdir: AnyPath, numbers: AnyPath) -> list[dict[str, float]]:
+    """Reads the metrics, also those of a first stage; steps and times are counted through."""
+    later = metrics.read_metrics(numbers, _MAX_POINTS)
+    first = first_stage(workdir)
+    if not first:
+        return later
+    earlier = metrics.read_metrics(workdir / FIRST_STAGE / metrics.FILE, _MAX_POINTS)
+    added = {"step": first.train.steps, **metrics.spent(earlier)._asdict()}
+    return [*earlier, *({**x, **{n: x.get(n, 0) + added[n] for n in added}} for x in later)]
 
 
 def rewrite_page(
@@ -158,12 +179,14 @@ def page(
     if not embedded.keys() - {"guidance.png"}:
         embedded, left_out = media.embed(workdir, _UNFINISHED)
     changed, unchanged = settings(config)
+    before, steps = span(workdir, config)
     style, script = _asset("style.css"), _asset("news.js") + _asset("viewer.js")
     return _template().render(
         prompt=config.train.prompt,
         state=state,
-        step=step,
-        steps=config.train.steps,
+        step=before + step,
+        steps=steps,
+        stages=before_after(workdir, embedded) if finished else [],
         flat=flat,
         refresh_s=REFRESH_S if state == RUNNING else 0,
         patience_s=round(patience(config, lines)),
@@ -178,13 +201,27 @@ def page(
         missing=missing if finished else {},
         changed=changed,
         unchanged=unchanged,
-        command=reproduce.shell_command(config),
+        command=reproduce.shell_command(_asked_for(workdir, config)),
         written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         style=style,
         style_hash=_hash(style),
         script=script,
         script_hash=_hash(script),
     )
+
+
+def before_after(workdir: AnyPath, embedded: Mapping[str, media.Media]) -> list[BeforeAfter]:
+    """Returns the images of a first stage, each beside that of the second; [] without one."""
+    images, _ = media.embed(workdir / FIRST_STAGE, _BEFORE)
+    return [BeforeAfter(_BEFORE[n], image, embedded.get(n)) for n, image in images.items()]
+
+
+def _asked_for(workdir: AnyPath, config: Config) -> Config:
+    """Returns the settings that the user gave: of a run of two stages, those of the first."""
+    first = first_stage(workdir)
+    if not first or config.train.init_from != str(workdir / FIRST_STAGE):
+        return config
+    return dataclasses.replace(first, run=config.run)
 
 
 def patience(config: Config, lines: list[dict[str, float]]) -> float:

@@ -1,5 +1,5 @@
-// Shows the mesh that the page carries: one mesh of one primitive, one matt material, its texture a
-// PNG, as mesh/formats.py writes it. Where that cannot be, the poster beneath the canvas stays.
+// Shows the mesh that the page carries: one mesh of one primitive, one matt material, its color and
+// perhaps a normal map as PNG, as mesh/formats.py writes it. Where that cannot be, the poster beneath the canvas stays.
 "use strict";
 
 const FOV = 40 * Math.PI / 180;
@@ -8,22 +8,32 @@ const START = { azimuth: 35 * Math.PI / 180, elevation: 20 * Math.PI / 180, zoom
 const VERTEX = `#version 300 es
 uniform mat4 toScreen;
 in vec3 POSITION, NORMAL;
+in vec4 TANGENT;
 in vec2 TEXCOORD_0;
 out vec3 place, normal;
+out vec4 along;
 out vec2 uv;
 void main() {
-  place = POSITION; normal = NORMAL; uv = TEXCOORD_0;
+  place = POSITION; normal = NORMAL; along = TANGENT; uv = TEXCOORD_0;
   gl_Position = toScreen * vec4(POSITION, 1.0);
 }`;
 const FRAGMENT = `#version 300 es
 precision highp float;
 uniform vec3 eye;
-uniform sampler2D albedo;
+uniform sampler2D albedo, bumps;
+uniform bool bumpy;
 in vec3 place, normal;
+in vec4 along;
 in vec2 uv;
 out vec4 color;
 void main() {
-  float facing = max(dot(normalize(normal), normalize(eye - place)), 0.0);
+  vec3 outward = normalize(normal);
+  if (bumpy) {
+    vec3 right = normalize(along.xyz - dot(along.xyz, outward) * outward);
+    vec3 up = cross(outward, right) * (along.w < 0.0 ? -1.0 : 1.0);
+    outward = normalize(mat3(right, up, outward) * (2.0 * texture(bumps, uv).rgb - 1.0));
+  }
+  float facing = max(dot(outward, normalize(eye - place)), 0.0);
   color = vec4(texture(albedo, uv).rgb * (0.6 + 0.4 * facing), 1.0);
 }`;
 
@@ -31,7 +41,7 @@ void main() {
 
 const CHUNK_JSON = 0x4e4f534a;
 const ARRAYS = { 5121: Uint8Array, 5123: Uint16Array, 5125: Uint32Array, 5126: Float32Array };
-const PARTS = { SCALAR: 1, VEC2: 2, VEC3: 3 };
+const PARTS = { SCALAR: 1, VEC2: 2, VEC3: 3, VEC4: 4 };
 
 function readGlb(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -50,14 +60,19 @@ function readGlb(text) {
   };
   const primitive = gltf.meshes[0].primitives[0];
   const attributes = {};
-  for (const name of ["POSITION", "NORMAL", "TEXCOORD_0"]) {
+  for (const name of ["POSITION", "NORMAL", "TANGENT", "TEXCOORD_0"]) {
     const index = primitive.attributes[name];
+    if (index === undefined) continue;
     attributes[name] = { data: array(index), parts: PARTS[gltf.accessors[index].type] };
   }
   const { min, max } = gltf.accessors[primitive.attributes.POSITION];
   const indices = array(primitive.indices);
   const indexType = gltf.accessors[primitive.indices].componentType;
-  return { attributes, indices, indexType, min, max, png: view(gltf.images[0].bufferView) };
+  const { pbrMetallicRoughness, normalTexture } = gltf.materials[primitive.material];
+  // The color first, then perhaps the normal map.
+  const pngs = [pbrMetallicRoughness.baseColorTexture, normalTexture].filter(Boolean)
+    .map(({ index }) => view(gltf.images[gltf.textures[index].source].bufferView));
+  return { attributes, indices, indexType, min, max, pngs };
 }
 
 // ---- WebGL ---------------------------------------------------------------------------------------
@@ -75,7 +90,7 @@ function compile(gl) {
   return program;
 }
 
-function upload(gl, program, mesh, image) {
+function upload(gl, program, mesh, images) {
   for (const [name, { data, parts }] of Object.entries(mesh.attributes)) {
     const place = gl.getAttribLocation(program, name);
     gl.bindBuffer(gl.ARRAY_BUFFER, gl.createBuffer());
@@ -85,11 +100,16 @@ function upload(gl, program, mesh, image) {
   }
   gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, mesh.indices, gl.STATIC_DRAW);
-  gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
-  gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, image);
-  // No mipmaps: they would mix the parts of the texture that lie side by side.
-  gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);
+  images.forEach((image, unit) => {
+    gl.activeTexture(gl.TEXTURE0 + unit);
+    gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, gl.RGBA, gl.UNSIGNED_BYTE, image);
+    // No mipmaps: they would mix the parts of the texture that lie side by side.
+    gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);
+  });
   gl.useProgram(program);
+  gl.uniform1i(gl.getUniformLocation(program, "bumps"), images.length - 1);
+  gl.uniform1i(gl.getUniformLocation(program, "bumpy"), images.length > 1);
   gl.enable(gl.DEPTH_TEST);
 }
 
@@ -181,13 +201,14 @@ async function show(canvas, mesh) {
   const gl = canvas.getContext("webgl2", { antialias: true });
   if (!gl) throw new Error("no WebGL 2");
   const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-  const image = await createImageBitmap(new Blob([mesh.png], { type: "image/png" }), options);
+  const decode = (png) => createImageBitmap(new Blob([png], { type: "image/png" }), options);
+  const images = await Promise.all(mesh.pngs.map(decode));
   const pose = { ...START };
   const center = mesh.min.map((low, i) => (low + mesh.max[i]) / 2);
   const radius = Math.hypot(...mesh.min.map((low, i) => (mesh.max[i] - low) / 2));
   let program = null;
   let asked = false;
-  const start = () => { program = compile(gl); upload(gl, program, mesh, image); };
+  const start = () => { program = compile(gl); upload(gl, program, mesh, images); };
   const draw = () => {
     asked = false;
     if (gl.isContextLost()) return;

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamfusion_jax.mesh import axis_charts, formats
+from dreamfusion_jax.mesh import axis_charts, formats, texture
 from dreamfusion_jax.runs.page import build
 from tests.browser import opened
 from tests.config.flags_test import parse
@@ -71,6 +71,34 @@ def test_the_mesh_shows_turns_and_returns(workdir):
         assert np.abs(screenshot(canvas) - before).max() <= 2
         assert page.locator(".chart svg").count() == 1
         assert events.complaints == [] and events.requests[1:] == []
+
+
+def test_a_normal_map_shades_the_mesh(tmp_path, textured):  # noqa: F811
+    """All normals tilted by 60 degrees along u: in the middle half of the diffuse light is gone."""
+    turned = texture.add_normals(textured, np.zeros_like)
+    tilted = np.array([3**0.5 / 2, 0.0, 0.5])
+    color = np.round(127.5 + 127.5 * tilted).astype(np.uint8)
+    image = np.broadcast_to(color, turned.normal_map.image.shape)
+    images = []
+    for name, mesh in (
+        ("own", turned),
+        ("tilted", turned._replace(normal_map=turned.normal_map._replace(image=image))),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mesh.glb").write_bytes(formats.glb_bytes(mesh))
+        (tmp_path / name / "poster.png").write_bytes(
+            formats.png_bytes(np.zeros((32, 32, 3), np.uint8))
+        )
+        with opened(address(tmp_path / name)) as (page, events):
+            page.get_by_text("The mesh: 1,280 triangles").wait_for()
+            page.wait_for_timeout(100)
+            images.append(screenshot(page.locator("canvas")))
+            assert events.complaints == []
+    side = len(images[0]) // 2, images[0].shape[1] // 2
+    middle = [
+        image[side[0] - 9 : side[0] + 9, side[1] - 9 : side[1] + 9].mean() for image in images
+    ]
+    np.testing.assert_allclose(middle[1] / middle[0], 0.6 + 0.4 * 0.5, atol=0.06)
 
 
 def test_without_a_mesh_that_can_be_shown_the_poster_stays(workdir):
