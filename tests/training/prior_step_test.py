@@ -36,7 +36,7 @@ for devices in (1, 4):
         distillation=DistillationOptions(guidance_scale=21.0, weighting="sigma2"),
         view_prompts=ViewPromptOptions(view_words="paper"),
         train=TrainOptions(
-            prompt="a cup", steps=3, views_per_device=views // devices, render_size=8
+            prompt="a cup", steps=3, views_per_device=views // devices, render_size=(8,)
         ),
         run=RunOptions(workdir=sys.argv[2], devices=devices),
     )
