@@ -168,10 +168,11 @@ def write_random(folder: Path, unet: dict[str, Any], dtype: Any, seed: int = 0) 
         ("text_encoder", T5EncoderModel, T5_XXL, "model"),
     )
     for name, module_class, config, stem in networks:
-        _write_shards(folder / name, stem, module_class.from_config(config), dtype, seed)
+        write_shards(folder / name, stem, module_class.from_config(config), dtype, seed)
 
 
-def _write_shards(folder: Path, stem: str, module: Any, dtype: Any, seed: int) -> None:
+def write_shards(folder: Path, stem: str, module: Any, dtype: Any, seed: int = 0) -> None:
+    """Draws a network's tensors one after another into shards, and writes their index."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *module.dummy_inputs()))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes["params"])
     rng, held, shards = np.random.default_rng(seed), {}, []

@@ -51,7 +51,17 @@ SD21_UNET = SD15_UNET | {
     "upcast_attention": True,
     "use_linear_projection": True,
 }
-# vae/config.json of both
+# stabilityai/stable-diffusion-2-1-base, of which MVDream is made
+SD21_BASE_UNET = SD21_UNET | {"sample_size": 64}
+# segmind/tiny-sd: unet/config.json
+TINY_SD_UNET = SD15_UNET | {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "layers_per_block": 1,
+    "mid_block_type": None,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+}
+# vae/config.json of all
 VAE: dict[str, Any] = {
     "act_fn": "silu",
     "block_out_channels": [128, 256, 512, 512],
@@ -121,6 +131,8 @@ SCHEDULER: dict[str, Any] = {
 MODELS: dict[str, dict[str, Any]] = {
     "1.5": {"unet": SD15_UNET, "text": VIT_L, "prediction_type": "epsilon"},
     "2.1": {"unet": SD21_UNET, "text": VIT_H, "prediction_type": "v_prediction"},
+    "2.1-base": {"unet": SD21_BASE_UNET, "text": VIT_H, "prediction_type": "epsilon"},
+    "tiny-sd": {"unet": TINY_SD_UNET, "text": VIT_L, "prediction_type": "epsilon"},
 }
 
 

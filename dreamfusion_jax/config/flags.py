@@ -81,7 +81,8 @@ def define_flags(
     if names is None:
         help = (
             "settings to start from: toybox (the defaults), the paper's, Stable Diffusion's (sd),"
-            " or those of a second stage with --init_from or --init_mesh (refine)"
+            " DeepFloyd IF's, MVDream's, or those of a second stage with --init_from or"
+            " --init_mesh (refine)"
         )
         flags.DEFINE_enum("preset", "toybox", list(PRESETS), help, flag_values=flag_values)
     for section in SECTIONS.values():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
+from dreamfusion_jax.diffusion.schedule import alpha_sigma, from_x0, to_x0
 
 
 def classifier_free(
@@ -27,6 +28,30 @@ def rescale(guided: jax.Array, with_text: jax.Array, share: jax.Array | float) -
     spread = lambda x: jnp.std(x, axis=axes, keepdims=True)  # noqa: E731
     ratio = spread(with_text) / jnp.maximum(spread(guided), 1e-12)
     return guided * (1.0 + share * (ratio - 1.0))
+
+
+def rescale_x0(
+    guided: jax.Array,
+    with_text: jax.Array,
+    z_t: jax.Array,
+    t: jax.Array,
+    prior: Prior,
+    share: float,
+) -> jax.Array:
+    """Restores the standard deviation of the clean latent that `with_text` implies.
+
+    As MVDream does (Shi et al., 2024): over all views of a group at once, which keeps their
+    brightnesses apart. guided, with_text, z_t [B, h, w, c], t [B] -> a prediction of their kind.
+    """
+    levels, kind = alpha_sigma(prior.schedule, t), prior.schedule.prediction_type
+    x0, plain = (to_x0(x, z_t, *levels, kind) for x in (guided, with_text))
+
+    def spread(x: jax.Array) -> jax.Array:
+        groups = jnp.std(x.reshape(len(x) // prior.joint_views, -1), axis=-1)
+        return jnp.repeat(groups, prior.joint_views)[:, None, None, None]
+
+    ratio = spread(plain) / jnp.maximum(spread(x0), 1e-8)
+    return from_x0(x0 * (1.0 + share * (ratio - 1.0)), z_t, *levels, kind)
 
 
 class PerpNeg(NamedTuple):
@@ -64,6 +89,7 @@ def guided_prediction(
     scale: jax.Array | float,
     rescale_share: jax.Array | float = 0.0,
     perp_neg: PerpNeg | None = None,
+    x0_share: float = 0.0,
 ) -> jax.Array:
     """Returns the guided prediction, by ONE network call on the batch under each condition.
 
@@ -88,4 +114,5 @@ def guided_prediction(
         guided -= scale * perpendicular_part(
             with_text - without, jnp.stack(others, 1) - without[:, None], perp_neg.weights
         )
-    return rescale(guided, with_text, rescale_share)
+    guided = rescale(guided, with_text, rescale_share)
+    return rescale_x0(guided, with_text, z_t, t, prior, x0_share) if x0_share else guided

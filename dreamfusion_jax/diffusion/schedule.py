@@ -55,15 +55,33 @@ IGNORED = (
     *("tau_func", "time_shift_type", "timestep_scaling", "use_beta_sigmas"),
     *("use_exponential_sigmas", "use_karras_sigmas", "use_lu_lambdas", "variance_type"),
 )
-# Schedulers of the same process, whose configs share the entries above.
-CLASSES = {
-    f"{name}Scheduler"
-    for name in (
-        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep"),
-        *("DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete"),
-        *("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete"),
-        *("PNDM", "SASolver", "TCD", "UniPCMultistep"),
-    )
+# Schedulers of the same process, and where the defaults of a class are others than those above.
+_SD_BETAS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+_LINSPACE: dict[str, Any] = {"timestep_spacing": "linspace"}
+_CLIPPED: dict[str, Any] = {"clip_sample": True}
+_CONSISTENCY = _SD_BETAS | {"beta_schedule": "scaled_linear"}
+CLASS_DEFAULTS: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": _CLIPPED,
+    "DDIMInverseScheduler": _CLIPPED,
+    "DDIMParallelScheduler": _CLIPPED,
+    "DDPMScheduler": _CLIPPED,
+    "DDPMParallelScheduler": _CLIPPED,
+    "DEISMultistepScheduler": _LINSPACE,
+    "DPMSolverMultistepScheduler": _LINSPACE,
+    "DPMSolverMultistepInverseScheduler": _LINSPACE,
+    "DPMSolverSDEScheduler": _SD_BETAS | _LINSPACE,
+    "DPMSolverSinglestepScheduler": {},
+    "EulerAncestralDiscreteScheduler": _LINSPACE,
+    "EulerDiscreteScheduler": _LINSPACE,
+    "HeunDiscreteScheduler": _SD_BETAS | _LINSPACE,
+    "KDPM2AncestralDiscreteScheduler": _SD_BETAS | _LINSPACE,
+    "KDPM2DiscreteScheduler": _SD_BETAS | _LINSPACE,
+    "LCMScheduler": _CONSISTENCY,
+    "LMSDiscreteScheduler": _LINSPACE,
+    "PNDMScheduler": {"set_alpha_to_one": False},
+    "SASolverScheduler": _LINSPACE,
+    "TCDScheduler": _CONSISTENCY,
+    "UniPCMultistepScheduler": _LINSPACE,
 }
 
 
@@ -93,11 +111,16 @@ class Schedule(NamedTuple):
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """Reads a diffusers scheduler_config.json.
 
+    An absent option has the default of the class that `_class_name` names; without one, DEFAULTS.
+
     Raises:
       PriorError: an option, or its value, is not supported.
     """
-    options = DEFAULTS | module_options(NAME, config, DEFAULTS, REQUIRED, IGNORED)
-    require_members(NAME, "_class_name", [config.get("_class_name", "DDIMScheduler")], CLASSES)
+    given = module_options(NAME, config, DEFAULTS, REQUIRED, IGNORED)
+    class_name = config.get("_class_name")
+    if class_name is not None:
+        require_members(NAME, "_class_name", [class_name], set(CLASS_DEFAULTS))
+    options = DEFAULTS | CLASS_DEFAULTS.get(class_name or "", {}) | given
     for key, allowed in (
         ("prediction_type", PREDICTION_TYPES),
         ("timestep_spacing", SPACINGS),
@@ -220,6 +243,18 @@ def to_x0(
     if prediction_type == "v_prediction":
         return alpha * z_t - sigma * prediction
     return prediction
+
+
+def from_x0(
+    z: jax.Array, z_t: jax.Array, alpha: jax.Array, sigma: jax.Array, prediction_type: str
+) -> jax.Array:
+    """Returns the prediction that implies a clean latent: the inverse of `to_x0` in z."""
+    alpha, sigma = _like(alpha, z_t), _like(sigma, z_t)
+    if prediction_type == "epsilon":
+        return (z_t - alpha * z) / sigma
+    if prediction_type == "v_prediction":
+        return (alpha * z_t - z) / sigma
+    return z
 
 
 def estimate_x0(

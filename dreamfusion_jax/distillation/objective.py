@@ -176,6 +176,7 @@ def guided_eps_x0(
         guidance_scale(batch.step, options),
         options.guidance_rescale,
         batch.perp_neg,
+        options.x0_rescale,
     )
     args = (prediction, z_t, alpha, sigma, prior.schedule.prediction_type)
     return to_epsilon(*args), to_x0(*args)

@@ -22,6 +22,13 @@ class DistillationOptions:
     guidance_rescale: float = setting(
         0.0, "share of the guided prediction that keeps the unguided one's spread", 0, 1
     )
+    x0_rescale: float = setting(
+        0.0,
+        "share of the guided estimate of the clean latent that keeps the unguided one's spread,"
+        " over all views of a group (MVDream: 0.5)",
+        0,
+        1,
+    )
     guidance_scale_end: float = setting(
         0.0, "guidance from --guidance_anneal_steps on, reached linearly (0: the same)", 0, 1e3
     )

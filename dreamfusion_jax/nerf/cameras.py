@@ -39,6 +39,11 @@ class CameraRanges:
     distance: Range = setting(
         (2.3, 3.2), "range of distances from the origin (paper: 1,1.5)", 1e-2, 1e3
     )
+    relative_distance: bool = setting(
+        False,
+        "count distances from the origin in those at which a sphere of radius 1 fills the view:"
+        " times 1 / tan(fov / 2) (MVDream)",
+    )
     fov_deg: Range = setting((40.0, 55.0), "range of fields of view, in degrees", 1, 170)
     elevation_deg: Range = setting(
         (-10.0, 75.0), "range of elevations, in degrees (paper: -10,90)", -90, 90
@@ -170,6 +175,8 @@ def sample_camera(
         focal = _uniform(keys[3], ranges.focal_multiplier)
     else:
         focal = focal_from_fov(_uniform(keys[3], ranges.fov_deg))
+    if ranges.relative_distance:
+        distance = distance * 2.0 * focal
     jitter_key, target_key, up_key = jax.random.split(jax.random.fold_in(key, 1), 3)
     jitter = ranges.position_jitter * jax.random.uniform(jitter_key, (3,), minval=-1.0, maxval=1.0)
     position = orbit_position(azimuth_deg, elevation_deg, distance) + jitter

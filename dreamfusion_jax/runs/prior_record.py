@@ -15,7 +15,7 @@ from dreamfusion_jax.runtime.files import AnyPath, atomic_write, read_json
 
 FILE = "prior.json"
 # Settings that say where a prior's files are; its digest says what they are.
-PLACES = ("prior", "revision", "variant")
+PLACES = ("prior", "revision", "variant", "lora", "embedding")
 _DIGITS = 12  # of a digest in a message
 
 

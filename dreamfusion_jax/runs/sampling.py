@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.priors.options import PriorOptions
-from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
+from dreamfusion_jax.diffusion.priors.prior import Condition, Pose, Prior, PriorParams
 from dreamfusion_jax.diffusion.sampling import Sample, ddim_indices, make_sampler, sample_keys
+from dreamfusion_jax.nerf.cameras import look_at, orbit_position
 from dreamfusion_jax.runs import memory_advice
 from dreamfusion_jax.runs.open_prior import open_prior
 from dreamfusion_jax.runtime import oom
@@ -19,6 +20,8 @@ from dreamfusion_jax.runtime.errors import UserError
 from dreamfusion_jax.runtime.finite import require_finite
 from dreamfusion_jax.runtime.progress import Progress
 
+# Of a prior that knows cameras: what MVDream's authors sample at.
+_ELEVATION_DEG, _FOV_DEG = 15.0, 40.0
 _REMEDY = (
     "give --prior_dtype=float32 and --vae_dtype=float32 where they are others, or check the prior's"
     " weights"
@@ -87,7 +90,14 @@ def draw_samples(
     if eta is None:
         eta = float(prior.predict_variance is not None)
     keys = sample_keys(seed, samples)
+    if samples % prior.joint_views:
+        raise UserError(
+            f"--samples={samples} must be a multiple of {prior.joint_views}: this prior draws as"
+            " many views of an object together."
+        )
     uncond = prior.encode_text([guidance.negative_prompt])
+    if prior.joint_views > 1:
+        uncond = _repeated(prior, guidance.negative_prompt, samples)
     scales = guidance.scale, guidance.rescale
     with (
         oom.oom_context("samples were drawn", lambda: memory_advice.sample_remedies(samples)),
@@ -108,6 +118,18 @@ def check_steps(prior: Prior, steps: int) -> None:
 
 
 def _repeated(prior: Prior, prompt: str, samples: int) -> Condition:
-    """Encodes a prompt once for all its samples."""
+    """Encodes a prompt once for all its samples; views of an object are spread around it."""
     cond = prior.encode_text([prompt])
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (samples, *leaf.shape[1:])), cond)
+    full = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (samples, *leaf.shape[1:])), cond)
+    return full if prior.joint_views == 1 else prior.with_pose(full, _around(prior, samples))
+
+
+def _around(prior: Prior, samples: int) -> Pose:
+    """Returns the poses [samples] of groups of views around an object, the first one's front."""
+    azimuth_deg = jnp.arange(samples) % prior.joint_views * (360.0 / prior.joint_views)
+    elevation_deg = jnp.full_like(azimuth_deg, _ELEVATION_DEG)
+    distance = jnp.ones_like(azimuth_deg)
+    position = jax.vmap(orbit_position)(azimuth_deg, elevation_deg, distance)
+    poses = jax.vmap(look_at, (0, None, None))(position, jnp.zeros(3), jnp.array([0.0, 0.0, 1.0]))
+    fov_deg = jnp.full_like(azimuth_deg, _FOV_DEG)
+    return Pose(poses, fov_deg, azimuth_deg, elevation_deg, distance)

@@ -39,6 +39,8 @@ FREE_TEXT = {
         "prior",
         "revision",
         "variant",
+        "lora",
+        "embedding",
         "workdir",
         "init_from",
         "init_mesh",

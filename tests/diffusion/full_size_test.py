@@ -14,11 +14,8 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.loading.weights import (
-    check_params,
-    params_from_torch,
-    upgrade_legacy_keys,
-)
+from dreamfusion_jax.diffusion.loading.names import params_from_torch, upgrade_legacy_keys
+from dreamfusion_jax.diffusion.loading.weights import check_params
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL

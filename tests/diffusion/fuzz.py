@@ -30,6 +30,8 @@ from absl import app, flags
 from safetensors.numpy import load_file, save_file
 
 from dreamfusion_jax.config.flags import Config, read_config, to_dict, validate
+from dreamfusion_jax.diffusion.loading.lora_files import Lora
+from dreamfusion_jax.diffusion.loading.parts import Additions
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.runs import outputs
@@ -39,6 +41,9 @@ from dreamfusion_jax.runtime.errors import PriorError, UserError
 from dreamfusion_jax.training.options import TrainOptions
 
 PIPELINE = flags.DEFINE_string("pipeline", None, "a small pipeline, as diffusers saves it")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "a small model.safetensors in LDM names, with its tokenizer/ beside it"
+)
 WORKSPACE = flags.DEFINE_string("workspace", None, "an empty folder")
 COUNT = flags.DEFINE_integer("count", 100, "files to corrupt")
 SEED = flags.DEFINE_integer("fuzz_seed", 0, "decides all that is done to them")
@@ -329,6 +334,27 @@ def lay_out(pipeline: Path, folder: Path) -> list[Path]:
     return [whole, parts, run]
 
 
+def lay_out_checkpoint(checkpoint: Path, pipeline: Path, folder: Path) -> list[Path]:
+    """Writes a checkpoint in one file, and what is added to a prior; returns their folders."""
+    single, added = folder / "single", folder / "added"
+    shutil.copytree(checkpoint / "tokenizer", single / "tokenizer")
+    shutil.copy(checkpoint / "model.safetensors", single)
+    added.mkdir()
+    unet = load_file(pipeline / "unet" / "diffusion_pytorch_model.safetensors")
+    attention = [name for name in unet if ".to_q.weight" in name]
+    factors = {
+        f"unet.{name.replace('.weight', f'.lora_{kind}.weight')}": np.ones(
+            (2, unet[name].shape[1]) if kind == "A" else (len(unet[name]), 2), np.float32
+        )
+        for name in attention
+        for kind in "AB"
+    }
+    save_file(factors, added / "lora.safetensors", {"lora_adapter_metadata": '{"unet.r": 2}'})
+    text = json.loads((pipeline / "text_encoder" / "config.json").read_text())
+    save_file({"<cup>": np.ones(text["hidden_size"], np.float32)}, added / "word.safetensors")
+    return [single, added]
+
+
 def divide(network: Path) -> None:
     """Splits a file of weights into two with an index."""
     name = "diffusion_pytorch_model"
@@ -362,6 +388,16 @@ def read_prior(folder: Path) -> None:
     tokenize = load_tokenizer(folder / "tokenizer", LENGTH, vocabulary)
     ids = tokenize(PROMPTS)
     assert ids.shape[0] == len(PROMPTS) and 0 <= ids.min() <= ids.max() < vocabulary
+
+
+def read_single(folder: Path) -> None:
+    load_prior(folder / "model.safetensors", place=lambda array: array)
+
+
+def read_added(folder: Path) -> None:
+    loras = [Lora(folder / "lora.safetensors", 0.5)]
+    additions = Additions(loras, [folder / "word.safetensors"])
+    load_prior(folder.parent / "whole", place=lambda array: array, additions=additions)
 
 
 def read_run(folder: Path) -> None:
@@ -424,7 +460,7 @@ def outcome(read: Callable[[Path], None], folder: Path, path: Path) -> str:
         with contextlib.redirect_stderr(output):
             read(folder)
     except UserError as error:
-        right = PriorError if read is read_prior else UserError
+        right = UserError if read is read_run else PriorError
         named = path.name in str(error) or path.parent.name in str(error)
         if type(error) is right and named:
             return "refused"
@@ -458,7 +494,8 @@ def to_spoil(folders: Sequence[Path]) -> list[Path]:
     files = [path for path in there if path.is_file() and path.stat().st_size]
     texts = [path for path in files if path.suffix != ".safetensors"]
     foreign = [path for path in texts if path.parent.name in ("tokenizer", "run")]
-    return [*files, *texts, *foreign, *foreign]
+    whole = [path for path in files if path.parent.name in ("single", "added")]
+    return [*files, *texts, *foreign, *foreign, *(5 * whole)]
 
 
 def bound_memory() -> None:
@@ -480,7 +517,11 @@ def main(_: list[str]) -> None:
     sys.dont_write_bytecode = True
     workspace = Path(WORKSPACE.value).resolve()
     folders = lay_out(Path(PIPELINE.value), workspace)
-    readers = dict(zip(folders, (read_prior, read_prior, read_run), strict=True))
+    read_all: list[Callable[[Path], None]] = [read_prior, read_prior, read_run]
+    if CHECKPOINT.value:
+        folders += lay_out_checkpoint(Path(CHECKPOINT.value), Path(PIPELINE.value), workspace)
+        read_all += [read_single, read_added]
+    readers = dict(zip(folders, read_all, strict=True))
     for folder, read in readers.items():
         read(folder)  # as it is, it must work; and all is imported then
     files, peaks, findings, times = to_spoil(folders), [(peak_mb(), "before")], [], []

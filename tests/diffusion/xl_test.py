@@ -168,6 +168,7 @@ def test_the_second_tower_is_part_of_the_digest(xl_dir, tmp_path):
         ("unet/config.json", {"addition_time_embed_dim": 64}, "leaves no room"),
         ("unet/config.json", {"addition_embed_type": "text_image"}, "addition_embed_type"),
         ("unet/config.json", {"transformer_layers_per_block": [1, 2]}, "as many entries"),
+        ("unet/config.json", {"transformer_layers_per_block": [1, [1], 1]}, "needs a reverse_"),
         (
             "unet/config.json",
             {"layers_per_block": 8, "transformer_layers_per_block": [9] * 3},

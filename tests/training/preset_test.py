@@ -44,7 +44,7 @@ def _check_alive(name, seed, size, steps):
 
 
 # `if` has the field of `sd`, and `refine` starts from a scene that is there.
-_LATER = ("if", "refine")
+_LATER = ("if", "mvdream", "refine")
 
 
 @pytest.mark.parametrize(

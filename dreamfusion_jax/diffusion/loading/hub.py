@@ -75,8 +75,24 @@ PRIOR = Model(
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
     needed_files,
     tuple(f"{network}/" for network in NETWORKS),
-    "diffusers makes one of a single file by StableDiffusionPipeline.from_single_file and "
-    "save_pretrained",
+    "of single files a .safetensors in LDM names is read, too, while a .ckpt or .pt is a pickle, "
+    "which can run any code: where you trust it, load its tensors in torch and write them by "
+    "safetensors.torch.save_file",
+)
+# Every Stable Diffusion reads the words of the first CLIP.
+VOCABULARY = Model(
+    "prior",
+    "revision",
+    "transformers' layout of a CLIPTokenizer (vocab.json, merges.txt)",
+    "openai/clip-vit-large-patch14",
+    lambda variant: [
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+    ],
+    (),
+    "",
 )
 CLIP = Model(
     "judge",
@@ -115,6 +131,8 @@ def resolve_model(name: str, revision: str = "", variant: str = "", model: Model
     except OSError as error:  # a name too long
         raise ArgumentError(f"{given} cannot be read ({error}).") from None
     if is_folder:
+        return path
+    if is_file and model.argument == PRIOR.argument and path.suffix == ".safetensors":
         return path
     if is_file:
         raise ArgumentError(

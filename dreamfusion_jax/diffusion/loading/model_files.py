@@ -17,6 +17,7 @@ from dreamfusion_jax.runtime.files import read_json
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 FILE_STEMS = ("diffusion_pytorch_model", "model")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def read_config(directory: str | Path, name: str = "config.json") -> dict[str, Any]:
@@ -45,9 +46,14 @@ def weights_digest(directory: str | Path, variant: str = "") -> str:
     """Returns the SHA-256, in hexadecimal, of the weights files that are read of a network."""
     digest = hashlib.sha256()
     for path in weights_files(Path(directory), variant):
-        stat = path.stat()
-        digest.update(_file_digest(path, stat.st_size, stat.st_mtime_ns))
+        digest.update(bytes.fromhex(file_digest(path)))
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256, in hexadecimal, of a file."""
+    stat = path.stat()
+    return _file_digest(path, stat.st_size, stat.st_mtime_ns).hex()
 
 
 @functools.lru_cache(maxsize=64)  # A large text encoder is asked for twice.
@@ -66,8 +72,13 @@ def text_encoder_digest(path: str | Path, variant: str = "") -> str:
 
 
 def pipeline_digest(path: str | Path, variant: str = "") -> str:
-    """Returns the SHA-256 of what `load_prior` reads: weights, configurations, the vocabulary."""
+    """Returns the SHA-256 of what `load_prior` reads: weights, configurations, the vocabulary.
+
+    Of a checkpoint in one file, which all share one vocabulary, it is the file's.
+    """
     path, digest = Path(path), hashlib.sha256()
+    if path.is_file():
+        return file_digest(path)
     for network in NETWORKS:
         if (path / network).is_dir():
             _update_with_network(digest, path / network, variant)

@@ -18,6 +18,7 @@ MAX_BLOCKS = 8
 MAX_OF_KEY = {
     "layers_per_block": 8,
     "transformer_layers_per_block": 16,
+    "reverse_transformer_layers_per_block": 16,
     "num_hidden_layers": 64,
     "downsample_padding": 1,
     "freq_shift": 1,

@@ -16,15 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamfusion_jax.diffusion.loading.model_files import weights_files
+from dreamfusion_jax.diffusion.loading.names import params_from_torch
+from dreamfusion_jax.diffusion.loading.tensor_files import locate_tensors, read_rows, tensor_specs
 from dreamfusion_jax.diffusion.loading.text_encoder import check_tokenizer_files, warn_truncation
 from dreamfusion_jax.diffusion.loading.weights import (
     check_params,
-    locate_tensors,
-    params_from_torch,
-    read_rows,
     read_tensors,
     reraise_as_prior_error,
-    tensor_specs,
 )
 from dreamfusion_jax.diffusion.models.t5 import T5Block, T5EncoderModel, rms_norm
 from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
-from dreamfusion_jax.diffusion.loading.weights import load_params
-from dreamfusion_jax.diffusion.models.clip import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    TextStates,
-)
+from dreamfusion_jax.diffusion.loading.text_encoder import Tower, load_tower
 from dreamfusion_jax.diffusion.priors.prior import Condition, EncodeText
-from dreamfusion_jax.diffusion.priors.unet_predictor import float32_products
-
-FOLDERS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 
 
-def load_xl_encoder(
-    path: Path,
-    towers: tuple[CLIPTextModel, CLIPTextModelWithProjection],
-    image_size: int,
-    empty_is_zero: bool,
-    variant: str = "",
-) -> EncodeText:
+def load_xl_encoder(towers: Sequence[Tower], image_size: int, empty_is_zero: bool) -> EncodeText:
     """Loads both tokenizers and the params of both towers.
 
     Args:
@@ -40,10 +22,7 @@ def load_xl_encoder(
       hidden states before their last layers; vector [B, P + 6]: the second one's projection of the
       text's end, and the sizes.
     """
-    read = [
-        _load_tower(path, *folders, tower, variant)
-        for folders, tower in zip(FOLDERS, towers, strict=True)
-    ]
+    read = [load_tower(tower) for tower in towers]
     sizes = jnp.asarray([image_size, image_size, 0, 0, image_size, image_size], jnp.float32)
 
     def encode_text(prompts: Sequence[str]) -> Condition:
@@ -56,17 +35,3 @@ def load_xl_encoder(
         return Condition(tokens, jnp.concatenate([pooled, told], axis=-1))
 
     return encode_text
-
-
-def _load_tower(path: Path, tokenizer: str, folder: str, tower: Any, variant: str) -> Any:
-    """Returns prompts -> TextStates of one tower, in float32."""
-    text = tower.text_config if isinstance(tower, CLIPTextModelWithProjection) else tower
-    params = load_params(tower, path / folder, tower.dtype, variant)
-    tokenize = load_tokenizer(path / tokenizer, text.max_position_embeddings, text.vocab_size)
-
-    @jax.jit
-    def apply(params: Any, ids: jax.Array) -> TextStates:
-        with float32_products(tower.dtype, "highest"):
-            return tower.apply({"params": params}, ids)
-
-    return lambda prompts: apply(params, tokenize(prompts))

@@ -69,18 +69,25 @@ class BasicTransformerBlock(nn.Module):
     """Self-attention (or text, if `only_cross_attention`), cross-attention, feed-forward.
 
     `dtype` is that of the branches' products; their outputs and sums have the number format of x.
+    Self-attention is over all tokens of `joint_views` images, which are consecutive in the batch.
     """
 
     heads: int
     only_cross_attention: bool
     dtype: Dtype = jnp.float32
+    joint_views: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
         dtype = x.dtype
         attention = lambda name: Attention(self.heads, self.dtype, dtype, name=name)  # noqa: E731
         h = layer_norm("norm1", self.dtype)(x)
-        x = x + attention("attn1")(h, text if self.only_cross_attention else h)
+        if self.joint_views > 1 and not self.only_cross_attention:
+            # The tokens of a group's views as those of one image.
+            h = h.reshape(-1, self.joint_views * h.shape[1], h.shape[2])
+            x = x + attention("attn1")(h, h).reshape(x.shape)
+        else:
+            x = x + attention("attn1")(h, text if self.only_cross_attention else h)
         x = x + attention("attn2")(layer_norm("norm2", self.dtype)(x), text)
         return x + FeedForward(self.dtype, dtype, name="ff")(layer_norm("norm3", self.dtype)(x))
 
@@ -98,6 +105,7 @@ class Transformer2DModel(nn.Module):
     use_linear_projection: bool
     only_cross_attention: bool
     dtype: Dtype = jnp.float32
+    joint_views: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, text: jax.Array) -> jax.Array:
@@ -120,6 +128,7 @@ class Transformer2DModel(nn.Module):
                 self.heads,
                 self.only_cross_attention,
                 self.dtype,
+                self.joint_views,
                 name=f"transformer_blocks_{i}",
             )(h, text)
         return x + projection(h.reshape(x.shape), "proj_out")

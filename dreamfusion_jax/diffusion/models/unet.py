@@ -36,16 +36,17 @@ from dreamfusion_jax.diffusion.models.simple_blocks import (
 from dreamfusion_jax.diffusion.models.unet_blocks import (
     BlockOptions,
     DownBlock2D,
+    UNetMidBlock2D,
     UNetMidBlock2DCrossAttn,
     UpBlock2D,
 )
+from dreamfusion_jax.diffusion.models.unet_depths import Depths, down_depths, up_depths
 from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "UNet2DConditionModel"
 # Options of diffusers with the only value implemented here, which is also the default there.
 REQUIRED: dict[str, Any] = {
     "mid_block_only_cross_attention": None,
-    "reverse_transformer_layers_per_block": None,
     "num_attention_heads": None,
     "dual_cross_attention": False,
     "class_embed_type": None,
@@ -71,6 +72,7 @@ DOWN_BLOCKS: dict[str, Any] = {
     "SimpleCrossAttnDownBlock2D": SimpleCrossAttnDownBlock2D,
 }
 MID_BLOCKS: dict[str, Any] = {
+    "UNetMidBlock2D": UNetMidBlock2D,
     "UNetMidBlock2DCrossAttn": UNetMidBlock2DCrossAttn,
     "UNetMidBlock2DSimpleCrossAttn": UNetMidBlock2DSimpleCrossAttn,
 }
@@ -94,7 +96,7 @@ MAX_TRANSFORMERS = 64  # eight times Stable Diffusion's
 # Of the residual stream, whatever `dtype` the blocks' products have: half precision would cost
 # accuracy there (tests/benchmarks/prior_precision.py), and float16 would overflow there first.
 RESIDUAL_DTYPE = jnp.float32
-PER_BLOCK = ("attention_head_dim", "only_cross_attention", "transformer_layers_per_block")
+PER_BLOCK = ("attention_head_dim", "layers_per_block", "only_cross_attention")
 
 
 class UNet2DConditionModel(nn.Module):
@@ -104,6 +106,9 @@ class UNet2DConditionModel(nn.Module):
     the configs of Stable Diffusion, except in the "Simple" blocks, whose heads have that many
     channels. `dtype` is that of the factors of all products and of the
     prediction; the residual sums, which the norms read, are in RESIDUAL_DTYPE.
+
+    Two attributes are MVDream's: the size of the camera that it embeds, and how many views, one
+    after another in the batch, attend to each other.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -116,17 +121,18 @@ class UNet2DConditionModel(nn.Module):
     up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
     only_cross_attention: bool | tuple[bool, ...] = False
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int = 2
+    layers_per_block: int | tuple[int, ...] = 2
     downsample_padding: int = 1
     mid_block_scale_factor: float = 1.0
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
+    transformer_layers_per_block: Any = 1  # of all blocks, of each, or of each block's layers
+    reverse_transformer_layers_per_block: Any = None  # the same on the way up; None: mirrored
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
     act_fn: str = "silu"
-    mid_block_type: str = "UNetMidBlock2DCrossAttn"
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
     encoder_hid_dim: int | None = None
     encoder_hid_dim_type: str | None = None
     addition_embed_type: str | None = None
@@ -135,6 +141,8 @@ class UNet2DConditionModel(nn.Module):
     projection_class_embeddings_input_dim: int | None = None
     resnet_time_scale_shift: str = "default"
     cross_attention_norm: str | None = None
+    camera_dim: int = 0
+    joint_views: int = 1
     dtype: Dtype = jnp.float32
 
     @classmethod
@@ -142,24 +150,28 @@ class UNet2DConditionModel(nn.Module):
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32
     ) -> UNet2DConditionModel:
         """Builds the network of a diffusers config.json; raises PriorError for others."""
-        options = module_options(
-            NAME, config, module_defaults(cls), REQUIRED, IGNORED, per_block=PER_BLOCK
-        )
+        # What may be nested is checked in unet_depths.py; a distilled network has no mid block.
+        known = module_defaults(cls) | {"transformer_layers_per_block": None}
+        del known["camera_dim"], known["joint_views"]
+        if config.get("mid_block_type", "") is None:
+            known["mid_block_type"] = None
+        options = module_options(NAME, config, known, REQUIRED, IGNORED, per_block=PER_BLOCK)
         unet = cls(**options, dtype=dtype)
         require_members(NAME, "down_block_types", unet.down_block_types, set(DOWN_BLOCKS))
         require_members(NAME, "up_block_types", unet.up_block_types, set(UP_BLOCKS))
         _check_text_options(unet)
         lists = (
             *(unet.down_block_types, unet.up_block_types),
-            *(unet._head_dims, unet._only_cross, unet._transformers),
+            *(unet._head_dims, unet._only_cross, unet._layers),
         )
         if any(len(values) != len(unet.block_out_channels) for values in lists):
             raise PriorError(
                 f"{NAME} config: down_block_types, up_block_types, attention_head_dim, "
-                "only_cross_attention and transformer_layers_per_block must have as many entries "
-                "as block_out_channels."
+                "only_cross_attention and layers_per_block must have as many entries as "
+                "block_out_channels."
             )
-        if unet.layers_per_block * sum(unet._transformers) > MAX_TRANSFORMERS:
+        depths = unet._depths[0]
+        if sum(sum(layers) for layers in depths) > MAX_TRANSFORMERS:
             raise PriorError(
                 f"{NAME} config: layers_per_block={unet.layers_per_block} of "
                 f"transformer_layers_per_block={unet.transformer_layers_per_block} are not "
@@ -169,12 +181,13 @@ class UNet2DConditionModel(nn.Module):
 
     def dummy_inputs(self) -> tuple[jax.Array, ...]:
         """Returns arguments small enough to initialize or to trace shapes with."""
-        side = 2 ** (len(self.block_out_channels) - 1)
+        side, count = 2 ** (len(self.block_out_channels) - 1), self.joint_views
+        width = self.camera_dim + (self.pooled_width + SIZES if self.pooled_width else 0)
         return (
-            jnp.zeros((1, side, side, self.in_channels)),
-            jnp.zeros((1,), jnp.int32),
-            jnp.zeros((1, 1, self.text_width)),
-            *([jnp.zeros((1, self.pooled_width + SIZES))] if self.pooled_width else []),
+            jnp.zeros((count, side, side, self.in_channels)),
+            jnp.zeros((count,), jnp.int32),
+            jnp.zeros((count, 1, self.text_width)),
+            *([jnp.zeros((count, width))] if width else []),
         )
 
     @property
@@ -202,12 +215,13 @@ class UNet2DConditionModel(nn.Module):
 
         Where there is a `pooled_width`, vector [B, pooled_width + SIZES] holds the text's pooled
         vector and six sizes in pixels: height and width of the original image, top and left of the
-        crop, height and width of the target. What follows, such as a camera, is embedded by itself.
+        crop, height and width of the target. MVDream's camera [B, camera_dim] stands there instead.
+        What follows, such as a camera of VSD's, is embedded by itself.
         """
         if self.center_input_sample:
             sample = 2.0 * sample - 1.0
-        channels, blocks = self.block_out_channels, self._block_options
-        transformers = self._transformers
+        channels, blocks, layers = self.block_out_channels, self._block_options, self._layers
+        down, up = self._depths
         text = text.astype(self.dtype)
         time = self._embed_time(timestep, text, vector)
         if self.encoder_hid_dim:
@@ -218,30 +232,31 @@ class UNet2DConditionModel(nn.Module):
         for i, block_type in enumerate(self.down_block_types):
             h, new_skips = DOWN_BLOCKS[block_type](
                 features=channels[i],
-                layers=self.layers_per_block,
+                layers=layers[i],
                 heads=self._heads(block_type, i),
                 only_cross_attention=self._only_cross[i],
                 downsample=i < len(channels) - 1,
-                options=blocks._replace(transformer_layers=transformers[i]),
+                options=blocks._replace(transformer_layers=down[i]),
                 name=f"down_blocks_{i}",
             )(h, time, text)
             skips += new_skips
-        h = MID_BLOCKS[self.mid_block_type](
-            self._heads(self.mid_block_type, -1) or 1,
-            self.only_cross_attention is True,
-            self.mid_block_scale_factor,
-            blocks._replace(transformer_layers=transformers[-1]),
-            name="mid_block",
-        )(h, time, text)
+        if self.mid_block_type:
+            h = MID_BLOCKS[self.mid_block_type](
+                self._heads(self.mid_block_type, -1) or 1,
+                self.only_cross_attention is True,
+                self.mid_block_scale_factor,
+                blocks._replace(transformer_layers=down[-1]),
+                name="mid_block",
+            )(h, time, text)
         for i, block_type in enumerate(self.up_block_types):
             mirror = len(channels) - 1 - i
             h, skips = UP_BLOCKS[block_type](
                 features=channels[mirror],
-                layers=self.layers_per_block + 1,
+                layers=layers[mirror] + 1,
                 heads=self._heads(block_type, mirror, i),
                 only_cross_attention=self._only_cross[mirror],
                 upsample=mirror > 0,
-                options=blocks._replace(transformer_layers=transformers[mirror]),
+                options=blocks._replace(transformer_layers=up[i]),
                 name=f"up_blocks_{i}",
             )(h, skips, time, text)
 
@@ -269,6 +284,11 @@ class UNet2DConditionModel(nn.Module):
             waves = sinusoids(sizes.reshape(-1), self.addition_time_embed_dim)
             both = jnp.concatenate([pooled, waves.reshape(len(pooled), -1)], axis=-1)
             time = time + TimestepEmbedding(4 * first, self.dtype, name="add_embedding")(both)
+        if self.camera_dim:
+            assert vector is not None
+            camera, vector = jnp.split(vector, (self.camera_dim,), axis=-1)
+            embed = TimestepEmbedding(4 * first, self.dtype, name="camera_embed")
+            time = time + embed(camera)
         if vector is not None and vector.shape[-1]:
             embed = TimestepEmbedding(4 * first, self.dtype, name="class_embedding")
             time = time + embed(vector)
@@ -292,13 +312,14 @@ class UNet2DConditionModel(nn.Module):
         return BlockOptions(
             self.norm_num_groups,
             self.norm_eps,
-            1,
+            (),
             self.use_linear_projection,
             self.downsample_padding,
             self.dtype,
             self.act_fn,
             self.resnet_time_scale_shift == "scale_shift",
             self.cross_attention_norm,
+            self.joint_views,
         )
 
     @property
@@ -306,8 +327,15 @@ class UNet2DConditionModel(nn.Module):
         return _per_block(self.attention_head_dim, len(self.block_out_channels))
 
     @property
-    def _transformers(self) -> tuple[int, ...]:
-        return _per_block(self.transformer_layers_per_block, len(self.block_out_channels))
+    def _layers(self) -> tuple[int, ...]:
+        return _per_block(self.layers_per_block, len(self.block_out_channels))
+
+    @property
+    def _depths(self) -> tuple[Depths, Depths]:
+        """The numbers of transformers of each layer of each block, down and up."""
+        given, layers = self.transformer_layers_per_block, self._layers
+        backward = self.reverse_transformer_layers_per_block
+        return down_depths(given, layers), up_depths(given, backward, layers)
 
     @property
     def _only_cross(self) -> tuple[bool, ...]:

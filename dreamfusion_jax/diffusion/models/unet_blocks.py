@@ -17,17 +17,18 @@ from dreamfusion_jax.diffusion.models.transformer import Transformer2DModel
 
 
 class BlockOptions(NamedTuple):
-    """The options that all blocks of one U-Net share."""
+    """The options that all blocks of one U-Net share, but for the numbers of transformers."""
 
     num_groups: int
     epsilon: float
-    transformer_layers: int
+    transformer_layers: tuple[int, ...]  # of each layer
     use_linear_projection: bool
     downsample_padding: int
     dtype: Dtype
     act_fn: str = "silu"
     scale_shift: bool = False
     cross_attention_norm: str | None = None
+    joint_views: int = 1
 
 
 class DownBlock2D(nn.Module):
@@ -49,9 +50,7 @@ class DownBlock2D(nn.Module):
         for i in range(self.layers):
             x = resnet(self.features, self.options, f"resnets_{i}")(x, time)
             if self.heads is not None:
-                x = _transformer(
-                    self.heads, self.only_cross_attention, self.options, f"attentions_{i}"
-                )(x, text)
+                x = _transformer(self.heads, self.only_cross_attention, self.options, i)(x, text)
             skips.append(x)
         if self.downsample:
             padding, dtype = self.options.downsample_padding, self.options.dtype
@@ -79,9 +78,7 @@ class UpBlock2D(nn.Module):
             x = jnp.concatenate([x, skips[-1 - i]], axis=-1)
             x = resnet(self.features, self.options, f"resnets_{i}")(x, time)
             if self.heads is not None:
-                x = _transformer(
-                    self.heads, self.only_cross_attention, self.options, f"attentions_{i}"
-                )(x, text)
+                x = _transformer(self.heads, self.only_cross_attention, self.options, i)(x, text)
         skips = skips[: -self.layers]
         if self.upsample:
             # The skip's size, not twice ours: an odd size was rounded up on the way down.
@@ -103,8 +100,22 @@ class UNetMidBlock2DCrossAttn(nn.Module):
         # diffusers passes `only_cross_attention` to the other kind of mid block alone.
         features, scale = x.shape[-1], self.output_scale_factor
         x = resnet(features, self.options, "resnets_0", scale)(x, time)
-        x = _transformer(self.heads, False, self.options, "attentions_0")(x, text)
+        x = _transformer(self.heads, False, self.options, 0)(x, text)
         return resnet(features, self.options, "resnets_1", scale)(x, time)
+
+
+class UNetMidBlock2D(nn.Module):
+    """One residual block at the lowest resolution, and no transformer."""
+
+    heads: int
+    only_cross_attention: bool
+    output_scale_factor: float
+    options: BlockOptions
+
+    @nn.compact
+    def __call__(self, x: jax.Array, time: jax.Array, text: jax.Array) -> jax.Array:
+        scale = self.output_scale_factor
+        return resnet(x.shape[-1], self.options, "resnets_0", scale)(x, time)
 
 
 def resnet(
@@ -125,14 +136,15 @@ def resnet(
 
 
 def _transformer(
-    heads: int, only_cross_attention: bool, options: BlockOptions, name: str
+    heads: int, only_cross_attention: bool, options: BlockOptions, place: int
 ) -> Transformer2DModel:
     return Transformer2DModel(
         heads,
-        options.transformer_layers,
+        options.transformer_layers[place],
         options.num_groups,
         options.use_linear_projection,
         only_cross_attention,
         options.dtype,
-        name=name,
+        options.joint_views,
+        name=f"attentions_{place}",
     )

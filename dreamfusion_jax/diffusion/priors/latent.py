@@ -7,7 +7,14 @@ import jax.numpy as jnp
 
 from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.priors.prior import EncodeText, Prior, PriorParams, resize_bilinear
+from dreamfusion_jax.diffusion.priors.camera import with_camera
+from dreamfusion_jax.diffusion.priors.prior import (
+    EncodeText,
+    Prior,
+    PriorParams,
+    resize_bilinear,
+    without_pose,
+)
 from dreamfusion_jax.diffusion.priors.unet_predictor import (
     float32_products,
     sample_side,
@@ -45,4 +52,6 @@ def latent_prior(
         encode,
         decode,
         unet_predictor(unet, schedule),
+        unet.joint_views,
+        with_camera if unet.camera_dim else without_pose,
     )

@@ -17,6 +17,7 @@ from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.diffusion.loading.text_encoder import load_tokenizer
 from dreamfusion_jax.runtime.errors import PriorError
 from tests.diffusion import fuzz
+from tests.diffusion.loading.single_file_test import write_pair
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 INDEX = f"{UNET}.index.json"
@@ -33,7 +34,7 @@ def prior(pipeline_dir, tmp_path):
     "count", [150, pytest.param(20_000, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 def test_spoilt_files_are_read_or_refused_within_time_and_memory(
-    count, pipeline_dir, tmp_path, record_property
+    count, pipeline_dir, redraw, tmp_path, tmp_path_factory, record_property
 ):
     """Files truncated, flipped, spliced, with false headers, or no files at all (see fuzz.py).
 
@@ -41,7 +42,9 @@ def test_spoilt_files_are_read_or_refused_within_time_and_memory(
     file's contents name, that nothing is unpickled and that nothing is connected to.
     """
     command = [sys.executable, "-m", "tests.diffusion.fuzz", "--fuzz_seed=0", f"--count={count}"]
+    checkpoint = write_pair(tmp_path_factory.mktemp("checkpoint"), "1", redraw)
     command += [f"--pipeline={pipeline_dir}", f"--workspace={tmp_path}"]
+    command += [f"--checkpoint={checkpoint}"]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=1800 + count

@@ -143,11 +143,14 @@ def test_neither_directory_nor_id_is_one_sentence(name):
         resolve_model(name)
 
 
-def test_a_single_file_is_refused_with_a_remedy(tmp_path):
-    path = tmp_path / "model.safetensors"
-    path.touch()
-    with pytest.raises(UserError, match="one file.*from_single_file"):
-        resolve_model(str(path))
+def test_of_single_files_only_safetensors_are_accepted(tmp_path):
+    for name in ("model.safetensors", "model.ckpt"):
+        (tmp_path / name).touch()
+    assert resolve_model(str(tmp_path / "model.safetensors")) == tmp_path / "model.safetensors"
+    with pytest.raises(UserError, match="one file.* a .ckpt or .pt is a pickle.*save_file"):
+        resolve_model(str(tmp_path / "model.ckpt"))
+    with pytest.raises(UserError, match="^judge=.* is one file"):
+        resolve_model(str(tmp_path / "model.safetensors"), model=CLIP)
 
 
 def http(error: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:

@@ -105,8 +105,8 @@ CORRUPTIONS: dict[str, tuple[Spoil, str]] = {
     "heads' sizes": (entries(UNET, attention_head_dim=12), "attention_head_dim=12.*not divide"),
     "text groups": (entries(UNET, cross_attention_dim=40), "cross_attention_dim=40 is not a mult"),
     "other blocks": (
-        entries(UNET, mid_block_type="UNetMidBlock2D"),
-        "unet/config.json.*'UNetMidBlock2D' in mid_block_type",
+        entries(UNET, mid_block_type="UNetMidBlock1D"),
+        "unet/config.json.*'UNetMidBlock1D' in mid_block_type",
     ),
     "no layers": (entries(TEXT, num_layers=0), "text_encoder/config.json.*num_layers=0"),
     "endless layers": (entries(TEXT, num_layers=10**9), "text_encoder/config.json.*num_layers"),

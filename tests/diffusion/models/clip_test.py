@@ -8,11 +8,8 @@ import pytest
 import torch
 import transformers
 
-from dreamfusion_jax.diffusion.loading.weights import (
-    check_params,
-    params_from_torch,
-    upgrade_legacy_keys,
-)
+from dreamfusion_jax.diffusion.loading.names import params_from_torch, upgrade_legacy_keys
+from dreamfusion_jax.diffusion.loading.weights import check_params
 from dreamfusion_jax.diffusion.models.clip import CLIPModel, CLIPTextModel, CLIPVisionModel
 from dreamfusion_jax.runtime.errors import PriorError
 

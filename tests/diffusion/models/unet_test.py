@@ -46,6 +46,27 @@ CONFIGS = {
         "mid_block_scale_factor": 1.4,
         "norm_eps": 1e-3,
     },
+    # Distilled: no mid block, transformers at every resolution, blocks of their own lengths.
+    "tiny-sd": {
+        **SMALL,
+        "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+        "layers_per_block": [1, 2],
+        "attention_head_dim": 4,
+        "mid_block_type": None,
+    },
+    # As SSD-1B and Vega: other numbers of transformers up than down, a mid block without.
+    "ssd-1b": {
+        **SMALL,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "layers_per_block": 2,
+        "attention_head_dim": [1, 2],
+        "use_linear_projection": True,
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": [1, [2, 1]],
+        "reverse_transformer_layers_per_block": [[1, 1, 3], 1],
+    },
 }
 
 
@@ -102,7 +123,15 @@ def test_bfloat16_arithmetic_is_close_and_keeps_float32_params(
         ("num_attention_heads", 4),
         ("act_fn", "mish"),
         ("down_block_types", ["AttnDownBlock2D", "DownBlock2D"]),
-        ("layers_per_block", [1, 2]),
+        ("layers_per_block", [1, 2, 2]),
+        ("layers_per_block", [1, "2"]),
+        ("mid_block_type", "UNetMidBlock"),
+        ("mid_block_type", 1),
+        ("transformer_layers_per_block", [1]),
+        ("transformer_layers_per_block", [1, [1]]),
+        ("transformer_layers_per_block", [1, [[1]]]),
+        ("reverse_transformer_layers_per_block", [[1, 1, 1], 1]),
+        ("reverse_transformer_layers_per_block", True),
         ("block_out_channels", [16, 32, 32]),
         ("an_option_of_tomorrow", 1),
     ],

@@ -7,11 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from dreamfusion_jax.diffusion.loading.weights import (
-    check_params,
-    params_from_torch,
-    upgrade_legacy_keys,
-)
+from dreamfusion_jax.diffusion.loading.names import params_from_torch, upgrade_legacy_keys
+from dreamfusion_jax.diffusion.loading.weights import check_params
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
 from dreamfusion_jax.runtime.errors import PriorError
 

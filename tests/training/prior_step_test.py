@@ -1,4 +1,4 @@
-"""A DeepFloyd IF goes through the real step: on one device and on four, to the same gradient."""
+"""Priors of every make go through the real step: on one device and on four, to one gradient."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.floyd import write_tiny
+from tests.mvdream import from_sd2
 
 STEPS = """
 import dataclasses, json, sys
@@ -27,7 +28,7 @@ from dreamfusion_jax.training.step import place_input, replicate
 scene = SceneOptions(
     width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
 )
-found = []
+found, views = [], int(sys.argv[3])
 for devices in (1, 4):
     config = Config(
         scene=scene,
@@ -35,12 +36,11 @@ for devices in (1, 4):
         distillation=DistillationOptions(guidance_scale=21.0, weighting="sigma2"),
         view_prompts=ViewPromptOptions(view_words="paper"),
         train=TrainOptions(
-            prompt="a cup", steps=3, views_per_device=4 // devices, render_size=8
+            prompt="a cup", steps=3, views_per_device=views // devices, render_size=(8,)
         ),
         run=RunOptions(workdir=sys.argv[2], devices=devices),
     )
     run = loop.prepare(config, {})
-    assert run.prior.latent_shape == (8, 8, 3)
     state = init_state(run.scene, run.optimizer, 0, run.setup.objective)
     inputs = place_input(run.devices)
     placed = replicate((state, run.prior_params, run.table), run.devices)
@@ -53,15 +53,59 @@ print(json.dumps(found))
 """
 
 
+def write_sd(folder: Path, kind: str) -> Path:
+    """Writes a tiny Stable Diffusion of a kind; returns its folder, with the file in it."""
+    from tests.diffusion.loading.single_file_test import write_pair
+
+    return write_pair(folder, kind, lambda module: module.eval())
+
+
+def write_distilled(folder: Path) -> Path:
+    """Writes a tiny Stable Diffusion 1.x whose U-Net has no mid block."""
+    import diffusers
+
+    from tests.diffusion.loading.single_file_test import UNETS
+
+    pipeline = write_sd(folder, "1") / "pipeline"
+    unet = diffusers.UNet2DConditionModel(**UNETS["1"] | {"mid_block_type": None})
+    unet.save_pretrained(pipeline / "unet")
+    return shrink(pipeline)
+
+
+def shrink(pipeline: Path) -> Path:
+    """Makes a pipeline one of latents of 8 x 8."""
+    path = pipeline / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 8}))
+    return pipeline
+
+
+def write_mvdream(folder: Path) -> Path:
+    pair = write_sd(folder / "sd2", "2")
+    return from_sd2(pair / "pipeline", None, folder / "mvdream", image_size=8)
+
+
+# What is written, and how many views all devices have together.
+PRIORS = {
+    "if-m": (write_tiny, 4),
+    "sdxl": (lambda folder: shrink(write_sd(folder, "xl") / "pipeline"), 4),
+    "mvdream": (write_mvdream, 16),
+    "tiny-sd": (write_distilled, 4),
+    "1.5-single-file": (lambda folder: write_sd(folder, "1") / "model.safetensors", 4),
+}
+
+
 @pytest.mark.slow
-def test_a_floyd_is_distilled_alike_on_one_and_four_devices(tmp_path):
-    folder, workdir = write_tiny(tmp_path / "floyd"), tmp_path / "run"
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_is_distilled_alike_on_one_and_four_devices(name, tmp_path):
+    write, views = PRIORS[name]
+    (tmp_path / "prior").mkdir()
+    prior, workdir = write(tmp_path / "prior"), tmp_path / "run"
     workdir.mkdir()
     # Compiling is most of the time; how fast the programs are does not matter.
     flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     flags += " --xla_llvm_disable_expensive_passes=true"
     done = subprocess.run(
-        [sys.executable, "-c", STEPS, str(folder), str(workdir)],
+        [sys.executable, "-c", STEPS, str(prior), str(workdir), str(views)],
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -72,5 +116,6 @@ def test_a_floyd_is_distilled_alike_on_one_and_four_devices(tmp_path):
     for name in ("gradient_norm", "opacity_mean", "t"):
         assert one[name] > 0
         np.testing.assert_allclose(one[name], four[name], rtol=1e-3)
-    # Four phrases, the prompt alone and the empty one.
-    assert len(list(Path(workdir / "text_embeddings").glob("*.npz"))) == 6
+    # Of a T5, four phrases, the prompt alone and the empty one.
+    kept = 6 if name == "if-m" else 0
+    assert len(list(Path(workdir / "text_embeddings").glob("*.npz"))) == kept
