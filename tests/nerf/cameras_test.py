@@ -87,8 +87,13 @@ def test_radius_has_the_variance_of_a_pixel():
 
 
 def test_samples_fill_their_ranges_and_nothing_else():
-    bounds = ((2.0, 3.0), (40.0, 60.0), (-10.0, 80.0), (-45.0, 45.0))
-    ranges = CameraRanges(*bounds)
+    bounds = {
+        "distance": (2.0, 3.0),
+        "fov_deg": (40.0, 60.0),
+        "elevation_deg": (-10.0, 80.0),
+        "azimuth_deg": (-45.0, 45.0),
+    }
+    ranges = CameraRanges(**bounds)
     sample = jax.jit(jax.vmap(lambda key: sample_camera(key, ranges)))
     draws = sample(jax.random.split(jax.random.key(0), 2000))
     distance = jnp.linalg.norm(draws.camera.pose[:, :, 3], axis=-1)
@@ -96,7 +101,7 @@ def test_samples_fill_their_ranges_and_nothing_else():
     azimuth = (draws.azimuth_deg + 180.0) % 360.0 - 180.0
     assert jnp.all((draws.azimuth_deg >= 0.0) & (draws.azimuth_deg < 360.0))
     drawn = (distance, fov, draws.elevation_deg, azimuth)
-    for values, (low, high) in zip(drawn, bounds, strict=True):
+    for values, (low, high) in zip(drawn, bounds.values(), strict=True):
         slack = 0.02 * (high - low)
         assert low - 1e-3 <= values.min() <= low + slack
         assert high - slack <= values.max() <= high + 1e-3

@@ -91,7 +91,7 @@ def test_predictions_are_diffusers_at_the_full_width_of_m(redraw, arrays, relati
     ("key", "value"),
     [
         ("act_fn", "mish"),
-        ("mid_block_type", "UNetMidBlock2D"),
+        ("mid_block_type", "UNetMidBlock1D"),
         ("encoder_hid_dim_type", "image_proj"),
         ("encoder_hid_dim", "4096"),
         ("encoder_hid_dim", 0),
