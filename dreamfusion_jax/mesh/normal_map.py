@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from dreamfusion_jax.mesh.raster import Fragments, rasterize
 
@@ -72,12 +71,8 @@ def bake(
     is_other = np.sum(wanted * normal, axis=-1, keepdims=True) < _LEAST_COSINE
     wanted = np.where(is_other, normal, wanted)
     parts = [np.sum(wanted * axis, axis=-1) for axis in (tangent, bitangent, normal)]
-    image = np.zeros((size, size, 3), np.uint8)
-    image[fragments.covered] = np.round(127.5 + 127.5 * np.stack(parts, axis=-1))
-    nearest = ndimage.distance_transform_edt(
-        ~fragments.covered, return_distances=False, return_indices=True
-    )
-    return image[tuple(nearest)]
+    texels = np.round(127.5 + 127.5 * np.stack(parts, axis=-1)).astype(np.uint8)
+    return fragments.spread(texels)
 
 
 class Frame(NamedTuple):

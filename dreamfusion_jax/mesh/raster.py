@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from dreamfusion_jax.nerf.cameras import Camera
 
@@ -38,6 +39,19 @@ class Fragments(NamedTuple):
         """Interpolates values [F, 3, C] at the corners to the P covered pixels: [P, C]."""
         covered = self.covered
         return np.einsum("pk,pkc->pc", self.weights[covered], corners[self.face[covered]])
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Makes an image [N, N, C] of values [P, C] at the covered pixels.
+
+        The others take the value of the nearest covered pixel, so that neither bilinear filtering
+        nor mipmaps show anything else at the seams of a texture.
+        """
+        image = np.zeros((*self.face.shape, values.shape[-1]), values.dtype)
+        image[self.covered] = values
+        nearest = ndimage.distance_transform_edt(
+            ~self.covered, return_distances=False, return_indices=True
+        )
+        return image[tuple(nearest)]
 
 
 def rasterize(corners: np.ndarray, size: int, distance: np.ndarray | None = None) -> Fragments:

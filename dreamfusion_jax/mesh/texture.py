@@ -114,21 +114,16 @@ def add_normals(mesh: TexturedMesh, field_normals: FieldNormals) -> TexturedMesh
 def bake(layers: np.ndarray, uv: np.ndarray, field: Field, size: int) -> np.ndarray:
     """Bakes the mean albedo of the layers into a texture [size, size, 3] uint8.
 
-    Texels outside all charts take the color of the nearest texel of a chart, so that neither
-    bilinear filtering nor mipmaps show other colors at the seams.
+    Texels outside all charts take the color of the nearest texel of a chart.
 
     Args:
       layers: [K, F, 3, 3] points of the triangles' corners.
       uv: [F, 3, 2] texture coordinates of the triangles' corners.
     """
     fragments = rasterize(_texels(uv, size), size)
-    texture = np.zeros((size, size, 3))
     points = (fragments.interpolate(corners) for corners in layers)
-    texture[fragments.covered] = mean_albedo(points, field)
-    nearest = ndimage.distance_transform_edt(
-        ~fragments.covered, return_distances=False, return_indices=True
-    )
-    return np.asarray(np.clip(texture[tuple(nearest)], 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    texture = fragments.spread(np.asarray(mean_albedo(points, field), np.float64))
+    return np.asarray(np.clip(texture, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 def read_texture(texture: np.ndarray, uv: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
 from dreamfusion_jax.diffusion.sampling import ddim_sample
 from dreamfusion_jax.runtime.errors import PriorError
 from tests.diffusion.conftest import LENGTH, write_tokenizer
+from tests.pipelines import SCHEDULER
 from tests.xl import SDXL_UNET
 
 PROMPTS = ["a red chair", "a blue mug, seen from far behind and above, on its own", ""]
@@ -36,14 +37,6 @@ UNET = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 20 + 6 * 8,
     "norm_num_groups": 4,
-}
-SCHEDULER = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 
 

@@ -18,6 +18,7 @@ from dreamfusion_jax.diffusion.loading.parts import Additions
 from dreamfusion_jax.diffusion.loading.pipeline import load_prior
 from dreamfusion_jax.runtime.errors import PriorError
 from tests.diffusion.conftest import LENGTH, write_tokenizer
+from tests.pipelines import SCHEDULER
 from tests.single_files import clip_to_open_clip, under, unet_to_ldm, vae_to_ldm
 
 WIDTH = 64
@@ -45,14 +46,6 @@ UNETS = {
         "projection_class_embeddings_input_dim": 6 * 256 + WIDTH,
         "sample_size": 128,
     },
-}
-SCHEDULER = {
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
 }
 FILE = "model.safetensors"
 
