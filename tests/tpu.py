@@ -1,10 +1,6 @@
-"""The training step, compiled for TPUs that are not there.
+"""The training step, compiled for TPUs that are not there: see ahead.py.
 
 libtpu holds XLA's compiler for TPUs, and compiles on a CPU for the devices of a named topology.
-What is compiled is the program that a run would use, `training.step.make_train_step`: JAX's pmap
-is a jitted shard_map over its devices, which may be a topology's. All arguments are shapes alone,
-so that a full-size prior needs neither files nor memory. `device.compiling_for` makes what is
-chosen by the machine (the prior's number format, blocks of rays, tiles, kernels) a TPU's.
 """
 
 from __future__ import annotations
@@ -18,25 +14,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
 
 from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.models.clip import CLIPTextModel
-from dreamfusion_jax.diffusion.models.unet import UNet2DConditionModel
-from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
-from dreamfusion_jax.diffusion.priors.latent import latent_prior
-from dreamfusion_jax.diffusion.priors.options import PriorOptions
-from dreamfusion_jax.diffusion.priors.prior import Condition, Prior, PriorParams
-from dreamfusion_jax.diffusion.schedule import schedule_from_config
-from dreamfusion_jax.runs import loop
-from dreamfusion_jax.runs.open_prior import prior_dtypes
 from dreamfusion_jax.runtime.device import compiling_for
 from dreamfusion_jax.runtime.errors import RunError
-from dreamfusion_jax.toybox.view_scheme import SCHEMES
-from dreamfusion_jax.training.optimizer import make_optimizer
-from dreamfusion_jax.training.state import init_state
-from dreamfusion_jax.training.step import DeviceInput, make_train_step
+from tests.ahead import Compiled, Networks, abstract_prior, lower_step
 
 # libtpu would ask the cloud's metadata server what machine this is, and wait for an answer; and it
 # is for one process at a time, which matters where there is a TPU.
@@ -73,23 +56,6 @@ TOPOLOGIES: Mapping[str, Topology] = {
 }
 
 
-class Networks(NamedTuple):
-    """The configurations of a latent diffusion model, as diffusers' files hold them."""
-
-    unet: Mapping[str, Any]
-    vae: Mapping[str, Any]
-    text_encoder: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-
-
-class Compiled(NamedTuple):
-    """The program of each of so many devices, and how long XLA took to make it, in seconds."""
-
-    program: jax.stages.Compiled
-    devices: int
-    seconds: float
-
-
 def require_libtpu() -> None:
     """Keeps JAX on the CPU, and libtpu from asking the network. To be called before any array.
 
@@ -110,44 +76,6 @@ def compile_step(config: Config, networks: Networks, name: str) -> Compiled:
         start = time.perf_counter()
         program = lowered.compile()
         return Compiled(program, len(devices), time.perf_counter() - start)
-
-
-def lower_step(
-    config: Config, prior: Prior, prior_params: PriorParams, devices: list[jax.Device]
-) -> jax.stages.Lowered:
-    """The step on `devices`, traced with the shapes of what it is called with."""
-    setup = loop.make_setup(config, prior, SCHEMES)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
-    table = jax.eval_shape(lambda: loop.embed_prompts(setup, config))
-    state = jax.eval_shape(
-        lambda: init_state(setup.scene, optimizer, config.train.seed, setup.objective, prior_params)
-    )
-    each = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
-    step: Any = make_train_step(setup, optimizer, devices)
-    return step.lower(DeviceInput(each, each), state, prior_params, table)
-
-
-def abstract_prior(options: PriorOptions, networks: Networks) -> tuple[Prior, PriorParams]:
-    """The prior, whose texts are all zeros, and the shapes of its params."""
-    dtype, vae_dtype = prior_dtypes(options)
-    unet = UNet2DConditionModel.from_config(networks.unet, dtype)
-    vae = AutoencoderKL.from_config(networks.vae, vae_dtype)
-    text = CLIPTextModel.from_config(networks.text_encoder)
-    embedding = (text.max_position_embeddings, text.hidden_size)
-    prior = latent_prior(
-        unet,
-        vae,
-        schedule_from_config(networks.scheduler),
-        lambda prompts: Condition(jnp.zeros((len(prompts), *embedding))),
-    )
-    return prior, {"unet": _param_shapes(unet, dtype), "vae": _param_shapes(vae, vae_dtype)}
-
-
-def _param_shapes(module: Any, dtype: Any) -> Any:
-    params = jax.eval_shape(
-        lambda: module.init(jax.random.key(0), *module.dummy_inputs())["params"]
-    )
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
 
 
 def counts(program: jax.stages.Compiled) -> dict[str, float]:

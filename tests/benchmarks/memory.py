@@ -20,8 +20,8 @@ from absl import flags
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.diffusion.priors.prior import Prior, PriorParams
-from tests import tpu
-from tests.benchmarks.tpu_compile import STEPS, networks_of
+from tests.ahead import abstract_prior, lower_step, networks_of
+from tests.benchmarks.tpu_compile import STEPS
 
 _MODEL = flags.DEFINE_enum("model", "sd", STEPS, "The networks: Stable Diffusion 1.5's, or ours.")
 _WHOLE = flags.DEFINE_bool("whole", False, "The whole step, too.")
@@ -55,7 +55,7 @@ def unet(prior: Prior, prior_params: PriorParams, views: int) -> int:
 
 def main() -> int:
     config = configs.config_from_flags(prompt="a red chair")
-    prior, prior_params = tpu.abstract_prior(config.prior, networks_of(_MODEL.value))
+    prior, prior_params = abstract_prior(config.prior, networks_of(_MODEL.value))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(prior_params))
     print(f"weights of the prior: {size / 1e6:.1f} MB")
     views = config.train.views_per_device
@@ -65,7 +65,7 @@ def main() -> int:
             flush=True,
         )
     if _WHOLE.value:
-        step = tpu.lower_step(config, prior, prior_params, jax.devices()[:1])
+        step = lower_step(config, prior, prior_params, jax.devices()[:1])
         print(f"whole step, {views} views: {temporary_bytes(step) / 1e6:.1f} MB")
     return 0
 

@@ -28,11 +28,9 @@ from absl import flags
 
 from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
-from dreamfusion_jax.config.flags import Config
-from dreamfusion_jax.diffusion.loading.model_files import read_config
-from dreamfusion_jax.runs.open_prior import TOYBOX
 from dreamfusion_jax.runtime.errors import UserError
-from tests import pipelines, tpu
+from tests import tpu
+from tests.ahead import config_of, networks_of
 from tests.benchmarks import measure
 
 STEPS = ("toybox", "sd")
@@ -42,34 +40,10 @@ HEADERS = (
 )
 
 
-def config_of(step: str) -> Config:
-    """Returns the settings of a preset."""
-    values = flags.FlagValues()
-    configs.define_flags(flag_values=values)
-    arguments = [
-        f"--preset={step}",
-        "--prompt=a red chair",
-        f"--prior_dtype={flags.FLAGS.prior_dtype}",
-    ]
-    configs.parse_flags(["", *arguments], values)
-    return configs.config_from_flags(values)
-
-
-def networks_of(step: str) -> tpu.Networks:
-    """Returns the network configurations of the preset's prior."""
-    if step == "toybox":
-        return tpu.Networks(
-            *(read_config(TOYBOX / name) for name in ("unet", "vae", "text_encoder")),
-            read_config(TOYBOX / "scheduler", "scheduler_config.json"),
-        )
-    parts = pipelines.MODELS["1.5"]
-    scheduler = {**pipelines.SCHEDULER, "prediction_type": parts["prediction_type"]}
-    return tpu.Networks(parts["unet"], pipelines.VAE, parts["text"], scheduler)
-
-
 def measured(step: str, topology: str) -> dict[str, float]:
     """Returns the costs of a step's program."""
-    compiled = tpu.compile_step(config_of(step), networks_of(step), topology)
+    given = [f"--prior_dtype={flags.FLAGS.prior_dtype}"]
+    compiled = tpu.compile_step(config_of(step, given), networks_of(step), topology)
     return {
         "devices": compiled.devices,
         **tpu.counts(compiled.program),

@@ -19,29 +19,11 @@ from conftest import SCENE
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import build_scene
-from tests import tpu
+from tests import ahead, tpu
 
 tpu.require_libtpu()
 train = TrainOptions(prompt="a cup", render_size=(40,), shading_start_step=0)
-unet = {
-    "block_out_channels": [16],
-    "down_block_types": ["CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D"],
-    "attention_head_dim": 2,
-    "cross_attention_dim": 16,
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "sample_size": 8,
-}
-vae = {
-    "block_out_channels": [16],
-    "down_block_types": ["DownEncoderBlock2D"],
-    "up_block_types": ["UpDecoderBlock2D"],
-    "norm_num_groups": 8,
-}
-text = {"hidden_size": 16, "max_position_embeddings": 12}
-networks = tpu.Networks(unet, vae, text, {"beta_schedule": "scaled_linear"})
-compiled = tpu.compile_step(Config(scene=SCENE, train=train), networks, "v5e:2x2")
+compiled = tpu.compile_step(Config(scene=SCENE, train=train), ahead.SMALL, "v5e:2x2")
 params = jax.eval_shape(build_scene(SCENE).init, jax.random.key(0))
 print(json.dumps({
     **tpu.counts(compiled.program),

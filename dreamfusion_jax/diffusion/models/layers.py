@@ -221,8 +221,9 @@ def dot_product_attention(
     split = lambda x: x.reshape(*x.shape[:2], heads, -1)  # noqa: E731
     q, k, v = split(query), split(key), split(value)
     if _has_fused_kernel(q):
-        out = jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
-        return out.reshape(query.shape)
+        odd = q.shape[1] % 2 or k.shape[1] % 2
+        attend = _fused_odd if odd and not causal else functools.partial(_fused, causal=causal)
+        return attend(q, k, v).reshape(query.shape)
     # Heads beside the batch before the products: XLA on CPU is four times slower at products whose
     # batch axes are not in front.
     q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
@@ -232,6 +233,31 @@ def dot_product_attention(
         [_attend(piece, k, v, causal) for piece in jnp.array_split(q, pieces, axis=2)], axis=2
     )
     return out.transpose(0, 2, 1, 3).reshape(query.shape)
+
+
+def _fused(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool = False) -> jax.Array:
+    """Attends by cuDNN's fused kernel: q [B, Q, heads, d], k and v [B, K, heads, d] -> as q."""
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+
+
+@jax.custom_vjp
+def _fused_odd(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attends as `_fused`; for a derivative, which cuDNN only has of even Q and K, pads them."""
+    return _fused(q, k, v)
+
+
+def _fused_padded(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attends with one more query or key where their numbers are odd, which counts for nothing."""
+    lengths = {
+        "query_seq_lengths": jnp.full(len(q), q.shape[1], jnp.int32),
+        "key_value_seq_lengths": jnp.full(len(k), k.shape[1], jnp.int32),
+    }
+    even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))  # noqa: E731
+    out = jax.nn.dot_product_attention(*map(even, (q, k, v)), **lengths, implementation="cudnn")
+    return out[:, : q.shape[1]]
+
+
+_fused_odd.defvjp(lambda *qkv: jax.vjp(_fused_padded, *qkv), lambda pull, out: pull(out))
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:

@@ -96,6 +96,28 @@ def test_the_fused_kernel_computes_the_same_attention(causal, monkeypatch):
     assert implementations == ["cudnn"]
 
 
+def test_odd_numbers_have_the_plain_gradient_when_fused(monkeypatch):
+    """cuDNN only differentiates even numbers of queries and keys; others are padded."""
+    q, key = jax.random.normal(jax.random.key(0), (2, 5, 12)), jax.random.key(1)
+    k, v, out = jax.random.normal(key, (3, 2, 7, 12))
+
+    def gradients() -> tuple[jax.Array, ...]:
+        attend = lambda *qkv: jnp.sum(out[:, :5] * layers.dot_product_attention(*qkv, 3))  # noqa: E731
+        return jax.grad(attend, (0, 1, 2))(q, k, v)
+
+    def reference(q, k, v, implementation, **options):
+        assert implementation == "cudnn"
+        numbers.append((q.shape[1], k.shape[1]))
+        return fused(q, k, v, **options)
+
+    plain, numbers = gradients(), []
+    fused = jax.nn.dot_product_attention
+    monkeypatch.setattr(layers, "_has_fused_kernel", lambda query: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", reference)
+    chex.assert_trees_all_close(gradients(), plain, atol=1e-6)
+    assert numbers == [(6, 8)]
+
+
 @pytest.mark.parametrize(
     ("dtype", "capability", "fused"),
     [
