@@ -32,7 +32,7 @@ from dreamfusion_jax.runs.open_prior import TOYBOX, prior_dtypes
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 from dreamfusion_jax.training.optimizer import make_optimizer
 from dreamfusion_jax.training.state import init_state
-from dreamfusion_jax.training.step import DeviceInput, make_train_step
+from dreamfusion_jax.training.step import DeviceInput, make_train_step, weights_format
 from tests import floyd, mvdream, pipelines
 
 PRESETS = ("toybox", "paper", "sd", "if", "mvdream", "refine")
@@ -129,7 +129,13 @@ def lower_step(
     )
     each = jax.ShapeDtypeStruct((len(devices),), jnp.int32)
     step: Any = make_train_step(setup, optimizer, devices)
-    return step.lower(DeviceInput(each, each), state, prior_params, table)
+    placed = jax.tree.map(lambda leaf: _placed(leaf, devices), prior_params)
+    return step.lower(DeviceInput(each, each), state, placed, table)
+
+
+def _placed(leaf: Any, devices: list[jax.Device]) -> jax.ShapeDtypeStruct:
+    sharding: Any = weights_format(leaf, devices)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def abstract_prior(options: PriorOptions, networks: Networks) -> tuple[Prior, PriorParams]:

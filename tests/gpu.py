@@ -136,7 +136,7 @@ def devices(name: str) -> list[jax.Device]:
 
 def compile_step(config: Config, networks: Networks, name: str) -> tuple[Compiled, Graphs]:
     """The step on one GPU, one of `GPUS`, and how its kernels are launched."""
-    with compiling_for("gpu", GPUS[name].capability):
+    with compiling_for("gpu", GPUS[name].capability, 2**30 * GPUS[name].memory_gb):
         prior, params = abstract_prior(config.prior, networks)
         lowered = lower_step(config, prior, params, devices(name))
         return compile_lowered(lowered)

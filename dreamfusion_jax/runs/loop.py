@@ -54,6 +54,7 @@ from dreamfusion_jax.training.step import (
     TrainStep,
     make_train_step,
     place_input,
+    place_weights,
     replicate,
     stage_setups,
 )
@@ -117,7 +118,7 @@ def prepare(config: Config, schemes: Mapping[str, ViewScheme], other: Run | None
     if other and (other.setup.config.prior, other.devices) == (config.prior, devices):
         prior, prior_params, digest = other.prior, other.prior_params, other.prior_digest
     else:
-        place = functools.partial(replicate, devices=devices)
+        place = functools.partial(place_weights, devices=devices)
         prior, prior_params, digest = read_prior(config.prior, place)
     setup = make_setup(config, prior, schemes)
     optimizer = make_optimizer(config.optimizer, config.train.steps)

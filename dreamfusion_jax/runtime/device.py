@@ -33,6 +33,7 @@ class _Target(NamedTuple):
 
     platform: str = ""
     cuda_capability: float = 0.0
+    memory_bytes: int = 0
 
 
 # Part of the key of JAX's tracing caches: what was traced for one target is not used for another.
@@ -57,15 +58,26 @@ def cuda_capability() -> float:
     return float(device.compute_capability)
 
 
-def compiling_for(name: str, cuda_capability: float = 0.0) -> AbstractContextManager[None]:
+def memory_bytes() -> int:
+    """Returns the memory of the accelerator that will run what is traced; 0: none, or not known."""
+    if _target.value.platform:
+        return _target.value.memory_bytes
+    device = jax.local_devices()[0]
+    return 0 if device.platform == "cpu" else (device.memory_stats() or {}).get("bytes_limit", 0)
+
+
+def compiling_for(
+    name: str, cuda_capability: float = 0.0, memory_bytes: int = 0
+) -> AbstractContextManager[None]:
     """Makes `platform()` return `name` within a `with` block, and traces programs for it.
 
     Args:
       name: "cpu", "gpu" or "tpu". Programs for another machine can be compiled, but not run here.
       cuda_capability: compute capability of an NVIDIA GPU, such as 8.0 of Ampere; 0: not known, or
         no NVIDIA GPU, so that no kernel is used that needs one.
+      memory_bytes: of one device; 0: not known, so that no memory is spent to save time.
     """
-    return _target(_Target(name, cuda_capability))
+    return _target(_Target(name, cuda_capability, memory_bytes))
 
 
 def use(name: str) -> None:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dreamfusion_jax.config.flags import Config, is_flat
@@ -28,6 +29,7 @@ from dreamfusion_jax.distillation import view_prompts
 from dreamfusion_jax.distillation.objective import Batch, Objective
 from dreamfusion_jax.distillation.view_prompts import TextTable, ViewScheme
 from dreamfusion_jax.nerf.scene import Render, Scene
+from dreamfusion_jax.runtime.device import platform
 from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.state import TrainState
 from dreamfusion_jax.training.views import Draw, draw_view, orientation_weight
@@ -276,6 +278,22 @@ def regularization(
 def replicate(tree: Any, devices: list[jax.Device]) -> Any:
     """Places a copy of every leaf on each of `devices` that belongs to this process."""
     return jax.device_put(tree, NamedSharding(_mesh(_own(devices)), PartitionSpec()))
+
+
+def place_weights(array: Any, devices: list[jax.Device]) -> jax.Array:
+    """Places a copy of an array of the prior's weights as `replicate` does, in its own layout."""
+    return jax.device_put(array, weights_format(array, devices))
+
+
+def weights_format(array: Any, devices: list[jax.Device]) -> Format:
+    """Returns where an array of the prior's weights is kept for steps on `devices`, and how.
+
+    cuDNN reads a convolution's kernel [h, w, in, out] with `out` first and `in` last. One that is
+    kept otherwise would be transposed in every step.
+    """
+    kernel = array.ndim == 4 and array.shape[0] > 1
+    layout = Layout((3, 0, 1, 2)) if kernel and platform() == "gpu" else None
+    return Format(layout, NamedSharding(_mesh(_own(devices)), PartitionSpec()))
 
 
 def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:

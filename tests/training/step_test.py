@@ -15,11 +15,13 @@ from dreamfusion_jax.distillation.options import DistillationOptions
 from dreamfusion_jax.nerf.cameras import CameraRanges, orbit_camera
 from dreamfusion_jax.nerf.view import albedo_view
 from dreamfusion_jax.rendering.images import render_image
+from dreamfusion_jax.runtime.device import compiling_for
 from dreamfusion_jax.training.options import OptimizerOptions
 from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import (
     gradients,
     place_input,
+    place_weights,
     regularization,
     replicate,
 )
@@ -208,6 +210,22 @@ def test_one_and_several_devices_agree_and_resume_each_other(numbers, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gpus_kernels_are_kept_as_its_convolutions_read_them():
+    """As [out, h, w, in] in memory, which a step reads as [h, w, in, out] all the same."""
+    devices, kernel = jax.devices()[:1], np.arange(3 * 3 * 2 * 4, dtype=np.float32)
+    kernel = kernel.reshape(3, 3, 2, 4)
+    with compiling_for("gpu"):
+        placed = place_weights(kernel, devices)
+        matrix = place_weights(kernel[0, 0], devices)
+    assert placed.format.layout.major_to_minor == (3, 0, 1, 2)
+    assert replicate(placed, devices).format.layout.major_to_minor == (3, 0, 1, 2)
+    assert matrix.format.layout.major_to_minor == (0, 1)
+    step = jax.pmap(lambda x, k: x[0, 0] * k[0, 1], in_axes=(0, None), out_axes=None, axis_name="d")
+    np.testing.assert_array_equal(step(np.full((1, 1, 1), 2.0), placed), 2.0 * kernel[0, 1])
+    plain = place_weights(kernel, devices).format.layout.major_to_minor
+    assert plain == (0, 1, 2, 3), "not on a CPU"
 
 
 def test_replicated_arrays_are_not_copied_again():

@@ -24,11 +24,16 @@ from dreamfusion_jax.diffusion.models.layers import (
     conv3x3,
     dot_product_attention,
 )
+from dreamfusion_jax.runtime.device import memory_bytes, platform
 from dreamfusion_jax.runtime.errors import PriorError
 
 NAME = "AutoencoderKL"
 EPSILON = 1e-6  # of every norm in here
-REMAT_PIXELS = 256**2  # encoder blocks from this size on are rematerialized for the gradient
+REMAT_PIXELS = 256**2  # encoder blocks from this size on are rematerialized for the gradient,
+# unless what they would keep, so many maps of an image of its first block's width, is small beside
+# a GPU's memory.
+KEPT_MAPS = 24
+KEPT_SHARE = 1 / 8
 REQUIRED: dict[str, Any] = {
     "act_fn": "silu",
     "shift_factor": None,
@@ -133,10 +138,10 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = conv3x3(self.block_out_channels[0], "conv_in", self.dtype)(x)
-        last = len(self.block_out_channels) - 1
+        last, kept = len(self.block_out_channels) - 1, _can_keep(h)
         for i, features in enumerate(self.block_out_channels):
             # The step's gradient passes here: large feature maps are recomputed, not stored.
-            large = h.shape[1] * h.shape[2] >= REMAT_PIXELS
+            large = h.shape[1] * h.shape[2] >= REMAT_PIXELS and not kept
             h = (nn.remat(DownEncoderBlock2D) if large else DownEncoderBlock2D)(
                 features,
                 self.layers,
@@ -245,6 +250,17 @@ class AttentionBlock(nn.Module):
         h = h.reshape(batch, height * width, channels)
         h = dot_product_attention(dense("to_q")(h), dense("to_k")(h), dense("to_v")(h), heads=1)
         return x + dense("to_out_0")(h).reshape(x.shape)
+
+
+def _can_keep(first: jax.Array) -> bool:
+    """Returns whether a GPU's memory holds what the encoder of a map [B, H, W, C] computes.
+
+    A TPU's would as well, but its programs were measured with recomputation.
+    """
+    return (
+        platform() == "gpu"
+        and KEPT_MAPS * first.size * first.dtype.itemsize <= KEPT_SHARE * memory_bytes()
+    )
 
 
 def _resnet(features: int, num_groups: int, dtype: Dtype, name: str) -> ResnetBlock2D:

@@ -10,6 +10,7 @@ import pytest
 from dreamfusion_jax.diffusion.loading.names import params_from_torch, upgrade_legacy_keys
 from dreamfusion_jax.diffusion.loading.weights import check_params
 from dreamfusion_jax.diffusion.models.vae import AutoencoderKL
+from dreamfusion_jax.runtime.device import compiling_for
 from dreamfusion_jax.runtime.errors import PriorError
 
 SMALL = {
@@ -96,3 +97,19 @@ def test_attention_names_of_old_files_are_understood(convolutional, redraw, arra
 def test_what_is_not_implemented_is_refused_by_name(key, value):
     with pytest.raises(PriorError, match=key):
         AutoencoderKL.from_config({**SMALL, key: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "memory", "recomputed"),
+    [("gpu", 80 * 10**9, False), ("gpu", 8 * 10**9, True), ("gpu", 0, True), ("cpu", 0, True)],
+)
+def test_large_maps_are_recomputed_unless_a_gpu_can_keep_them(name, memory, recomputed):
+    """Of Stable Diffusion's encoder at 512 pixels, as a shape alone."""
+    options = {"block_out_channels": [128, 8], "layers_per_block": 1, "norm_num_groups": 4}
+    vae = AutoencoderKL.from_config(SMALL | options)
+    image = jax.ShapeDtypeStruct((1, 512, 512, 3), np.float32)
+    encode = partial(vae.apply, method="encode")
+    with compiling_for(name, 9.0, memory):
+        params = jax.eval_shape(vae.init, jax.random.key(0), *vae.dummy_inputs())
+        program = jax.make_jaxpr(encode)(params, image)
+    assert ("checkpoint" in str(program) or "remat" in str(program)) == recomputed
