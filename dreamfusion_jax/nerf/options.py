@@ -68,6 +68,12 @@ class SceneOptions:
         " residual)",
         choices=("plain", "residual"),
     )
+    field_dtype: str = setting(
+        "auto",
+        "number format of the products of the field's MLP (auto: bfloat16 on GPU, float32 on CPU"
+        " and TPU, which rounds the factors by itself; all else is in float32)",
+        choices=("auto", "float32", "bfloat16"),
+    )
     min_degree: int = setting(0, "lowest positional frequency, 2^min_degree (paper: 0)", 0, 16)
     max_degree: int = setting(5, "positional frequencies end before 2^max_degree (paper: 8)", 1, 24)
     blur_start: float = setting(

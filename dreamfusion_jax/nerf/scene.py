@@ -47,6 +47,7 @@ from dreamfusion_jax.nerf.view_rays import (
     draw_stratified_noise,
 )
 from dreamfusion_jax.nerf.volume_rendering import over
+from dreamfusion_jax.runtime.device import platform
 
 # Width of a bare point, about one training pixel: the field resolves nothing finer.
 _POINT_STD = 0.01
@@ -290,14 +291,25 @@ def _make_field(options: SceneOptions, head: Head) -> Field:
                 head,
                 CovarianceAnnealing(options.blur_start, options.blur_end, options.blur_steps),
                 residual=options.network == "residual",
+                dtype=_mlp_dtype(options),
             )
         case "grid":
             return grid_field(options.grid_resolution, options.bound_radius, head)
         case "hash":
             names = HashGrid._fields
             grid = HashGrid(**{name: getattr(options, f"hash_{name}") for name in names})
-            return hash_field(grid, options.width, options.depth, options.bound_radius, head)
+            network = (options.width, options.depth)
+            return hash_field(grid, *network, options.bound_radius, head, _mlp_dtype(options))
     raise ValueError(f"field {options.field!r} is not mip, grid, hash or sdf")
+
+
+def _mlp_dtype(options: SceneOptions) -> Any:
+    """Returns the number format of the products of the field's MLP, on this platform.
+
+    A TPU rounds the factors of float32 products by itself; a program in bfloat16 was no smaller.
+    """
+    auto = "bfloat16" if platform() == "gpu" else "float32"
+    return jnp.dtype(auto if options.field_dtype == "auto" else options.field_dtype)
 
 
 def _query_normals(

@@ -285,15 +285,15 @@ def place_weights(array: Any, devices: list[jax.Device]) -> jax.Array:
     return jax.device_put(array, weights_format(array, devices))
 
 
-def weights_format(array: Any, devices: list[jax.Device]) -> Format:
+def weights_format(array: Any, devices: list[jax.Device]) -> Format | NamedSharding:
     """Returns where an array of the prior's weights is kept for steps on `devices`, and how.
 
     cuDNN reads a convolution's kernel [h, w, in, out] with `out` first and `in` last. One that is
     kept otherwise would be transposed in every step.
     """
+    sharding = NamedSharding(_mesh(_own(devices)), PartitionSpec())
     kernel = array.ndim == 4 and array.shape[0] > 1
-    layout = Layout((3, 0, 1, 2)) if kernel and platform() == "gpu" else None
-    return Format(layout, NamedSharding(_mesh(_own(devices)), PartitionSpec()))
+    return Format(Layout((3, 0, 1, 2)), sharding) if kernel and platform() == "gpu" else sharding
 
 
 def place_input(devices: list[jax.Device], stop: bool = False) -> DeviceInput:

@@ -7,7 +7,7 @@ coordinates. The features of all levels, trilinearly interpolated, are the input
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 from dreamfusion_jax.nerf.fields.grid import cell_corners
 from dreamfusion_jax.nerf.fields.mip import MipField
+from dreamfusion_jax.runtime.device import platform
 
 _PRIMES = np.array([1, 2_654_435_761, 805_459_861], np.uint32)  # Instant-NGP, eq. 4
 
@@ -66,18 +67,33 @@ def hash_features(grid: HashGrid, tables: jax.Array, position: jax.Array) -> jax
     """
 
     def level(table: jax.Array, resolution: jax.Array) -> jax.Array:
+        corners = cell_corners(position, resolution)
+        if platform() == "gpu":
+            # All at once: each gather has a scatter into a table of zeros for its derivative.
+            corner, weight = map(jnp.stack, zip(*corners, strict=True))
+            return jnp.sum(weight * table[_hash_index(corner, resolution, len(table))], axis=0)
         parts = (
             weight * table[_hash_index(corner, resolution, len(table))]
-            for corner, weight in cell_corners(position, resolution)
+            for corner, weight in corners
         )
         return sum(parts, jnp.float32(0.0))
 
     return jnp.moveaxis(jax.vmap(level)(tables, jnp.asarray(grid.resolutions())), 0, 1)
 
 
-def hash_field(grid: HashGrid, width: int, depth: int, bound_radius: float, head: Head) -> Field:
-    """Makes a hash field over the bounding cube, unfiltered; `width` and `depth` are its MLP's."""
-    network = MipField(width, depth)
+def hash_field(
+    grid: HashGrid,
+    width: int,
+    depth: int,
+    bound_radius: float,
+    head: Head,
+    dtype: Any = jnp.float32,
+) -> Field:
+    """Makes a hash field over the bounding cube, unfiltered.
+
+    `width`, `depth` and `dtype` are its MLP's.
+    """
+    network = MipField(width, depth, dtype)
 
     def init(key: jax.Array) -> Params:
         table_key, network_key = jax.random.split(key)

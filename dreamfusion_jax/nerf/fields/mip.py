@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,42 +13,74 @@ from dreamfusion_jax.nerf.fields.density import progress
 from dreamfusion_jax.nerf.fields.field import Field, FieldOutput, Head, Params
 
 
+class RoundedDense(nn.Module):
+    """linen's Dense with factors, and a product, in `dtype`; the bias is added in float32.
+
+    So bias gradients, sums over all points, are summed in float32, while what lies in memory
+    between the products has half the size.
+    """
+
+    features: int
+    dtype: Any
+    kernel_init: Any = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        product = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
+        return product.astype(jnp.float32) + bias
+
+
+def dense(features: int, name: str, dtype: Any, **options: Any) -> nn.Module:
+    """Makes a layer of a field's MLP: linen's Dense in float32, or a rounded one."""
+    if dtype == jnp.float32:
+        return nn.Dense(features, name=name, **options)
+    return RoundedDense(features, dtype, name=name, **options)
+
+
 class MipField(nn.Module):
-    """An MLP from encoded Gaussians [N, C] to a raw density and three albedo logits, [N, 4]."""
+    """An MLP from encoded Gaussians [N, C] to a raw density and three albedo logits, [N, 4].
+
+    `dtype` is that of its products; its output is in float32.
+    """
 
     width: int
     depth: int
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         x = features
+        he_uniform = nn.initializers.he_uniform()
         for layer in range(self.depth):
-            x = nn.relu(
-                nn.Dense(
-                    self.width, kernel_init=nn.initializers.he_uniform(), name=f"trunk_{layer}"
-                )(x)
-            )
-        return nn.Dense(4, name="density_and_albedo")(x)
+            name = f"trunk_{layer}"
+            x = nn.relu(dense(self.width, name, self.dtype, kernel_init=he_uniform)(x))
+        return dense(4, "density_and_albedo", self.dtype)(x)
 
 
 class ResidualMipField(nn.Module):
     """DreamFusion's network: residual blocks, LayerNorm between them, swish (A.2).
 
     The paper leaves a block's inside open: here two layers, each followed by a swish.
+    `dtype` is that of its products and of the residual sums; its output is in float32.
     """
 
     width: int
     depth: int  # blocks
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        x = nn.Dense(self.width, name="embedding")(features)
+        layer = lambda name: dense(self.width, name, self.dtype)  # noqa: E731
+        x = layer("embedding")(features)
         for block in range(self.depth):
             if block:
                 x = nn.LayerNorm(use_fast_variance=False, name=f"norm_{block}")(x)
-            h = nn.swish(nn.Dense(self.width, name=f"first_{block}")(x))
-            x = x + nn.swish(nn.Dense(self.width, name=f"second_{block}")(h))
-        return nn.Dense(4, name="density_and_albedo")(x)
+            x = x.astype(self.dtype)
+            h = nn.swish(layer(f"first_{block}")(x))
+            x = x + nn.swish(layer(f"second_{block}")(h))
+        return dense(4, "density_and_albedo", self.dtype)(x)
 
 
 class CovarianceAnnealing(NamedTuple):
@@ -75,9 +107,10 @@ def mip_field(
     head: Head,
     blur: CovarianceAnnealing = CovarianceAnnealing(),  # noqa: B008 (immutable)
     residual: bool = False,
+    dtype: Any = jnp.float32,
 ) -> Field:
     """Makes mip-NeRF's field: integrated positional encoding, an MLP, no view dependence."""
-    network = (ResidualMipField if residual else MipField)(width, depth)
+    network = (ResidualMipField if residual else MipField)(width, depth, dtype)
 
     def init(key: jax.Array) -> Params:
         return network.init(key, jnp.zeros((1, 6 * (max_degree - min_degree))))["params"]

@@ -12,16 +12,33 @@ from dreamfusion_jax.runtime.device import compiling_for
 attention = jax.jit(layers.dot_product_attention, static_argnames=("heads", "causal"))
 
 
-def test_group_norm_keeps_its_digits_where_the_mean_is_large():
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_group_norm_keeps_its_digits_where_the_mean_is_large(name):
     x = (300.0 + np.random.default_rng(0).standard_normal((2, 5, 3, 8))).astype(np.float32)
     scale, bias = np.linspace(0.5, 2.0, 8), np.linspace(-1.0, 1.0, 8)
     params = {"scale": jnp.float32(scale), "bias": jnp.float32(bias)}
-    out = layers.GroupNorm(4, 1e-5).apply({"params": params}, x)
+    with compiling_for(name):
+        out = layers.GroupNorm(4, 1e-5).apply({"params": params}, x)
 
     groups = x.astype(np.float64).reshape(2, 15, 4, 2)
     mean, var = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
     expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) * scale + bias
     chex.assert_trees_all_close(out, expected.astype(np.float32), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 8), (1, 7, 8)])
+def test_group_norm_has_the_same_derivatives_on_a_gpu(shape):
+    """There it reads once for both moments, and has its derivative in closed form."""
+    x, out = 3.0 + jax.random.normal(jax.random.key(0), (2, *shape))
+    params = {"scale": jnp.linspace(0.5, 2.0, 8), "bias": jnp.linspace(-1.0, 1.0, 8)}
+
+    def loss(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.sum(out * layers.GroupNorm(4, 1e-5).apply({"params": params}, x) ** 2)
+
+    by_operations = jax.grad(loss, (0, 1))(params, x)
+    with compiling_for("gpu"):
+        closed = jax.grad(loss, (0, 1))(params, x)
+    chex.assert_trees_all_close(closed, by_operations, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("convolution", [False, True])

@@ -1,18 +1,27 @@
 """Activations, the blob, trilinear grids and the fields built on them."""
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dreamfusion_jax.nerf.encoding import integrated_positional_encoding
 from dreamfusion_jax.nerf.fields.background import Background
 from dreamfusion_jax.nerf.fields.density import Density, Sharpening, safe_exp
+from dreamfusion_jax.nerf.fields.field import Field
 from dreamfusion_jax.nerf.fields.grid import corner_table, grid_field, look_up, trilinear
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_field
 from dreamfusion_jax.nerf.fields.mip import CovarianceAnnealing, mip_field
 from dreamfusion_jax.nerf.fields.proposal import proposal_grid
+from dreamfusion_jax.nerf.options import SceneOptions
+from dreamfusion_jax.nerf.scene import make_scene
+from dreamfusion_jax.runtime.device import compiling_for
 
 _POINTS = jnp.array([[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -1.0, 0.0]])
 
@@ -166,6 +175,45 @@ def test_the_residual_field_is_the_papers_network():
     assert sum(name.startswith("norm") for name in layers) == 4
     np.testing.assert_allclose(density, 20.0 * np.exp(raw[:, 0]), rtol=1e-4)
     np.testing.assert_allclose(albedo, 1.0 / (1.0 + np.exp(-raw[:, 1:])), rtol=1e-4)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_rounded_field_has_the_exact_ones_params_and_is_near(residual):
+    make = partial(mip_field, 16, 2, 0, 4, Density(), residual=residual)
+    exact, rounded = make(), make(dtype=jnp.bfloat16)
+    params = exact.init(jax.random.key(0))
+    chex.assert_trees_all_equal(rounded.init(jax.random.key(0)), params)
+    points = jax.random.uniform(jax.random.key(1), (64, 3), minval=-1.0)
+
+    def loss(field: Field, params: Any) -> jax.Array:
+        out = field.query(params, points, jnp.full_like(points, 1e-3), jnp.int32(0))
+        assert (out.density.dtype, out.albedo.dtype) == (jnp.float32, jnp.float32)
+        return jnp.mean(out.albedo**2) + jnp.mean(jnp.log(out.density))
+
+    (value, slope), (near, near_slope) = (
+        jax.value_and_grad(partial(loss, field))(params) for field in (exact, rounded)
+    )
+    assert 0.0 < abs(near - value) < 1e-2 * abs(value)
+    distance = jax.tree.map(jnp.subtract, near_slope, slope)
+    assert optax.tree.norm(distance) < 2e-2 * optax.tree.norm(slope)
+
+
+@pytest.mark.parametrize("encoding", ["mip", "hash"])
+def test_a_fields_products_are_rounded_on_gpus_alone(encoding):
+    options = SceneOptions(field=encoding, hash_log2_rows=4)
+    points = jnp.zeros((2, 3))
+    for name, format, rounded in (
+        ("cpu", "auto", False),
+        ("gpu", "auto", True),
+        ("tpu", "auto", False),
+        ("gpu", "float32", False),
+        ("cpu", "bfloat16", True),
+    ):
+        with compiling_for(name):
+            scene = make_scene(replace(options, field_dtype=format))
+            params = scene.init(jax.random.key(0))
+            program = jax.make_jaxpr(scene.query)(params, points, jnp.int32(0))
+        assert ("bf16" in str(program)) == rounded
 
 
 def test_blur_is_added_variance_that_falls_and_stays():

@@ -8,6 +8,7 @@ import numpy as np
 from dreamfusion_jax.nerf.fields import hash_grid
 from dreamfusion_jax.nerf.fields.density import Density
 from dreamfusion_jax.nerf.fields.hash_grid import HashGrid, hash_features, hash_field
+from dreamfusion_jax.runtime.device import compiling_for
 
 _SMALL = HashGrid(levels=3, features=2, log2_rows=10, coarsest=2, finest=8, start_level=2)
 
@@ -96,3 +97,12 @@ def test_untrained_field_is_the_blob_and_hidden_levels_add_0():
     chex.assert_trees_all_equal(query(finest, points, points, jnp.int32(0))[:2], (at_start, albedo))
     later = query(finest, points, points, jnp.int32(10_000)).density
     assert jnp.abs(later - at_start).max() > 0.1
+
+
+def test_a_gpu_looks_up_all_corners_at_once_to_the_same_end():
+    tables = jax.random.normal(jax.random.key(0), (3, 1024, 2))
+    position = jax.random.uniform(jax.random.key(1), (50, 3))
+    both = jax.value_and_grad(lambda x, y: jnp.sum(jnp.sin(hash_features(_SMALL, x, y))), (0, 1))
+    one_by_one = both(tables, position)
+    with compiling_for("gpu"):
+        chex.assert_trees_all_close(both(tables, position), one_by_one, rtol=1e-4, atol=1e-4)
