@@ -18,8 +18,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,8 +29,12 @@ from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.config.folder_names import slug
-from dreamfusion_jax.config.from_python import called_from_python
-from dreamfusion_jax.diffusion.priors.options import PriorOptions
+from dreamfusion_jax.config.from_python import (
+    called_from_python,
+    refuse_jobs,
+    require_settings_of_prior,
+    settings_at_fault,
+)
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
@@ -52,8 +55,6 @@ from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
-# Settings of jobs of several processes, which need the command.
-_OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
 _MAX_SIZE = 8192  # side of an image
 _PATIENCE_S = 2  # before a progress bar appears
 # trimesh uses glTF's axes, y up; cameras and fields use the world's, z up.
@@ -101,9 +102,9 @@ def text_to_3d(
     named: dict[str, Any] = {"prior": prior, "steps": steps}
     given = {name: value for name, value in named.items() if value is not None}
     with called_from_python():
-        _refuse_jobs(settings)
+        refuse_jobs(settings)
         given |= {"prompt": prompt, "workdir": workdir or ""}
-        with _settings_at_fault():
+        with settings_at_fault():
             config = configs.config_from_settings(preset, {**settings, **given})
             cli.use_platform(config.run.platform)
         if temporary:
@@ -193,14 +194,14 @@ def text_to_images(
       UserError: the prior's files are missing or at fault, or memory runs out.
     """
     with called_from_python():
-        _require_settings_of_prior(settings)
+        require_settings_of_prior(settings)
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
         check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
         check_whole("samples", samples, 1, 4096)
         check_whole("steps", steps, 1, 10**6)
         given |= {"negative_prompt": negative_prompt, "prior_dtype": dtype, "variant": ""}
         given |= settings
-        with _settings_at_fault():
+        with settings_at_fault():
             config = configs.config_from_settings("toybox", given)
         rows = draw_samples(
             prior_cache.prior_sampler(config.prior),
@@ -385,28 +386,3 @@ class Asset:
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):
             raise SettingError("The asset is a flat image: it has no sides and no mesh.")
-
-
-@contextmanager
-def _settings_at_fault() -> Iterator[None]:
-    """Converts UserError to SettingError."""
-    try:
-        yield
-    except UserError as error:
-        raise SettingError(str(error)) from None
-
-
-def _require_settings_of_prior(settings: Mapping[str, Any]) -> None:
-    known = {field.name for field in dataclasses.fields(PriorOptions)} - {"prior", "prior_dtype"}
-    for name in settings.keys() - known:
-        raise SettingError(
-            f"{name} is no setting of a prior; text_to_images takes {', '.join(sorted(known))}."
-        )
-
-
-def _refuse_jobs(settings: dict[str, Any]) -> None:
-    for name in _OF_COMMANDS:
-        if name in settings:
-            raise SettingError(
-                f"{name} is for jobs of several processes, which need the command; leave it out."
-            )

@@ -17,10 +17,10 @@ class SceneOptions:
 
     field: str = setting(
         "sdf",
-        "sdf: a signed distance to a surface, from an MLP or a hash grid; mip: a density from an MLP"
-        " on integrated positions (as the paper); grid: a density in a voxel grid; hash: one from"
-        " hash grids with a small MLP; image: no scene but a flat image, which shows quickly what a"
-        " prior pulls towards",
+        "sdf: a signed distance to a surface, by an MLP or hash grids; mip: a density by an MLP on"
+        " integrated positions (as in the paper); grid: a density in a voxel grid; hash: a density"
+        " by hash grids and a small MLP; image: no scene but a flat image, which shows quickly what"
+        " a prior pulls towards",
         choices=("sdf", "mip", "grid", "hash", "image"),
     )
     sdf_encoding: str = setting(
