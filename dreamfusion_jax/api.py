@@ -18,8 +18,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,7 +29,12 @@ from dreamfusion_jax.config import cli
 from dreamfusion_jax.config import flags as configs
 from dreamfusion_jax.config.flags import Config
 from dreamfusion_jax.config.folder_names import slug
-from dreamfusion_jax.config.from_python import called_from_python
+from dreamfusion_jax.config.from_python import (
+    called_from_python,
+    refuse_jobs,
+    require_settings_of_prior,
+    settings_at_fault,
+)
 from dreamfusion_jax.mesh import formats
 from dreamfusion_jax.nerf.cameras import orbit_camera
 from dreamfusion_jax.rendering import images
@@ -51,8 +55,6 @@ from dreamfusion_jax.runtime.png import encode_png
 from dreamfusion_jax.runtime.progress import Progress
 from dreamfusion_jax.toybox.view_scheme import SCHEMES
 
-# Settings of jobs of several processes, which need the command.
-_OF_COMMANDS = ("distributed", "coordinator", "processes", "process_index", "peer_timeout")
 _MAX_SIZE = 8192  # side of an image
 _PATIENCE_S = 2  # before a progress bar appears
 # trimesh uses glTF's axes, y up; cameras and fields use the world's, z up.
@@ -100,9 +102,9 @@ def text_to_3d(
     named: dict[str, Any] = {"prior": prior, "steps": steps}
     given = {name: value for name, value in named.items() if value is not None}
     with called_from_python():
-        _refuse_jobs(settings)
+        refuse_jobs(settings)
         given |= {"prompt": prompt, "workdir": workdir or ""}
-        with _settings_at_fault():
+        with settings_at_fault():
             config = configs.config_from_settings(preset, {**settings, **given})
             cli.use_platform(config.run.platform)
         if temporary:
@@ -166,13 +168,14 @@ def text_to_images(
     steps: int = 25,
     guidance_scale: float = 6.0,
     seed: int = 0,
-    variant: str = "",
+    negative_prompt: str = "",
     dtype: str = "auto",
+    **settings: Any,
 ) -> np.ndarray:
     """Draws samples of the prior itself: [samples, size, size, 3] uint8.
 
-    The prior and the compiled sampler stay in memory until a call names another prior, variant or
-    dtype; a prior that `text_to_3d` holds is not loaded again.
+    The prior and the compiled sampler stay in memory until a call names another prior or other
+    settings of it; a prior that `text_to_3d` holds is not loaded again.
 
     Args:
       prompt: what to draw; the toybox wants the view in words: "a red chair, front view".
@@ -181,25 +184,29 @@ def text_to_images(
       steps: of the sampler, which is DDIM unless the prior predicts a variance.
       guidance_scale: classifier-free guidance as in diffusers; 1 is none.
       seed: decides the initial noise.
-      variant: which of several precisions to read, such as "fp16"; "": the full one if present.
+      negative_prompt: what the images should not show.
       dtype: number format of the prior's U-Net: "auto", "float32", "float16" or "bfloat16".
+      **settings: any other setting of the prior, by the name of its flag: revision, variant, lora,
+        embedding, prediction_type, vae_dtype.
 
     Raises:
-      SettingError: a value is wrong.
+      SettingError: a value is wrong, or there is no such setting of a prior.
       UserError: the prior's files are missing or at fault, or memory runs out.
     """
     with called_from_python():
+        require_settings_of_prior(settings)
         given = {"prompt": prompt, "prior": prior, "guidance_scale": guidance_scale, "seed": seed}
         check_choice("dtype", dtype, ("auto", "float32", "float16", "bfloat16"))
         check_whole("samples", samples, 1, 4096)
         check_whole("steps", steps, 1, 10**6)
-        given |= {"variant": variant, "prior_dtype": dtype}
-        with _settings_at_fault():
+        given |= {"negative_prompt": negative_prompt, "prior_dtype": dtype, "variant": ""}
+        given |= settings
+        with settings_at_fault():
             config = configs.config_from_settings("toybox", given)
         rows = draw_samples(
             prior_cache.prior_sampler(config.prior),
             [prompt],
-            Guidance(config.distillation.guidance_scale),
+            Guidance(config.distillation.guidance_scale, 0.0, negative_prompt),
             samples,
             steps,
             config.train.seed,
@@ -379,20 +386,3 @@ class Asset:
     def _require_sides(self) -> None:
         if configs.is_flat(self.saved.config):
             raise SettingError("The asset is a flat image: it has no sides and no mesh.")
-
-
-@contextmanager
-def _settings_at_fault() -> Iterator[None]:
-    """Converts UserError to SettingError."""
-    try:
-        yield
-    except UserError as error:
-        raise SettingError(str(error)) from None
-
-
-def _refuse_jobs(settings: dict[str, Any]) -> None:
-    for name in _OF_COMMANDS:
-        if name in settings:
-            raise SettingError(
-                f"{name} is for jobs of several processes, which need the command; leave it out."
-            )

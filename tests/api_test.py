@@ -17,9 +17,11 @@ import jax
 import numpy as np
 import pytest
 import trimesh
+from safetensors.numpy import save_file
 
 import dreamfusion_jax
 from dreamfusion_jax import Asset, UserError, text_to_3d, text_to_images
+from dreamfusion_jax.diffusion.loading.names import params_to_torch
 from dreamfusion_jax.rendering import images
 from dreamfusion_jax.runs import loop, open_prior, prior_cache, sampling
 from dreamfusion_jax.runs.checkpoint import steps_done
@@ -69,7 +71,7 @@ def test_importing_the_package_does_not_import_jax():
         ({"learning_rate": 10**400}, "learning_rate must be"),
         ({"fov_deg": (60, 30)}, "fov_deg must go from the lesser"),
         ({"fov_deg": "60,30"}, "fov_deg must be a range, not '60,30'"),
-        ({"field": "cube"}, "field must be one of mip, grid, hash, sdf, image, not cube"),
+        ({"field": "cube"}, "field must be one of sdf, mip, grid, hash, image, not cube"),
         ({"preset": "mine"}, "preset must be one of toybox, if, mvdream, paper, refine, sd,"),
         ({"perp_neg": True}, "perp_neg needs view_words=paper"),
         ({"processes": 2}, "processes is for jobs of several processes"),
@@ -261,6 +263,8 @@ def test_text_to_images_refuses_bad_arguments_before_any_work(monkeypatch):
         text_to_images("a cup", dtype="int8")
     with pytest.raises(ValueError, match="^variant needs another prior than the toybox"):
         text_to_images("a cup", variant="fp16")
+    with pytest.raises(ValueError, match="^width is no setting of a prior; text_to_images takes"):
+        text_to_images("a cup", width=8)
 
 
 def test_text_to_images_loads_and_compiles_once_for_each_prior(tiny_prior, monkeypatch):
@@ -284,8 +288,27 @@ def test_text_to_images_loads_and_compiles_once_for_each_prior(tiny_prior, monke
     assert not compiled and len(loaded) == 1
     chex.assert_trees_all_equal(first, again)
     assert (first != other).any()
+    against = text_to_images("a cup", tiny_prior, negative_prompt="a chair", **few)
+    assert not compiled and len(loaded) == 1 and (first != against).any()
     text_to_images("a cup", tiny_prior, dtype="bfloat16", **few)
     assert len(loaded) == 2
+
+
+def test_text_to_images_merges_the_lora_that_it_is_given(tiny_prior, tmp_path):
+    unet = params_to_torch(open_prior.load_prior(tiny_prior)[1]["unet"])
+    name = next(name for name in unet if name.endswith("attn2.to_v.weight"))
+    rows, columns = unet[name].shape
+    rng = np.random.default_rng(0)
+    stem = "unet." + name.removesuffix(".weight")
+    factors = {f"{stem}.lora_A.weight": (2, columns), f"{stem}.lora_B.weight": (rows, 2)}
+    tensors = {key: rng.normal(size=size).astype(np.float32) for key, size in factors.items()}
+    save_file(tensors, tmp_path / "style.safetensors")
+    few = {"samples": 1, "steps": 2}
+    with pytest.raises(UserError, match="^lora=nowhere.safetensors is no file"):
+        text_to_images("a cup", tiny_prior, lora="nowhere.safetensors")
+    plain = text_to_images("a cup", tiny_prior, **few)
+    styled = text_to_images("a cup", tiny_prior, lora=str(tmp_path / "style.safetensors"), **few)
+    assert (plain != styled).any()
 
 
 @contextlib.contextmanager

@@ -16,11 +16,12 @@ class SceneOptions:
     """Options of a scene; the defaults are the toybox's."""
 
     field: str = setting(
-        "mip",
-        "mip: an MLP on integrated positions; grid: a voxel grid; hash: hash grids with a small"
-        " MLP; sdf: a signed distance to a surface; image: no scene but a flat image, which"
-        " shows quickly what a prior pulls towards",
-        choices=("mip", "grid", "hash", "sdf", "image"),
+        "sdf",
+        "sdf: a signed distance to a surface, by an MLP or hash grids; mip: a density by an MLP on"
+        " integrated positions (as in the paper); grid: a density in a voxel grid; hash: a density"
+        " by hash grids and a small MLP; image: no scene but a flat image, which shows quickly what"
+        " a prior pulls towards",
+        choices=("sdf", "mip", "grid", "hash", "image"),
     )
     sdf_encoding: str = setting(
         "mip",
@@ -42,6 +43,13 @@ class SceneOptions:
         "volume: densities along each ray; surface: one point a ray, where it meets the surface of"
         " --field=sdf",
         choices=("volume", "surface"),
+    )
+    shading: str = setting(
+        "deferred",
+        "samples: the normal of every sample lights it (as the paper does); deferred: one normal a"
+        " ray, where it is absorbed on average, lights its composited albedo: half the cost in lit"
+        " views",
+        choices=("samples", "deferred"),
     )
     trace_steps: int = setting(
         32, "steps along a ray in which --render=surface looks for the surface", 1, 1024

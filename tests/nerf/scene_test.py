@@ -20,10 +20,12 @@ from dreamfusion_jax.nerf.view import albedo_view, lit_view
 
 _BACKGROUND = jnp.array([0.2, 0.4, 0.6])
 _GRID = SceneOptions(
-    field="grid", grid_resolution=9, proposal_resolution=9, blob_scale=0.0, fine_samples=24
+    **{"field": "grid", "grid_resolution": 9, "blob_scale": 0.0, "shading": "samples"},
+    **{"proposal_resolution": 9, "fine_samples": 24},
 )
 _MIP = SceneOptions(
-    width=8, depth=2, proposal_resolution=8, proposal_samples=8, fine_samples=6, max_degree=4
+    **{"field": "mip", "width": 8, "depth": 2, "max_degree": 4, "shading": "samples"},
+    **{"proposal_resolution": 8, "proposal_samples": 8, "fine_samples": 6},
 )
 
 
@@ -201,13 +203,14 @@ def test_rounds_of_proposals_close_in_on_what_is_thin():
     assert jnp.abs(last[0] - last[1]).max() > 0.05, "the second round samples elsewhere"
 
 
-def test_a_vanishing_light_joins_the_unlit_image():
+@pytest.mark.parametrize("options", [_MIP, dataclasses.replace(_MIP, shading="deferred")])
+def test_a_vanishing_light_joins_the_unlit_image(options):
     """The two branches are different programs; at diffuse -> 0 they must agree, gradients too."""
     view = lit_view(_camera(), _BACKGROUND, ambient=1.0, diffuse=0.0)
     arguments = (_cotangent(image=1.0), jax.random.key(1))
-    unlit, unlit_gradient = _learner(_MIP)(_init(_MIP), view, *arguments)
+    unlit, unlit_gradient = _learner(options)(_init(options), view, *arguments)
     faint = view._replace(diffuse=jnp.float32(1e-7))
-    lit, lit_gradient = _learner(_MIP)(_init(_MIP), faint, *arguments)
+    lit, lit_gradient = _learner(options)(_init(options), faint, *arguments)
     chex.assert_trees_all_close(lit.image, unlit.image, atol=1e-5)
     chex.assert_trees_all_close(lit_gradient, unlit_gradient, atol=1e-3)
     chex.assert_trees_all_equal(unlit.normals, jnp.zeros((9, 9, 3)))
@@ -225,6 +228,41 @@ def test_unlit_views_have_normals_on_request():
     assert plain.regularizers["orientation"] == 0.0 < oriented.regularizers["orientation"]
     hit = np.mean(np.asarray(oriented.opacity) > 0.01)
     assert hit < 1.0, "the mean over the rays that hit is not that over all"
+
+
+@pytest.mark.parametrize("textureless", [False, True])
+def test_deferred_light_equals_that_of_samples_where_normals_agree(textureless):
+    """A density that rises in one direction, in a light from afar: every sample is as bright."""
+    along = jnp.linspace(-1.0, 1.0, 9)[:, None, None]
+    grid = jax.random.normal(jax.random.key(3), (9, 9, 9, 4)).at[..., 0].set(-2.0 * along)
+    params = {**_init(_GRID), "field": {"grid": grid}}
+    from_afar = jnp.array([3e4, 4e4, 0.0])
+    view = lit_view(_camera(), _BACKGROUND, from_afar, textureless)
+    one, many = (
+        _draw(dataclasses.replace(_GRID, shading=shading), params, view)
+        for shading in ("deferred", "samples")
+    )
+    chex.assert_trees_all_close(one, many, atol=2e-4)
+    assert jnp.ptp(one.image) > 0.1
+
+
+def test_deferred_light_turns_a_surface_and_does_not_move_it():
+    """All cotangent on one ray's brightness: the point that is lit counts as given."""
+    options = dataclasses.replace(_GRID, shading="deferred")
+    along = jnp.linspace(-1.0, 1.0, 9)[:, None, None]
+    grid = jnp.zeros((9, 9, 9, 4)).at[..., 0].set(-2.0 * along)
+
+    def brightness(grid, shading):
+        params = {**_init(_GRID), "field": {"grid": grid}}
+        view = lit_view(_camera(), jnp.zeros(3), textureless=True, ambient=0.0, diffuse=1.0)
+        scene = make_scene(dataclasses.replace(options, shading=shading))
+        return scene.render(params, view, 9, 9, jnp.int32(0), None).image[4, 4, 0]
+
+    slope = {s: jax.grad(brightness)(grid, s)[..., 0] for s in ("deferred", "samples")}
+    cosine = jnp.sum(slope["deferred"] * slope["samples"]) / (
+        jnp.linalg.norm(slope["deferred"]) * jnp.linalg.norm(slope["samples"])
+    )
+    assert 0.5 < cosine < 0.999, "the same direction, but not the same function"
 
 
 def test_the_lit_side_is_brightest_and_textureless_is_gray():
@@ -311,6 +349,7 @@ def test_gradients_are_finite_in_degenerate_scenes(factor):
 def test_gradients_of_a_lit_image_are_its_differences(field):
     options = SceneOptions(
         field=field,
+        shading="samples",
         grid_resolution=4,
         hash_levels=2,
         hash_log2_rows=9,

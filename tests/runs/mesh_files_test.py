@@ -41,7 +41,7 @@ def ball_scene(density: float = 100.0, opacity: float = 0.9) -> Scene:
         coverage = jnp.where(missed < RADIUS, opacity, 0.2)
         return Render(rays.direction, coverage, coverage, rays.direction, {})
 
-    scene = make_scene(SceneOptions())
+    scene = make_scene(SceneOptions(field="mip"))
     return scene._replace(query=query, render=render_ball)
 
 

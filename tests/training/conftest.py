@@ -20,7 +20,8 @@ from dreamfusion_jax.training.options import TrainOptions
 from dreamfusion_jax.training.step import TrainStep, make_train_step, stage_setups
 
 SCENE = SceneOptions(
-    width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
+    **{"field": "mip", "width": 8, "depth": 1, "max_degree": 2},
+    **{"proposal_samples": 6, "proposal_resolution": 4, "fine_samples": 6},
 )
 
 

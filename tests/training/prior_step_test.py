@@ -26,7 +26,8 @@ from dreamfusion_jax.training.state import init_state
 from dreamfusion_jax.training.step import place_input, replicate
 
 scene = SceneOptions(
-    width=8, depth=1, max_degree=2, proposal_samples=6, proposal_resolution=4, fine_samples=6
+    **{"field": "mip", "width": 8, "depth": 1, "max_degree": 2},
+    **{"proposal_samples": 6, "proposal_resolution": 4, "fine_samples": 6},
 )
 found, views = [], int(sys.argv[3])
 for devices in (1, 4):
