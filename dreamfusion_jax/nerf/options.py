@@ -78,8 +78,8 @@ class SceneOptions:
     )
     field_dtype: str = setting(
         "auto",
-        "number format of the products of the field's MLP (auto: bfloat16 on GPU, float32 on CPU"
-        " and TPU, which rounds the factors by itself; all else is in float32)",
+        "number format of the products of the field's MLP (auto: bfloat16 for densities on GPU,"
+        " else float32; all else is in float32)",
         choices=("auto", "float32", "bfloat16"),
     )
     min_degree: int = setting(0, "lowest positional frequency, 2^min_degree (paper: 0)", 0, 16)

@@ -198,13 +198,13 @@ def test_a_rounded_field_has_the_exact_ones_params_and_is_near(residual):
     assert optax.tree.norm(distance) < 2e-2 * optax.tree.norm(slope)
 
 
-@pytest.mark.parametrize("encoding", ["mip", "hash"])
-def test_a_fields_products_are_rounded_on_gpus_alone(encoding):
-    options = SceneOptions(field=encoding, hash_log2_rows=4)
+@pytest.mark.parametrize("field", ["mip", "hash", "sdf"])
+def test_products_of_densities_are_rounded_on_gpus_alone(field):
+    options = SceneOptions(field=field, hash_log2_rows=4)
     points = jnp.zeros((2, 3))
     for name, format, rounded in (
         ("cpu", "auto", False),
-        ("gpu", "auto", True),
+        ("gpu", "auto", field != "sdf"),
         ("tpu", "auto", False),
         ("gpu", "float32", False),
         ("cpu", "bfloat16", True),
