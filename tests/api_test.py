@@ -71,7 +71,7 @@ def test_importing_the_package_does_not_import_jax():
         ({"learning_rate": 10**400}, "learning_rate must be"),
         ({"fov_deg": (60, 30)}, "fov_deg must go from the lesser"),
         ({"fov_deg": "60,30"}, "fov_deg must be a range, not '60,30'"),
-        ({"field": "cube"}, "field must be one of sdf, mip, grid, hash, image, not cube"),
+        ({"field": "cube"}, "field must be one of mip, sdf, grid, hash, image, not cube"),
         ({"preset": "mine"}, "preset must be one of toybox, if, mvdream, paper, refine, sd,"),
         ({"perp_neg": True}, "perp_neg needs view_words=paper"),
         ({"processes": 2}, "processes is for jobs of several processes"),

@@ -16,12 +16,12 @@ class SceneOptions:
     """Options of a scene; the defaults are the toybox's."""
 
     field: str = setting(
-        "sdf",
-        "sdf: a signed distance to a surface, by an MLP or hash grids; mip: a density by an MLP on"
-        " integrated positions (as in the paper); grid: a density in a voxel grid; hash: a density"
-        " by hash grids and a small MLP; image: no scene but a flat image, which shows quickly what"
-        " a prior pulls towards",
-        choices=("sdf", "mip", "grid", "hash", "image"),
+        "mip",
+        "mip: a density by an MLP on integrated positions; sdf: a signed distance to a surface, by"
+        " that MLP or hash grids; grid: a density in a voxel grid; hash: one by hash grids and a"
+        " small MLP; image: no scene but a flat image, which shows quickly what a prior pulls"
+        " towards",
+        choices=("mip", "sdf", "grid", "hash", "image"),
     )
     sdf_encoding: str = setting(
         "mip",
@@ -45,7 +45,7 @@ class SceneOptions:
         choices=("volume", "surface"),
     )
     shading: str = setting(
-        "deferred",
+        "samples",
         "samples: the normal of every sample lights it (as the paper does); deferred: one normal a"
         " ray, where it is absorbed on average, lights its composited albedo: half the cost in lit"
         " views",

@@ -99,24 +99,24 @@ class TrainOptions:
         1e9,
     )
     eikonal_weight: float = setting(
-        30.0,
+        10.0,
         "weight of (|gradient| - 1)^2 of the distance of --field=sdf, a mean over random points"
         " (paper: 0)",
         0,
         1e9,
     )
     smoothness_weight: float = setting(
-        10.0,
+        3.0,
         "weight of the squared difference of normals of --field=sdf 0.05 apart, a mean over random"
         " points near the surface (paper: 0)",
         0,
         1e9,
     )
     shading_start_step: int = setting(
-        0, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
+        200, "steps before this show the unlit albedo (paper: 1000)", 0, MAX_STEPS
     )
     lit_probability: float = setting(
-        0.9, "share of later views lit by a point light (paper: 0.75)", 0, 1
+        0.5, "share of later views lit by a point light (paper: 0.75)", 0, 1
     )
     textureless_probability: float = setting(
         0.3, "share of lit views with a white albedo (paper: 0.5)", 0, 1

@@ -61,7 +61,7 @@ def test_a_flag_has_its_default_choices_and_the_papers_value():
     values = flags.FlagValues()
     define_flags(flag_values=values)
     text = help.help_text("Trains.", values)
-    assert "\n  --field=sdf (sdf|mip|grid|hash|image): sdf: " in text
+    assert "\n  --field=mip (mip|sdf|grid|hash|image): mip: " in text
     assert "\n  --distance=2.3,3.2: " in text and "\n  --perp_neg=false: " in text
     assert "\n  --prompt='': " in text and "(paper: 128)" in text
     assert set(help.TITLES) == set(SECTIONS)

@@ -96,17 +96,22 @@ def surface_regularizers(
     Returns:
       "eikonal": the mean of (|grad s| - 1)^2, which is 0 for a distance (IGR, eq. 2); and
       "smoothness": the mean squared difference of the normals of points 0.05 apart, near the
-      surface: its curvature (RegSDF, Zhang et al. 2022; threestudio's normal smoothness).
+      surface: its curvature (RegSDF, Zhang et al. 2022; threestudio's normal smoothness). The
+      points of a pair lie along the surface: across a thin sheet normals are opposite, and a loss
+      on those would dissolve it.
     """
     point_key, offset_key = jax.random.split(key)
     points = radius * jax.random.ball(point_key, 3, shape=(count,))
     offsets = _SMOOTHNESS_LENGTH * jax.random.normal(offset_key, points.shape) / jnp.sqrt(3.0)
-    distance, gradient = value_and_gradient(
-        distance_fn, jnp.concatenate([points, points + offsets])
-    )
-    norm = jnp.sqrt(dot(gradient, gradient) + 1e-12)
-    one, other = jnp.split(safe_normalize(gradient), 2)
-    near = jax.lax.stop_gradient(jnp.exp(-jnp.abs(distance[:count]) / _SMOOTHNESS_LENGTH))
+    distance, gradient = value_and_gradient(distance_fn, points)
+    one = safe_normalize(gradient)
+    across = jax.lax.stop_gradient(one)
+    along = offsets - dot(offsets, across)[..., None] * across
+    beside = value_and_gradient(distance_fn, points + along)[1]
+    other = safe_normalize(beside)
+    gradients = jnp.concatenate([gradient, beside])
+    norm = jnp.sqrt(dot(gradients, gradients) + 1e-12)
+    near = jax.lax.stop_gradient(jnp.exp(-jnp.abs(distance) / _SMOOTHNESS_LENGTH))
     bend = near * jnp.sum((one - other) ** 2, axis=-1)
     return {
         "eikonal": jnp.mean((norm - 1.0) ** 2),
