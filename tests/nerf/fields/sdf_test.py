@@ -111,6 +111,12 @@ def test_a_distance_pays_no_eikonal_and_its_double_pays_one(distance):
     np.testing.assert_allclose([one, two], [0.0, 1.0], atol=2e-3)
 
 
+def test_smoothness_leaves_thin_sheets_alone():
+    """The two sides of a flat sheet have opposite normals, closer than the points of a pair."""
+    sheet = lambda points: jnp.abs(points[:, 2]) - 0.01  # noqa: E731
+    assert surface_regularizers(sheet, 1.0, 2**12, KEY)["smoothness"] < 1e-6
+
+
 def test_smoothness_is_the_curvature():
     """Two normals d apart differ by 2/3 (d / r)^2 on a sphere of radius r; on a plane, by 0."""
     length = 0.05
