@@ -56,46 +56,33 @@ def render_volume(
     """Evaluates the field in intervals of rays, lights and composites; None: without normals."""
     gaussians = frustum_gaussians(rays, intervals.edges)
     mean, covariance_diag = gaussians
-    deferred = query_normals is not None and options.shading == "deferred"
+    deferred = query_normals if options.shading == "deferred" else None
     if query_normals is None or deferred:
         out, normals = query(mean, covariance_diag), jnp.zeros_like(mean)
     else:
         out, normals = query_normals(lambda points: query(points, covariance_diag), mean)
+    color = light(view, out.albedo, normals, mean)
     weights = compositing_weights(out.density, intervals.edges)
-    if deferred:
-        assert query_normals is not None
-        lit = _light_once(view, rays, gaussians, weights, out.albedo, query, query_normals)
-    else:
-        lit = _Lit(
-            composite(weights, light(view, out.albedo, normals, mean)),
-            composite(weights, normals),
-            regularizers.orientation_loss(weights, normals, rays.direction),
-        )
     # In units of the bounding sphere's diameter, so that a scene's size does not matter.
     relative_edges = intervals.edges / (2.0 * options.bound_radius)
     interlevel = (
         regularizers.interlevel_loss(intervals.edges, weights, *proposal)
         for proposal in intervals.proposals
     )
-    return RayOutputs(
-        color=lit.color,
+    outputs = RayOutputs(
+        color=composite(weights, color),
         opacity=jnp.sum(weights, axis=-1),
         depth=expected_depth(weights, intervals.edges),
-        normals=lit.normals,
+        normals=composite(weights, normals),
         regularizers={
-            "orientation": lit.orientation,
+            "orientation": regularizers.orientation_loss(weights, normals, rays.direction),
             "distortion": regularizers.distortion_loss(weights, relative_edges),
             "interlevel": sum(interlevel, jnp.zeros(weights.shape[:-1])),
         },
     )
-
-
-class _Lit(NamedTuple):
-    """Rays in light: composited color [..., 3] and normals [..., 3], orientation loss [...]."""
-
-    color: jax.Array
-    normals: jax.Array
-    orientation: jax.Array
+    if deferred is None:
+        return outputs
+    return _light_once(view, rays, gaussians, weights, out.albedo, query, deferred, outputs)
 
 
 def _light_once(
@@ -106,7 +93,8 @@ def _light_once(
     albedo: jax.Array,
     query: Query,
     query_normals: QueryNormals,
-) -> _Lit:
+    unlit: RayOutputs,
+) -> RayOutputs:
     """Lights the composited albedo by the normal at the mean of what absorbs each ray.
 
     That mean is a constant here: light turns the surface and does not move it along the ray.
@@ -115,16 +103,19 @@ def _light_once(
       gaussians: means and diagonal covariances [..., S, 3] of the samples.
       weights: [..., S].
       albedo: [..., S, 3].
+      unlit: what the rays return without normals.
     """
-    opacity = jnp.sum(weights, axis=-1)
-    shares = jax.lax.stop_gradient(weights / jnp.maximum(opacity, 1e-6)[..., None])
+    opacity = unlit.opacity[..., None]
+    shares = jax.lax.stop_gradient(weights / jnp.maximum(opacity, 1e-6))
     mean, covariance_diag = (composite(shares, x) for x in gaussians)
     _, normals = query_normals(lambda points: query(points, covariance_diag), mean)
     albedo = composite(weights, jnp.where(view.textureless, 1.0, albedo))
-    color = point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse)
-    one = opacity[..., None]
-    orientation = regularizers.orientation_loss(one, normals[..., None, :], rays.direction)
-    return _Lit(color, one * normals, orientation)
+    orientation = regularizers.orientation_loss(opacity, normals[..., None, :], rays.direction)
+    return unlit._replace(
+        color=point_light(albedo, normals, mean, view.light_position, view.ambient, view.diffuse),
+        normals=opacity * normals,
+        regularizers={**unlit.regularizers, "orientation": orientation},
+    )
 
 
 def light(view: View, albedo: jax.Array, normals: jax.Array, points: jax.Array) -> jax.Array:
