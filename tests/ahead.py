@@ -8,7 +8,12 @@ chosen by the machine (the prior's number format, blocks of rays, tiles, kernels
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -162,3 +167,21 @@ def _param_shapes(module: Any, dtype: Any) -> Any:
         lambda: module.init(jax.random.key(0), *module.dummy_inputs())["params"]
     )
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+
+
+def report_of(program: str) -> Any:
+    """Runs a Python program that compiles a step, and returns the JSON of its last line.
+
+    It has a process of its own, which keeps JAX on the CPU while a plugin is loaded, and imports
+    what the tests of the training step share.
+    """
+    here = Path(__file__).parent
+    places = (here / "training", here.parent, os.environ.get("PYTHONPATH", ""))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

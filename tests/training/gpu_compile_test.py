@@ -1,14 +1,10 @@
 """The training step compiles for an NVIDIA GPU that is not there: a small one, by JAX's plugin."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests.ahead import report_of
 from tests.gpu import PLUGIN
 
 # In a process of its own, which keeps JAX on the CPU. The enlargement of half-size images and
@@ -55,16 +51,7 @@ print(json.dumps({
 
 @pytest.mark.skipif(importlib.util.find_spec(PLUGIN) is None, reason=f"{PLUGIN} is not installed")
 def test_the_step_compiles_for_a_gpu_as_it_would_there():
-    here = Path(__file__).parent
-    places = (here, here.parent.parent, os.environ.get("PYTHONPATH", ""))
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = report_of(COMPILE)
     assert report["whole"] == {"f64": 0, "transfers": 0}
     assert report["unlit"]["attention"] > 0, "cuDNN's fused kernel"
     assert report["unlit"]["convolutions"] > 10

@@ -1,14 +1,11 @@
 """The step compiles for a TPU, and comes out as one: a small one, on libtpu's compiler, no TPU."""
 
 import importlib.util
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.ahead import report_of
 
 # In a process of its own: JAX must stay on the CPU while libtpu is loaded. Its 9,600 points are two
 # blocks of rays for a CPU, one for a TPU.
@@ -37,16 +34,7 @@ print(json.dumps({
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_the_step_compiles_for_a_tpu_as_it_would_there():
-    here = Path(__file__).parent
-    places = (here, here.parent.parent, os.environ.get("PYTHONPATH", ""))
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = report_of(COMPILE)
     assert report["devices"] == 4
     # Between the devices goes the gradient, and a few scalars.
     assert 0 <= report["collective_bytes"] - report["parameter_bytes"] < 256
